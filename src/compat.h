@@ -16,8 +16,18 @@
 #error "rsvp_sync needs PostgreSQL 15 or later"
 #endif
 
-#if PG_VERSION_NUM < 160000
-#include "utils/guc.h"
+#include "utils/rel.h"
+#include "utils/relcache.h"
+
+/* 18 asks whether a deferrable primary key will do; before, it never did. */
+static inline Oid
+rel_primary_key(Relation rel)
+{
+#if PG_VERSION_NUM >= 180000
+	return RelationGetPrimaryKeyIndex(rel, false);
+#else
+	return RelationGetPrimaryKeyIndex(rel);
 #endif
+}
 
 #endif							/* RSVP_SYNC_COMPAT_H */

@@ -1,0 +1,434 @@
+/*
+ * Planning: the pure plan(), and what a key's situation is.
+ *
+ * _evaluate() reads desired, intent, observed and account as they are now and
+ * asks plan() about each key.  It changes nothing, so preview() and
+ * reconcile() use it as the worker does.
+ */
+
+CREATE TYPE rsvp_sync.situation AS (
+	present boolean, withheld text, on_withheld text, has_did boolean,
+	did_valid boolean, has_event boolean, event_valid boolean,
+	mapped boolean, local text, past boolean, by_network boolean,
+	known boolean, same_slot boolean, bond text, wrote boolean,
+	base_local text, base_cid text, sent_local text, first_local text,
+	doubt boolean, rival boolean, heir boolean,
+	remote_known boolean, remote_rkey text, remote_cid text,
+	remote_status text, remote_sent boolean, listed boolean,
+	local_newer boolean, account text, granted boolean,
+	on_cancel text, on_delete text, conflict text,
+	detaching boolean, truncated boolean, approved boolean,
+	over_limit boolean
+);
+COMMENT ON TYPE rsvp_sync.situation IS
+'One attendance key as plan() sees it: desired, intent, observed, account, options. NULL booleans count as false.';
+
+CREATE TYPE rsvp_sync.decision AS (
+	action text, state text, reason_code text, send text, bond text,
+	rkey text, swap text, base_local text, base_cid text,
+	confirmed boolean, withdraws boolean, live boolean
+);
+COMMENT ON TYPE rsvp_sync.decision IS
+'What plan() decided: action is none, list, read, put, delete, forget, handover, wait or hold.';
+
+CREATE FUNCTION rsvp_sync.plan(situation rsvp_sync.situation)
+RETURNS rsvp_sync.decision
+LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE
+AS 'MODULE_PATHNAME', 'rsvp_sync_plan';
+COMMENT ON FUNCTION rsvp_sync.plan(rsvp_sync.situation) IS
+'Decide what makes desired, intent and observed agree. Pure: no clock, no table. See docs/architecture.md, "Slot, bond, base".';
+
+/* Application SQL; see src/owner.c. */
+CREATE FUNCTION rsvp_sync._desired(source_id bigint, keys text[])
+RETURNS TABLE (key text, did text, event_uri text, status text,
+	withheld text, on_withheld text, event_cid text,
+	created_at timestamptz, starts_at timestamptz, ends_at timestamptz,
+	event_url text, permalink text)
+LANGUAGE C VOLATILE
+AS 'MODULE_PATHNAME', 'rsvp_sync_desired';
+COMMENT ON FUNCTION rsvp_sync._desired(bigint, text[]) IS
+'Rows of a source''s desired query for these keys (NULL: all), run as the table''s owner, security-restricted.';
+
+CREATE FUNCTION rsvp_sync._describe_query(relation regclass, query text,
+	search_path text)
+RETURNS TABLE (name text, type oid)
+LANGUAGE C VOLATILE STRICT
+AS 'MODULE_PATHNAME', 'rsvp_sync_describe_query';
+COMMENT ON FUNCTION rsvp_sync._describe_query(regclass, text, text) IS
+'Columns a query returns, found by preparing it as the table''s owner under this search_path.';
+
+CREATE FUNCTION rsvp_sync._explain_key(source_id bigint) RETURNS text
+LANGUAGE C VOLATILE STRICT
+AS 'MODULE_PATHNAME', 'rsvp_sync_explain_key';
+COMMENT ON FUNCTION rsvp_sync._explain_key(bigint) IS
+'The plan by which one key of the source would be looked up.';
+
+CREATE FUNCTION rsvp_sync._dependent_keys(source_id bigint, dep integer,
+	value text)
+RETURNS TABLE (key text)
+LANGUAGE C VOLATILE STRICT
+AS 'MODULE_PATHNAME', 'rsvp_sync_dependent_keys';
+COMMENT ON FUNCTION rsvp_sync._dependent_keys(bigint, integer, text) IS
+'Keys of the attendance rows that depend on this row of another table.';
+
+CREATE FUNCTION rsvp_sync._log_change() RETURNS trigger
+LANGUAGE C AS 'MODULE_PATHNAME', 'rsvp_sync_log_change';
+COMMENT ON FUNCTION rsvp_sync._log_change() IS
+'Row trigger of attached tables: remembers the key until the transaction commits.';
+
+CREATE FUNCTION rsvp_sync._log_truncate() RETURNS trigger
+LANGUAGE C AS 'MODULE_PATHNAME', 'rsvp_sync_log_truncate';
+COMMENT ON FUNCTION rsvp_sync._log_truncate() IS
+'TRUNCATE trigger of attached tables: leaves one marker in the change log.';
+
+CREATE FUNCTION rsvp_sync._wake() RETURNS trigger
+LANGUAGE C AS 'MODULE_PATHNAME', 'rsvp_sync_wake';
+COMMENT ON FUNCTION rsvp_sync._wake() IS
+'Wakes the worker once this transaction has committed.';
+
+CREATE TRIGGER wake AFTER INSERT ON rsvp_sync._change_log
+FOR EACH STATEMENT EXECUTE FUNCTION rsvp_sync._wake();
+
+CREATE FUNCTION rsvp_sync._pending_in_transaction() RETURNS boolean
+LANGUAGE C VOLATILE
+AS 'MODULE_PATHNAME', 'rsvp_sync_pending_in_transaction';
+COMMENT ON FUNCTION rsvp_sync._pending_in_transaction() IS
+'Has this transaction put keys in that only its commit will show?';
+
+/* The RSVP value of a record, or NULL for a token we do not know. */
+CREATE FUNCTION rsvp_sync._status_word(record jsonb) RETURNS text
+LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+SELECT pg_catalog.substring(record ->> 'status',
+	'^(?:(?:community\.lexicon|events\.smokesignal)\.calendar\.rsvp#)?(going|interested|notgoing)$')
+$$;
+COMMENT ON FUNCTION rsvp_sync._status_word(jsonb) IS
+'going, interested or notgoing of an RSVP record; NULL: unknown token.';
+
+/* The event of a record; a bare string is tolerated as subject. */
+CREATE FUNCTION rsvp_sync._subject_uri(record jsonb) RETURNS text
+LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+SELECT CASE jsonb_typeof(record -> 'subject')
+	WHEN 'string' THEN record ->> 'subject'
+	WHEN 'object' THEN record -> 'subject' ->> 'uri' END
+$$;
+COMMENT ON FUNCTION rsvp_sync._subject_uri(jsonb) IS
+'at-uri of the event an RSVP record is about.';
+
+CREATE FUNCTION rsvp_sync._datetime(at timestamptz) RETURNS text
+LANGUAGE sql STABLE STRICT PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+SELECT to_char(at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"')
+$$;
+COMMENT ON FUNCTION rsvp_sync._datetime(timestamptz) IS
+'A datetime as AT Protocol records have it: UTC, milliseconds.';
+
+/* Sentences for the stable reason codes. */
+CREATE FUNCTION rsvp_sync._reason(code text, detail text DEFAULT NULL)
+RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+SELECT coalesce(CASE code
+	WHEN 'published' THEN 'The record on the network agrees with this row.'
+	WHEN 'withdrawn' THEN 'The record has been removed from the network.'
+	WHEN 'deleted_elsewhere' THEN 'The user deleted the record elsewhere; it is published again when the status changes.'
+	WHEN 'changed_elsewhere' THEN 'The user changed the record elsewhere; it is left as it is.'
+	WHEN 'remote_newer' THEN 'The record was changed elsewhere later than this row.'
+	WHEN 'from_network' THEN 'This status came from the network.'
+	WHEN 'no_did' THEN 'The user of this row has no DID.'
+	WHEN 'invalid_did' THEN 'What the query gives as DID is not a DID.'
+	WHEN 'no_event_uri' THEN 'The event of this row has no at-uri.'
+	WHEN 'invalid_event_uri' THEN 'What the query gives as event_uri is not the at-uri of a record.'
+	WHEN 'unmapped_status' THEN format('The status %L is an unmapped status: option status_map says nothing of it.', detail)
+	WHEN 'status_not_published' THEN format('The status %L is not published.', detail)
+	WHEN 'past_event' THEN 'The event is over (past event); option publish_past_events is off.'
+	WHEN 'superseded' THEN 'A row changed later speaks for this user and event.'
+	WHEN 'moved' THEN 'The row moved to another event or user; the old record is withdrawn first.'
+	WHEN 'row_deleted' THEN 'The attendance row is gone.'
+	WHEN 'detaching' THEN 'The source is being detached.'
+	WHEN 'not_backfilled' THEN 'The row was there before attach() and has not changed since.'
+	WHEN 'never_published' THEN 'Nothing was published for this row, so there is nothing to decline.'
+	WHEN 'no_account' THEN 'No account is connected for this DID.'
+	WHEN 'account_not_granted' THEN 'The account belongs to another role, which has not granted it to the owner of this table.'
+	WHEN 'needs_login' THEN 'The user has to sign in again.'
+	WHEN 'wrong_password' THEN 'The PDS refuses the password of this account.'
+	WHEN 'deactivated' THEN 'The account is deactivated.'
+	WHEN 'takendown' THEN 'The account was taken down by its PDS.'
+	WHEN 'truncated' THEN 'The table was truncated; approve_withdrawals() lets the withdrawals pass.'
+	WHEN 'withdraw_limit' THEN 'More withdrawals than withdraw_limit allows; approve_withdrawals() lets them pass.'
+	WHEN 'event_not_public' THEN 'The event is not public.'
+	WHEN 'not_connected' THEN 'The user has not connected Bluesky.'
+	WHEN 'opted_out' THEN 'The user does not want RSVPs to be published.'
+	WHEN 'skipped' THEN 'The application asked not to publish this row.'
+	WHEN 'shadow_account' THEN 'The user is a shadow of an account elsewhere.'
+	WHEN 'deleted_user' THEN 'The user was deleted.'
+	WHEN 'no_identity' THEN 'The user has no AT Protocol identity.'
+	WHEN 'event_not_found' THEN 'The organiser''s PDS has no such event record.'
+	WHEN 'dry_run' THEN 'rsvp_sync.mode is dry_run: what would be sent is in the history.'
+	WHEN 'mode_off' THEN 'rsvp_sync.mode is off.'
+	WHEN 'copied' THEN 'This database is a copy; activate() lets it send.'
+	WHEN 'source_paused' THEN 'The source is paused.'
+	WHEN 'source_broken' THEN 'The source''s query does not run.'
+	WHEN 'queued' THEN 'The row waits to be looked at.'
+	WHEN 'sending' THEN 'A request for this row is under way.'
+	WHEN 'retrying' THEN 'The last try failed; another one follows.'
+	WHEN 'failed' THEN 'Given up; retry() tries again.'
+	ELSE code END, '')
+	|| CASE WHEN detail IS NOT NULL
+		AND code NOT IN ('unmapped_status', 'status_not_published')
+		THEN ' ' || detail ELSE '' END
+$$;
+COMMENT ON FUNCTION rsvp_sync._reason(text, text) IS
+'The sentence for a reason code.';
+
+/* May the owner of this attendance table speak for the account? */
+CREATE FUNCTION rsvp_sync._may_speak(attendance regclass, account_did text)
+RETURNS boolean
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+SELECT EXISTS (
+	SELECT FROM pg_class c, rsvp_sync._account a
+	WHERE c.oid = attendance AND a.did = account_did
+		AND (pg_has_role(c.relowner, a.owner, 'USAGE')
+			OR EXISTS (SELECT FROM rsvp_sync._account_grant g
+				WHERE g.did = a.did
+					AND pg_has_role(c.relowner, g.grantee, 'USAGE'))))
+$$;
+COMMENT ON FUNCTION rsvp_sync._may_speak(regclass, text) IS
+'Does the account belong to the table''s owner, or was it granted to him?';
+
+/*
+ * How many withdrawals the source may still send now.  Beyond withdraw_limit
+ * in ten minutes and beyond a fifth of what it has published: none.
+ */
+CREATE FUNCTION rsvp_sync._withdraw_budget(of_source bigint, at_most integer)
+RETURNS bigint
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	threshold bigint := current_setting('rsvp_sync.withdraw_limit');
+	withdrawn bigint;
+	published bigint;
+BEGIN
+	SELECT coalesce(sum(w.n), 0) INTO withdrawn
+	FROM rsvp_sync._withdrawal w
+	WHERE w.source_id = of_source
+		AND w.minute > now() - interval '10 minutes';
+	/* Counting what is published costs: only where it decides. */
+	IF at_most IS NULL OR withdrawn + at_most > threshold THEN
+		SELECT count(*) INTO published FROM rsvp_sync._intent i
+		WHERE i.source_id = of_source AND i.bond IS NOT NULL;
+		threshold := greatest(threshold, (published + withdrawn) / 5);
+	END IF;
+	RETURN threshold - withdrawn;
+END
+$$;
+COMMENT ON FUNCTION rsvp_sync._withdraw_budget(bigint, integer) IS
+'Withdrawals a source may still send before they are held; at_most: how many the caller could want.';
+
+CREATE TYPE rsvp_sync._evaluation AS (
+	key text,
+	did text,						-- the slot that is acted on
+	event_uri text,
+	status text,
+	was_did text,					-- the slot of the intent as it stands
+	was_event_uri text,
+	was_live boolean,
+	local_at timestamptz,
+	heir_source bigint,				-- who would take the record over
+	heir_key text,
+	from_source bigint,				-- whose record this key takes over
+	from_key text,
+	rkey text,
+	record jsonb,					-- what is out there
+	record_created_at text,
+	event_cid text,
+	sent_cids text[],
+	attempts integer,
+	changed_at timestamptz,
+	s rsvp_sync.situation,
+	d rsvp_sync.decision,
+	old_state text,
+	old_reason_code text
+);
+
+CREATE FUNCTION rsvp_sync._evaluate(of_source bigint, keys text[],
+	listed text[])
+RETURNS SETOF rsvp_sync._evaluation
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	src rsvp_sync._source;
+	map jsonb;
+	over_limit boolean;
+	rehearsal boolean := current_setting('rsvp_sync.mode') = 'dry_run';
+BEGIN
+	SELECT * INTO STRICT src FROM rsvp_sync._source s
+	WHERE s.source_id = of_source;
+	map := rsvp_sync._status_map(of_source);
+	over_limit := rsvp_sync._withdraw_budget(of_source,
+		cardinality(keys)) <= 0;
+
+	RETURN QUERY
+	WITH wanted AS MATERIALIZED (
+		SELECT * FROM rsvp_sync._desired(of_source, keys)
+		/* A detached source wants nothing, whatever the query says. */
+		WHERE src.state <> 'detaching'
+	), universe AS (
+		SELECT unnest(keys) AS key
+		UNION
+		SELECT w.key FROM wanted w WHERE keys IS NULL
+		UNION
+		SELECT i.key FROM rsvp_sync._intent i
+		WHERE keys IS NULL AND i.source_id = of_source
+	), known AS (
+		SELECT u.key, w.key IS NOT NULL AS present,
+			w.did AS new_did, w.event_uri AS new_event_uri, w.status,
+			w.withheld, coalesce(w.on_withheld, 'keep') AS on_withheld,
+			w.event_cid, w.created_at,
+			coalesce(w.ends_at, w.starts_at) AS over_at,
+			map ->> w.status AS local, coalesce(map ? w.status, false) AS mapped,
+			i AS intent, i.key IS NOT NULL AS known,
+			i.did IS NOT DISTINCT FROM w.did
+				AND i.event_uri IS NOT DISTINCT FROM w.event_uri AS same_slot,
+			coalesce(q.changed_at, i.local_at, now()) AS changed_at,
+			coalesce(q.by_network, false) AS by_network,
+			coalesce(q.attempts, 0) AS attempts
+		FROM universe u
+		LEFT JOIN wanted w ON w.key = u.key
+		LEFT JOIN rsvp_sync._intent i
+			ON i.source_id = of_source AND i.key = u.key
+		LEFT JOIN rsvp_sync._queue q
+			ON q.source_id = of_source AND q.key = u.key
+	), slotted AS (
+		SELECT k.*, old_slot,
+			k.known AND NOT k.same_slot AND NOT old_slot
+				AND (k.intent).did IS NOT NULL
+				AND (k.intent).event_uri IS NOT NULL AS moved,
+			CASE WHEN old_slot THEN (k.intent).did ELSE k.new_did END AS did,
+			CASE WHEN old_slot THEN (k.intent).event_uri
+				ELSE k.new_event_uri END AS event_uri,
+			CASE WHEN k.known AND k.same_slot
+				AND (k.intent).local IS NOT DISTINCT FROM k.local
+				THEN (k.intent).local_at ELSE k.changed_at END AS local_at
+		FROM known k
+		CROSS JOIN LATERAL (SELECT k.known AND NOT (k.present AND k.same_slot)
+			AND ((k.intent).bond IS NOT NULL OR (k.intent).doubt
+				OR NOT k.present) AS old_slot) o
+	), joined AS (
+		/*
+		 * What is remembered is the key's own, or that of the key whose
+		 * record it takes over; a key that moved to another slot, its old
+		 * record being gone, starts with nothing.
+		 */
+		SELECT k.*, a.state AS account, giver.g AS giver,
+			heir.key AS heir_key, heir.source_id AS heir_source,
+			rival.key IS NOT NULL AS rival,
+			m.bond, m.rkey, m.base_local, m.base_cid, m.wrote, m.doubt,
+			coalesce(m.sent_cids, '{}') AS sent_cids, m.sent_local,
+			m.record_created_at,
+			CASE WHEN NOT k.moved THEN (k.intent).first_local END
+				AS first_local
+		FROM slotted k
+		LEFT JOIN rsvp_sync._account a ON a.did = k.did
+		/* A key changed later speaks for this slot. */
+		LEFT JOIN LATERAL (
+			SELECT r.key FROM rsvp_sync._intent r
+			WHERE r.did = k.did AND r.event_uri = k.event_uri AND r.live
+				AND (r.source_id, r.key) <> (of_source, k.key)
+				AND NOT k.old_slot
+				AND (r.local_at, r.source_id, r.key)
+					> (k.local_at, of_source, k.key)
+			LIMIT 1) rival ON true
+		/* One that has the record of this slot: it is taken over. */
+		LEFT JOIN LATERAL (
+			SELECT g FROM rsvp_sync._intent g
+			WHERE g.did = k.did AND g.event_uri = k.event_uri
+				AND (g.bond IS NOT NULL OR g.doubt)
+				AND (g.source_id, g.key) <> (of_source, k.key)
+				AND NOT k.old_slot AND (k.intent).bond IS NULL
+				AND rival.key IS NULL
+			LIMIT 1) giver ON true
+		LEFT JOIN LATERAL (
+			SELECT (r).* FROM (SELECT CASE
+				WHEN giver.g IS NOT NULL THEN giver.g
+				WHEN NOT k.moved THEN k.intent END AS r) one) m ON true
+		/* One that would go on speaking for the slot that is left. */
+		LEFT JOIN LATERAL (
+			SELECT h.source_id, h.key FROM rsvp_sync._intent h
+			WHERE h.did = k.did AND h.event_uri = k.event_uri AND h.live
+				AND (h.source_id, h.key) <> (of_source, k.key)
+			LIMIT 1) heir ON true
+	), seen AS (
+		SELECT k.*, o.rkey AS remote_rkey, o.cid AS remote_cid,
+			o.status AS remote_status, o.record, o.changed_at AS remote_at,
+			o.did IS NOT NULL AS remote_seen
+		FROM joined k
+		/* The record of the bond first, else the newest of the slot. */
+		LEFT JOIN LATERAL (
+			SELECT b.* FROM rsvp_sync._observed b
+			WHERE b.did = k.did
+				AND ((k.rkey IS NOT NULL AND b.rkey = k.rkey
+						AND (b.cid IS NOT NULL OR k.bond IS NOT NULL))
+					OR (b.event_uri = k.event_uri AND b.cid IS NOT NULL
+						AND k.bond IS NULL))
+			ORDER BY b.rkey IS NOT DISTINCT FROM k.rkey DESC,
+				b.changed_at DESC NULLS LAST, b.rkey DESC
+			LIMIT 1) o ON true
+	), situated AS (
+		SELECT k.*, ROW(
+			k.present, k.withheld, k.on_withheld,
+			k.new_did IS NOT NULL, rsvp_sync.is_did(k.new_did),
+			k.new_event_uri IS NOT NULL,
+			rsvp_sync.is_at_uri(k.new_event_uri)
+				AND (rsvp_sync.parse_at_uri(k.new_event_uri)).rkey IS NOT NULL
+				AND rsvp_sync.is_did(
+					(rsvp_sync.parse_at_uri(k.new_event_uri)).authority),
+			k.mapped, k.local,
+			coalesce(k.over_at < now(), false) AND NOT coalesce(
+				(src.options ->> 'publish_past_events')::boolean, false),
+			k.by_network, k.known,
+			k.same_slot OR NOT k.known, k.bond, k.wrote,
+			k.base_local, k.base_cid, k.sent_local,
+			k.first_local, coalesce(k.doubt, false), k.rival, k.heir_key IS NOT NULL,
+			k.remote_seen, coalesce(k.remote_rkey, k.rkey), k.remote_cid,
+			k.remote_status,
+			coalesce(k.remote_cid = ANY (k.sent_cids), false),
+			rehearsal OR coalesce(k.did = ANY (listed), false),
+			coalesce(k.local_at >= k.remote_at, false),
+			k.account, rsvp_sync._may_speak(src.attendance, k.did),
+			coalesce(src.options ->> 'on_cancel', 'notgoing'),
+			coalesce(src.options ->> 'on_delete', 'delete'),
+			coalesce(src.options ->> 'conflict', 'latest'),
+			src.state = 'detaching',
+			coalesce((k.intent).truncated AND NOT k.present, false),
+			coalesce((k.intent).approved, false), over_limit
+			)::rsvp_sync.situation AS s
+		FROM seen k
+	)
+	SELECT k.key, k.did, k.event_uri, k.status,
+		(k.intent).did, (k.intent).event_uri,
+		coalesce((k.intent).live, false), k.local_at, k.heir_source,
+		k.heir_key, (k.giver).source_id, (k.giver).key, k.rkey, k.record,
+		coalesce(k.record ->> 'createdAt', k.record_created_at,
+			rsvp_sync._datetime(coalesce(k.created_at, k.changed_at))),
+		coalesce(CASE WHEN rsvp_sync.is_cid(k.event_cid) THEN k.event_cid END,
+			e.cid, CASE WHEN rsvp_sync._subject_uri(k.record) = k.event_uri
+				THEN k.record -> 'subject' ->> 'cid' END),
+		k.sent_cids, k.attempts, k.changed_at, k.s, rsvp_sync.plan(k.s),
+		(k.intent).state, (k.intent).reason_code
+	FROM situated k
+	LEFT JOIN rsvp_sync._event e ON e.uri = k.event_uri
+		AND e.read_at > now() - interval '1 day';
+END
+$$;
+COMMENT ON FUNCTION rsvp_sync._evaluate(bigint, text[], text[]) IS
+'Situation and decision of these keys of a source (NULL: all). listed: DIDs whose records are current in _observed.';

@@ -1,0 +1,587 @@
+/*
+ * The queue: from the log to leased keys, from decisions to work, and from
+ * answers back to intent and observed.  Only the worker calls what is here.
+ */
+
+CREATE FUNCTION rsvp_sync._enqueue(of_source bigint, keys text[],
+	as_priority smallint DEFAULT 0, at timestamptz DEFAULT now())
+RETURNS void
+LANGUAGE sql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+INSERT INTO rsvp_sync._queue AS q (source_id, key, priority, due_at,
+	changed_at)
+SELECT of_source, k, as_priority, now(), at
+FROM (SELECT DISTINCT unnest(keys) AS k) d
+ON CONFLICT (source_id, key) DO UPDATE SET
+	priority = least(q.priority, excluded.priority),
+	due_at = least(q.due_at, excluded.due_at),
+	generation = q.generation + 1
+$$;
+COMMENT ON FUNCTION rsvp_sync._enqueue(bigint, text[], smallint, timestamptz) IS
+'Put keys in as the worker itself does: keeps a waiting key''s attempts.';
+
+/*
+ * Log to queue.  Exactly the rows this statement sees are deleted, never
+ * "all up to an id": ids do not commit in order.
+ */
+CREATE FUNCTION rsvp_sync._drain(at_most integer) RETURNS TABLE (
+	drained bigint, repeatable bigint[])
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	entries rsvp_sync._change_log[];
+	settle interval := make_interval(secs => extract(epoch FROM
+		current_setting('rsvp_sync.settle_time')::interval));
+	entry rsvp_sync._change_log;
+BEGIN
+	WITH gone AS (
+		DELETE FROM rsvp_sync._change_log
+		WHERE ctid = ANY (ARRAY(
+			SELECT l.ctid FROM rsvp_sync._change_log l LIMIT at_most))
+		RETURNING _change_log
+	)
+	SELECT array_agg(g._change_log) INTO entries FROM gone g;
+	drained := coalesce(cardinality(entries), 0);
+	IF drained = 0 THEN
+		RETURN NEXT;
+		RETURN;
+	END IF;
+
+	INSERT INTO rsvp_sync._queue AS q (source_id, key, priority, due_at,
+		changed_at, by_network)
+	SELECT e.source_id, e.key, min(CASE e.op WHEN 'l' THEN 1 ELSE 0 END),
+		now() + CASE WHEN bool_or(e.op = 'c') THEN settle
+			ELSE interval '0' END,
+		max(e.changed_at), bool_and(e.op = 'n')
+	FROM unnest(entries) e
+	JOIN rsvp_sync._source s ON s.source_id = e.source_id
+	WHERE e.op IN ('c', 'n', 'l') AND e.key IS NOT NULL
+	GROUP BY e.source_id, e.key
+	ON CONFLICT (source_id, key) DO UPDATE SET
+		priority = least(q.priority, excluded.priority),
+		due_at = excluded.due_at,
+		changed_at = greatest(q.changed_at, excluded.changed_at),
+		by_network = q.by_network AND excluded.by_network,
+		generation = q.generation + 1, attempts = 0, last_error = NULL;
+
+	FOR entry IN SELECT DISTINCT ON (e.source_id, e.op, e.dep, e.key) e.*
+		FROM unnest(entries) e WHERE e.op NOT IN ('c', 'n', 'l')
+	LOOP
+		PERFORM rsvp_sync._drain_marker(entry);
+	END LOOP;
+
+	SELECT array_agg(DISTINCT e.source_id) INTO repeatable
+	FROM unnest(entries) e WHERE e.repeatable;
+	RETURN NEXT;
+END
+$$;
+COMMENT ON FUNCTION rsvp_sync._drain(integer) IS
+'Moves what the change log shows into the queue. repeatable: sources changed by transactions with a transaction-wide snapshot.';
+
+/* What is not the key of an attendance row. */
+CREATE FUNCTION rsvp_sync._drain_marker(entry rsvp_sync._change_log)
+RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	IF entry.op = 'a' THEN
+		/* An account: keys that waited for it, or that were given up. */
+		INSERT INTO rsvp_sync._queue AS q (source_id, key, due_at, changed_at)
+		SELECT i.source_id, i.key, now(), coalesce(i.local_at, now())
+		FROM rsvp_sync._intent i
+		WHERE i.state IN ('blocked', 'failed')
+			AND (entry.key IS NULL OR i.did = entry.key)
+		ON CONFLICT (source_id, key) DO UPDATE SET
+			due_at = excluded.due_at, attempts = 0,
+			generation = q.generation + 1;
+	ELSIF entry.op = 't' AND entry.dep = 0 THEN
+		UPDATE rsvp_sync._intent i SET truncated = true, approved = false
+		WHERE i.source_id = entry.source_id;
+		PERFORM rsvp_sync._enqueue(entry.source_id, array_agg(i.key),
+			1::smallint)
+		FROM rsvp_sync._intent i WHERE i.source_id = entry.source_id
+		HAVING count(*) > 0;
+	ELSIF entry.op = 'd' THEN
+		/* A broken query must not stop the log: reconcile finds it later. */
+		BEGIN
+			PERFORM rsvp_sync._enqueue(entry.source_id, array_agg(k.key))
+			FROM rsvp_sync._dependent_keys(entry.source_id, entry.dep,
+				entry.key) k
+			HAVING count(*) > 0;
+		EXCEPTION WHEN OTHERS THEN
+			PERFORM rsvp_sync._source_failed(entry.source_id, SQLSTATE,
+				SQLERRM);
+		END;
+	ELSIF entry.op = 'b' THEN
+		PERFORM rsvp_sync._source_failed(entry.source_id, '42704',
+			'the table has no primary key');
+	END IF;
+END
+$$;
+COMMENT ON FUNCTION rsvp_sync._drain_marker(rsvp_sync._change_log) IS
+'Expands a log entry that is not an attendance key: account, truncation, dependency.';
+
+/* A source's query did not run.  An error is never absence. */
+CREATE FUNCTION rsvp_sync._source_failed(of_source bigint, code text,
+	message text)
+RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	/* Lock not available, cancelled, deadlock, serialization, resources. */
+	passing boolean := code IN ('55P03', '57014', '40P01', '40001')
+		OR code LIKE '53%' OR code LIKE '57%';
+BEGIN
+	UPDATE rsvp_sync._source s SET
+		failures = s.failures + 1,
+		state_reason = format('%s (SQLSTATE %s)', message, code),
+		state = CASE WHEN s.state IN ('paused', 'detaching') THEN s.state
+			WHEN NOT passing THEN 'broken' ELSE s.state END,
+		state_since = CASE WHEN s.state = 'active' AND NOT passing
+			THEN now() ELSE s.state_since END,
+		retry_at = now() + CASE WHEN passing THEN
+				least(interval '1 minute',
+					interval '500 milliseconds' * 2 ^ least(s.failures, 7))
+			ELSE least(interval '1 minute',
+				interval '1 second' * 2 ^ least(s.failures, 6)) END
+	WHERE s.source_id = of_source;
+END
+$$;
+COMMENT ON FUNCTION rsvp_sync._source_failed(bigint, text, text) IS
+'Records that a source''s query failed; it is asked again later, and broken unless the error passes by itself.';
+
+CREATE FUNCTION rsvp_sync._source_works(of_source bigint) RETURNS void
+LANGUAGE sql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+UPDATE rsvp_sync._source s SET failures = 0, retry_at = NULL,
+	state_reason = NULL, state_since = now(),
+	state = CASE WHEN s.state = 'broken' THEN 'active' ELSE s.state END
+WHERE s.source_id = of_source AND (s.failures > 0 OR s.state = 'broken')
+$$;
+COMMENT ON FUNCTION rsvp_sync._source_works(bigint) IS
+'Records that a source''s query runs (again).';
+
+/* Keys to plan next.  Sources at rest and accounts in the way are left out. */
+CREATE FUNCTION rsvp_sync._lease(incarnation bigint, at_most integer)
+RETURNS TABLE (source_id bigint, keys text[])
+LANGUAGE sql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+WITH due AS MATERIALIZED (
+	SELECT q.source_id, q.key
+	FROM rsvp_sync._queue q
+	JOIN rsvp_sync._source s ON s.source_id = q.source_id
+	WHERE q.lease IS NULL AND q.due_at <= now()
+		AND s.state <> 'paused'
+		AND (s.retry_at IS NULL OR s.retry_at <= now())
+	ORDER BY q.priority, q.due_at
+	LIMIT at_most
+), leased AS (
+	UPDATE rsvp_sync._queue q SET lease = incarnation
+	FROM due d WHERE q.source_id = d.source_id AND q.key = d.key
+	RETURNING q.source_id, q.key
+)
+SELECT l.source_id, array_agg(l.key) FROM leased l GROUP BY l.source_id
+$$;
+COMMENT ON FUNCTION rsvp_sync._lease(bigint, integer) IS
+'Leases due keys for this incarnation of the worker.';
+
+/* What a dead incarnation had in hand. */
+CREATE FUNCTION rsvp_sync._release_leases(incarnation bigint) RETURNS void
+LANGUAGE sql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+UPDATE rsvp_sync._queue SET lease = NULL, due_at = least(due_at, now())
+WHERE lease IS NOT NULL AND lease <> incarnation
+$$;
+COMMENT ON FUNCTION rsvp_sync._release_leases(bigint) IS
+'Frees leases of earlier incarnations, at the worker''s start.';
+
+/* When something becomes due, or NULL. */
+CREATE FUNCTION rsvp_sync._next_due() RETURNS timestamptz
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+SELECT least(
+	(SELECT min(greatest(q.due_at, s.retry_at))
+	FROM rsvp_sync._queue q
+	JOIN rsvp_sync._source s ON s.source_id = q.source_id
+	WHERE q.lease IS NULL AND s.state <> 'paused'),
+	(SELECT min(i.writeback_at) FROM rsvp_sync._intent i WHERE i.writeback))
+$$;
+COMMENT ON FUNCTION rsvp_sync._next_due() IS
+'When the worker has to look again without being told.';
+
+CREATE TYPE rsvp_sync._work AS (
+	source_id bigint, key text, generation bigint,
+	action text,					-- put, delete, read
+	need text,						-- list, event, identity: what is missing first
+	subject text,					-- of the need: a DID or an at-uri
+	did text, pds text, rkey text,
+	record text, cid text, swap text, mint boolean,
+	event_uri text, organiser text, organiser_pds text
+);
+
+/* What is still missing before the call can be made. */
+CREATE FUNCTION rsvp_sync._need(action text, pds text, did text,
+	event_uri text, event_cid text, organiser text, organiser_pds text,
+	OUT need text, OUT subject text)
+LANGUAGE sql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+SELECT CASE WHEN pds IS NULL THEN 'identity'
+		WHEN action = 'list' THEN 'list'
+		WHEN action <> 'put' OR event_cid IS NOT NULL THEN NULL
+		WHEN organiser_pds IS NULL THEN 'identity' ELSE 'event' END,
+	CASE WHEN pds IS NULL THEN did
+		WHEN action = 'list' THEN did
+		WHEN action <> 'put' OR event_cid IS NOT NULL THEN NULL
+		WHEN organiser_pds IS NULL THEN organiser ELSE event_uri END
+$$;
+COMMENT ON FUNCTION rsvp_sync._need(text, text, text, text, text, text, text) IS
+'What has to be read from the network before a call can be made.';
+
+/* Where a DID's repository is, as far as we know. */
+CREATE FUNCTION rsvp_sync._pds_of(of_did text) RETURNS text
+LANGUAGE sql STABLE STRICT
+SET search_path = pg_catalog, pg_temp
+AS $$
+SELECT coalesce(
+	(SELECT a.pds FROM rsvp_sync._account a WHERE a.did = of_did),
+	(SELECT i.pds FROM rsvp_sync._identity i
+	WHERE i.did = of_did AND i.resolved_at > now() - interval '1 day'))
+$$;
+COMMENT ON FUNCTION rsvp_sync._pds_of(text) IS
+'PDS of a DID: as given at connect_account(), else from its document; NULL: to be resolved.';
+
+CREATE FUNCTION rsvp_sync._rsvp_record(old_record jsonb, event_uri text,
+	event_cid text, value text, created_at text)
+RETURNS jsonb
+LANGUAGE sql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+SELECT coalesce(old_record, '{}') || jsonb_build_object(
+	'$type', 'community.lexicon.calendar.rsvp',
+	'subject', CASE WHEN jsonb_typeof(old_record -> 'subject') = 'object'
+		THEN old_record -> 'subject' ELSE '{}' END
+		|| jsonb_build_object('uri', event_uri, 'cid', event_cid),
+	'status', 'community.lexicon.calendar.rsvp#' || value,
+	'createdAt', created_at)
+$$;
+COMMENT ON FUNCTION rsvp_sync._rsvp_record(jsonb, text, text, text, text) IS
+'The record to write, over what is there: unknown fields stay. Lexicon community.lexicon.calendar.rsvp.';
+
+/*
+ * Plan leased keys, record the decisions, and hand out the network's part.
+ * The caller commits before anything is sent.
+ */
+CREATE FUNCTION rsvp_sync._plan_keys(of_source bigint, keys text[],
+	listed text[])
+RETURNS SETOF rsvp_sync._work
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	es rsvp_sync._evaluation[];
+	work rsvp_sync._work[];
+	rehearsal boolean := current_setting('rsvp_sync.mode') = 'dry_run';
+BEGIN
+	SELECT array_agg(e) INTO es
+	FROM rsvp_sync._evaluate(of_source, keys, listed) e;
+	es := rsvp_sync._brake(of_source, es);
+	PERFORM rsvp_sync._take_over(of_source, es);
+	PERFORM rsvp_sync._record_decisions(of_source, es);
+	IF rehearsal THEN
+		PERFORM rsvp_sync._rehearse(of_source, es);
+	ELSE
+		SELECT array_agg(w) INTO work
+		FROM rsvp_sync._make_work(of_source, es) w;
+		PERFORM rsvp_sync._record_work(of_source, work, es);
+	END IF;
+	DELETE FROM rsvp_sync._queue q
+	USING unnest(es) e
+	WHERE q.source_id = of_source AND q.key = e.key
+		AND (rehearsal OR (e.d).action NOT IN ('put', 'delete', 'read',
+			'list'));
+	PERFORM rsvp_sync._wake_slots(of_source, es);
+	IF EXISTS (SELECT FROM rsvp_sync._source s
+		WHERE s.source_id = of_source AND s.state = 'detaching') THEN
+		PERFORM rsvp_sync._finish_detach(of_source);
+	END IF;
+	RETURN QUERY SELECT * FROM unnest(work);
+END
+$$;
+COMMENT ON FUNCTION rsvp_sync._plan_keys(bigint, text[], text[]) IS
+'Plans leased keys; what the network has to do comes back as rows, already committed to in _intent once the caller commits.';
+
+/* The withdrawals of one batch that would go beyond the limit are held. */
+CREATE FUNCTION rsvp_sync._brake(of_source bigint,
+	es rsvp_sync._evaluation[])
+RETURNS rsvp_sync._evaluation[]
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	withdrawing integer;
+	budget bigint;
+BEGIN
+	SELECT count(*) INTO withdrawing FROM unnest(es) e
+	WHERE (e.d).withdraws AND (e.d).action IN ('put', 'delete')
+		AND NOT (e.s).approved;
+	IF withdrawing = 0 THEN
+		RETURN es;
+	END IF;
+	budget := rsvp_sync._withdraw_budget(of_source, withdrawing);
+	IF withdrawing <= budget THEN
+		RETURN es;
+	END IF;
+	RETURN (WITH ranked AS (
+		SELECT e, row_number() OVER (PARTITION BY (e.d).withdraws
+			AND (e.d).action IN ('put', 'delete') AND NOT (e.s).approved
+			ORDER BY e.changed_at, e.key) AS nth
+		FROM unnest(es) e
+	)
+	SELECT array_agg(CASE
+		WHEN NOT ((r.e).d).withdraws
+			OR ((r.e).d).action NOT IN ('put', 'delete')
+			OR ((r.e).s).approved OR r.nth <= budget THEN r.e
+		ELSE rsvp_sync._hold(r.e) END)
+	FROM ranked r);
+END
+$$;
+COMMENT ON FUNCTION rsvp_sync._brake(bigint, rsvp_sync._evaluation[]) IS
+'Turns the withdrawals of a batch beyond withdraw_limit into holds.';
+
+CREATE FUNCTION rsvp_sync._hold(e rsvp_sync._evaluation)
+RETURNS rsvp_sync._evaluation
+LANGUAGE plpgsql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	e.s.over_limit := true;
+	e.d := rsvp_sync.plan(e.s);
+	RETURN e;
+END
+$$;
+COMMENT ON FUNCTION rsvp_sync._hold(rsvp_sync._evaluation) IS
+'The same key, decided with the withdrawal limit used up.';
+
+/* A record changes hands between two keys of one slot. */
+CREATE FUNCTION rsvp_sync._take_over(of_source bigint,
+	es rsvp_sync._evaluation[])
+RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	/* This key speaks now; the other one is superseded. */
+	UPDATE rsvp_sync._intent i SET bond = NULL, doubt = false,
+		sent_cids = '{}', base_cid = NULL, state = 'superseded',
+		reason_code = 'superseded',
+		reason = rsvp_sync._reason('superseded')
+	FROM unnest(es) e
+	WHERE i.source_id = e.from_source AND i.key = e.from_key
+		AND (e.d).live AND (e.d).state IS DISTINCT FROM 'superseded';
+	/* This key leaves; the other one goes on with its record. */
+	UPDATE rsvp_sync._intent h SET bond = i.bond, rkey = i.rkey,
+		wrote = i.wrote, base_local = i.base_local, base_cid = i.base_cid,
+		record_created_at = i.record_created_at
+	FROM unnest(es) e
+	JOIN rsvp_sync._intent i ON i.source_id = of_source AND i.key = e.key
+	WHERE (e.d).action = 'handover'
+		AND h.source_id = e.heir_source AND h.key = e.heir_key;
+END
+$$;
+COMMENT ON FUNCTION rsvp_sync._take_over(bigint, rsvp_sync._evaluation[]) IS
+'Moves the bond where one key takes a slot over from another.';
+
+/* Decisions into intent; a key that is only forgotten leaves it. */
+CREATE FUNCTION rsvp_sync._record_decisions(of_source bigint,
+	es rsvp_sync._evaluation[])
+RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	DELETE FROM rsvp_sync._intent i
+	USING unnest(es) e
+	WHERE i.source_id = of_source AND i.key = e.key
+		AND (e.d).action IN ('forget', 'handover') AND NOT (e.s).present;
+
+	INSERT INTO rsvp_sync._intent AS i (source_id, key, did, event_uri, live,
+		local, local_at, first_local, bond, wrote, rkey, record_created_at,
+		base_local, base_cid, sent_cids, sent_local, doubt,
+		state, reason_code, reason)
+	SELECT of_source, e.key, e.did, e.event_uri, (e.d).live, (e.s).local,
+		e.local_at, coalesce((e.s).first_local, (e.s).local),
+		CASE WHEN (e.d).action <> 'handover' THEN (e.d).bond END,
+		(e.s).wrote OR (e.s).remote_sent, coalesce((e.d).rkey, e.rkey),
+		e.record_created_at, (e.d).base_local, (e.d).base_cid,
+		CASE WHEN (e.d).confirmed THEN '{}' ELSE e.sent_cids END,
+		(e.s).sent_local, (e.s).doubt AND NOT (e.d).confirmed,
+		coalesce((e.d).state, e.old_state, 'waiting'),
+		CASE WHEN (e.d).state IS NOT NULL THEN c.code
+			ELSE coalesce(e.old_reason_code, 'queued') END,
+		CASE WHEN (e.d).state IS NULL
+			THEN rsvp_sync._reason(coalesce(e.old_reason_code, 'queued'))
+			WHEN c.code = 'withheld' THEN (e.d).reason_code
+			WHEN c.code IN ('unmapped_status', 'status_not_published')
+			THEN rsvp_sync._reason(c.code, coalesce(e.status, 'NULL'))
+			ELSE rsvp_sync._reason(c.code) END
+	FROM unnest(es) e
+	CROSS JOIN LATERAL (SELECT CASE
+		WHEN (e.s).withheld = (e.d).reason_code
+			AND rsvp_sync._reason((e.d).reason_code) = (e.d).reason_code
+		THEN 'withheld' ELSE (e.d).reason_code END AS code) c
+	WHERE (e.s).present
+		OR (e.d).action NOT IN ('forget', 'handover')
+	ON CONFLICT (source_id, key) DO UPDATE SET
+		did = excluded.did, event_uri = excluded.event_uri,
+		live = excluded.live, local = excluded.local,
+		local_at = excluded.local_at, first_local = excluded.first_local,
+		bond = excluded.bond, wrote = excluded.wrote, rkey = excluded.rkey,
+		record_created_at = excluded.record_created_at,
+		base_local = excluded.base_local, base_cid = excluded.base_cid,
+		sent_cids = excluded.sent_cids, sent_local = excluded.sent_local,
+		doubt = excluded.doubt,
+		truncated = i.truncated AND NOT excluded.live,
+		approved = i.approved AND excluded.state = 'held',
+		state = excluded.state, reason_code = excluded.reason_code,
+		reason = excluded.reason,
+		writeback = i.writeback OR excluded.rkey IS DISTINCT FROM i.rkey
+			OR excluded.base_cid IS DISTINCT FROM i.base_cid,
+		writeback_at = CASE WHEN i.writeback THEN i.writeback_at
+			ELSE now() END,
+		synced_at = CASE WHEN excluded.state = 'done' AND i.state <> 'done'
+			THEN now() ELSE i.synced_at END;
+END
+$$;
+COMMENT ON FUNCTION rsvp_sync._record_decisions(bigint, rsvp_sync._evaluation[]) IS
+'Writes what plan() said into _intent.';
+
+CREATE FUNCTION rsvp_sync._make_work(of_source bigint,
+	es rsvp_sync._evaluation[])
+RETURNS SETOF rsvp_sync._work
+LANGUAGE sql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+WITH located AS MATERIALIZED (
+	SELECT e.*, rsvp_sync._pds_of(e.did) AS pds, o.organiser,
+		rsvp_sync._pds_of(o.organiser) AS organiser_pds,
+		coalesce((e.d).rkey, e.rkey, rsvp_sync.tid_now()) AS the_rkey,
+		CASE WHEN (e.d).action = 'put' AND e.event_cid IS NOT NULL
+			THEN rsvp_sync._rsvp_record(e.record, e.event_uri, e.event_cid,
+				(e.d).send, e.record_created_at) END AS new_record
+	FROM unnest(es) e
+	CROSS JOIN LATERAL (SELECT (rsvp_sync.parse_at_uri(e.event_uri)).authority
+		AS organiser) o
+	WHERE (e.d).action IN ('put', 'delete', 'read', 'list')
+)
+SELECT of_source, l.key, q.generation, (l.d).action, n.need, n.subject,
+	l.did, l.pds, l.the_rkey, l.new_record::text,
+	CASE WHEN n.need IS NULL THEN rsvp_sync.record_cid(l.new_record) END,
+	(l.d).swap, (l.d).swap IS NULL, l.event_uri, l.organiser, l.organiser_pds
+FROM located l
+JOIN rsvp_sync._queue q ON q.source_id = of_source AND q.key = l.key
+CROSS JOIN LATERAL rsvp_sync._need((l.d).action, l.pds, l.did, l.event_uri,
+	l.event_cid, l.organiser, l.organiser_pds) n
+$$;
+COMMENT ON FUNCTION rsvp_sync._make_work(bigint, rsvp_sync._evaluation[]) IS
+'Calls to be made, with record key, record and its cid.';
+
+/* What is about to be sent, before it is sent. */
+CREATE FUNCTION rsvp_sync._record_work(of_source bigint,
+	work rsvp_sync._work[], es rsvp_sync._evaluation[])
+RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	UPDATE rsvp_sync._intent i SET
+		rkey = w.rkey, doubt = true,
+		sent_cids = CASE WHEN w.cid IS NULL OR w.cid = ANY (i.sent_cids)
+			THEN i.sent_cids ELSE i.sent_cids || w.cid END,
+		sent_local = CASE WHEN w.action = 'put' THEN (e.d).send
+			ELSE i.local END
+	FROM unnest(work) w
+	JOIN unnest(es) e ON e.key = w.key
+	WHERE i.source_id = of_source AND i.key = w.key
+		AND w.need IS NULL AND w.action IN ('put', 'delete');
+
+	INSERT INTO rsvp_sync._withdrawal AS t (source_id, minute, n)
+	SELECT of_source, date_trunc('minute', now()), count(*)
+	FROM unnest(work) w
+	JOIN unnest(es) e ON e.key = w.key
+	WHERE w.need IS NULL AND (e.d).withdraws AND e.attempts = 0
+	HAVING count(*) > 0
+	ON CONFLICT (source_id, minute) DO UPDATE SET n = t.n + excluded.n;
+	DELETE FROM rsvp_sync._withdrawal t
+	WHERE t.source_id = of_source AND t.minute < now() - interval '1 hour';
+END
+$$;
+COMMENT ON FUNCTION rsvp_sync._record_work(bigint, rsvp_sync._work[], rsvp_sync._evaluation[]) IS
+'Commits to calls before they are made: record key, cid, doubt.';
+
+/* Mode dry_run: what would be sent goes to the history only. */
+CREATE FUNCTION rsvp_sync._rehearse(of_source bigint,
+	es rsvp_sync._evaluation[])
+RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	INSERT INTO rsvp_sync._history (source_id, key, did, action, outcome,
+		status, uri)
+	SELECT of_source, e.key, e.did, (e.d).action, 'dry_run', (e.d).send,
+		e.event_uri
+	FROM unnest(es) e WHERE (e.d).action IN ('put', 'delete', 'read', 'list');
+	UPDATE rsvp_sync._intent i SET state = 'withheld',
+		reason_code = 'dry_run', reason = rsvp_sync._reason('dry_run')
+	FROM unnest(es) e
+	WHERE i.source_id = of_source AND i.key = e.key
+		AND (e.d).action IN ('put', 'delete', 'read', 'list');
+END
+$$;
+COMMENT ON FUNCTION rsvp_sync._rehearse(bigint, rsvp_sync._evaluation[]) IS
+'Mode dry_run: records what would be sent.';
+
+/* Keys that stood back for one that has just left their slot. */
+CREATE FUNCTION rsvp_sync._wake_slots(of_source bigint,
+	es rsvp_sync._evaluation[])
+RETURNS void
+LANGUAGE sql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+INSERT INTO rsvp_sync._queue AS q (source_id, key, due_at, changed_at)
+SELECT DISTINCT i.source_id, i.key, now(), i.local_at
+FROM unnest(es) e
+JOIN rsvp_sync._intent i ON i.did = e.was_did
+	AND i.event_uri = e.was_event_uri
+WHERE e.was_live AND i.live AND (i.source_id, i.key) <> (of_source, e.key)
+	AND (NOT (e.d).live OR (e.did, e.event_uri)
+		IS DISTINCT FROM (e.was_did, e.was_event_uri))
+ON CONFLICT (source_id, key) DO UPDATE SET generation = q.generation + 1
+$$;
+COMMENT ON FUNCTION rsvp_sync._wake_slots(bigint, rsvp_sync._evaluation[]) IS
+'Puts keys in that were superseded by one that no longer speaks.';
+
+/* A source being detached is gone once nothing of it is out there. */
+CREATE FUNCTION rsvp_sync._finish_detach(of_source bigint) RETURNS void
+LANGUAGE sql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DELETE FROM rsvp_sync._source s
+WHERE s.source_id = of_source AND s.state = 'detaching'
+	AND NOT EXISTS (SELECT FROM rsvp_sync._queue q
+		WHERE q.source_id = of_source)
+	AND NOT EXISTS (SELECT FROM rsvp_sync._intent i
+		WHERE i.source_id = of_source
+			AND (i.bond IS NOT NULL OR i.doubt))
+$$;
+COMMENT ON FUNCTION rsvp_sync._finish_detach(bigint) IS
+'Removes a detaching source whose records are all withdrawn.';

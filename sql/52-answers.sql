@@ -1,0 +1,310 @@
+/*
+ * Answers of the network into observed, intent, account and the caches.
+ * Called by the worker, one call an answer, several answers a transaction.
+ */
+
+/* One record as it is out there; NULL cid: there is none. */
+CREATE FUNCTION rsvp_sync._observe(of_did text, of_rkey text, new_cid text,
+	new_record jsonb, new_rev text, how text, at timestamptz)
+RETURNS void
+LANGUAGE sql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+INSERT INTO rsvp_sync._observed AS o (did, rkey, cid, event_uri, event_cid,
+	status, record, rev, changed_at, source)
+VALUES (of_did, of_rkey, new_cid, rsvp_sync._subject_uri(new_record),
+	CASE WHEN jsonb_typeof(new_record -> 'subject') = 'object'
+		THEN new_record -> 'subject' ->> 'cid' END,
+	rsvp_sync._status_word(new_record), new_record, new_rev, at, how)
+ON CONFLICT (did, rkey) DO UPDATE SET
+	cid = excluded.cid,
+	event_uri = coalesce(excluded.event_uri, o.event_uri),
+	event_cid = excluded.event_cid, status = excluded.status,
+	record = excluded.record, rev = coalesce(excluded.rev, o.rev),
+	changed_at = CASE WHEN o.cid IS NOT DISTINCT FROM excluded.cid
+		THEN o.changed_at ELSE excluded.changed_at END,
+	source = excluded.source, seen_at = now()
+$$;
+COMMENT ON FUNCTION rsvp_sync._observe(text, text, text, jsonb, text, text, timestamptz) IS
+'Records what is known of one RSVP record; NULL cid: known to be absent.';
+
+/*
+ * When a record was last changed, as far as its content says: createdAt, but
+ * never in the future.
+ */
+CREATE FUNCTION rsvp_sync._record_time(record jsonb) RETURNS timestamptz
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	IF rsvp_sync.is_datetime(record ->> 'createdAt') THEN
+		RETURN least((record ->> 'createdAt')::timestamptz, now());
+	END IF;
+	RETURN NULL;
+EXCEPTION WHEN OTHERS THEN
+	RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION rsvp_sync._record_time(jsonb) IS
+'createdAt of a record as a time, not later than now; NULL where it has none.';
+
+/* A key whose call is over leaves the queue, unless it was put in again. */
+CREATE FUNCTION rsvp_sync._unqueue(of_source bigint, of_key text,
+	of_generation bigint, again boolean DEFAULT false)
+RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	IF NOT again THEN
+		DELETE FROM rsvp_sync._queue q
+		WHERE q.source_id = of_source AND q.key = of_key
+			AND q.generation = of_generation;
+		IF FOUND THEN
+			RETURN;
+		END IF;
+	END IF;
+	UPDATE rsvp_sync._queue q SET lease = NULL
+	WHERE q.source_id = of_source AND q.key = of_key;
+END
+$$;
+COMMENT ON FUNCTION rsvp_sync._unqueue(bigint, text, bigint, boolean) IS
+'Takes a key out of the queue, or gives its lease back.';
+
+CREATE FUNCTION rsvp_sync._put_done(w_source bigint, w_key text,
+	w_generation bigint, w_did text, w_rkey text, w_record jsonb,
+	w_cid text, w_rev text)
+RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	PERFORM rsvp_sync._observe(w_did, w_rkey, w_cid, w_record, w_rev,
+		'write', now());
+	UPDATE rsvp_sync._intent i SET
+		bond = coalesce(i.bond, 'own'), wrote = true, rkey = w_rkey,
+		base_local = i.sent_local, base_cid = w_cid, sent_cids = '{}',
+		doubt = false, approved = false, state = 'done',
+		reason_code = 'published', reason = rsvp_sync._reason('published'),
+		synced_at = now(), writeback = true, writeback_at = now()
+	WHERE i.source_id = w_source AND i.key = w_key;
+	INSERT INTO rsvp_sync._history (source_id, key, did, action, outcome,
+		status, uri, cid)
+	VALUES (w_source, w_key, w_did, 'put', 'ok',
+		rsvp_sync._status_word(w_record),
+		rsvp_sync._rsvp_uri(w_did, w_rkey), w_cid);
+	PERFORM rsvp_sync._unqueue(w_source, w_key, w_generation);
+END
+$$;
+COMMENT ON FUNCTION rsvp_sync._put_done(bigint, text, bigint, text, text, jsonb, text, text) IS
+'A record was written: it is the new base.';
+
+CREATE FUNCTION rsvp_sync._rsvp_uri(of_did text, of_rkey text) RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+SELECT 'at://' || of_did || '/community.lexicon.calendar.rsvp/' || of_rkey
+$$;
+COMMENT ON FUNCTION rsvp_sync._rsvp_uri(text, text) IS
+'at-uri of an RSVP record.';
+
+/* Planned once more afterwards: the row may have another wish by now. */
+CREATE FUNCTION rsvp_sync._delete_done(w_source bigint, w_key text,
+	w_generation bigint, w_did text, w_rkey text, w_rev text)
+RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	PERFORM rsvp_sync._observe(w_did, w_rkey, NULL, NULL, w_rev, 'write',
+		now());
+	UPDATE rsvp_sync._intent i SET
+		bond = NULL, wrote = false, rkey = NULL, record_created_at = NULL,
+		base_local = i.sent_local, base_cid = NULL, sent_cids = '{}',
+		doubt = false, approved = false, state = 'done',
+		reason_code = 'withdrawn', reason = rsvp_sync._reason('withdrawn'),
+		synced_at = now(), writeback = true, writeback_at = now()
+	WHERE i.source_id = w_source AND i.key = w_key;
+	INSERT INTO rsvp_sync._history (source_id, key, did, action, outcome, uri)
+	VALUES (w_source, w_key, w_did, 'delete', 'ok',
+		rsvp_sync._rsvp_uri(w_did, w_rkey));
+	PERFORM rsvp_sync._unqueue(w_source, w_key, w_generation, true);
+END
+$$;
+COMMENT ON FUNCTION rsvp_sync._delete_done(bigint, text, bigint, text, text, text) IS
+'A record was removed; the key is planned again.';
+
+/* The record was read: nothing is in doubt any more. */
+CREATE FUNCTION rsvp_sync._read_done(w_source bigint, w_key text,
+	w_did text, w_rkey text, w_cid text, w_record jsonb)
+RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	PERFORM rsvp_sync._observe(w_did, w_rkey, w_cid, w_record, NULL, 'read',
+		coalesce(rsvp_sync._record_time(w_record), now()));
+	UPDATE rsvp_sync._intent i SET doubt = false
+	WHERE i.source_id = w_source AND i.key = w_key;
+END
+$$;
+COMMENT ON FUNCTION rsvp_sync._read_done(bigint, text, text, text, text, jsonb) IS
+'A record was read from its PDS; NULL cid: it is not there.';
+
+/* All records of an account, every page. */
+CREATE FUNCTION rsvp_sync._list_done(of_did text, records jsonb)
+RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	r record;
+	seen text[] := '{}';
+BEGIN
+	FOR r IN SELECT (rsvp_sync.parse_at_uri(e ->> 'uri')).rkey AS rkey,
+			e ->> 'cid' AS cid, e -> 'value' AS value
+		FROM jsonb_array_elements(records) e
+	LOOP
+		CONTINUE WHEN r.rkey IS NULL OR r.cid IS NULL;
+		seen := seen || r.rkey;
+		PERFORM rsvp_sync._observe(of_did, r.rkey, r.cid, r.value, NULL,
+			'list', coalesce(rsvp_sync._record_time(r.value), now()));
+	END LOOP;
+	UPDATE rsvp_sync._observed o SET cid = NULL, record = NULL,
+		status = NULL, changed_at = now(), source = 'list', seen_at = now()
+	WHERE o.did = of_did AND o.cid IS NOT NULL AND o.rkey <> ALL (seen);
+END
+$$;
+COMMENT ON FUNCTION rsvp_sync._list_done(text, jsonb) IS
+'The RSVP records of an account, all pages of listRecords; what is not among them is gone.';
+
+CREATE FUNCTION rsvp_sync._identity_done(of_did text, new_pds text,
+	new_handle text)
+RETURNS void
+LANGUAGE sql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+INSERT INTO rsvp_sync._identity (did, pds, handle)
+VALUES (of_did, new_pds, new_handle)
+ON CONFLICT (did) DO UPDATE SET pds = excluded.pds,
+	handle = excluded.handle, resolved_at = now(), error = NULL
+$$;
+COMMENT ON FUNCTION rsvp_sync._identity_done(text, text, text) IS
+'What a DID document says: PDS and handle.';
+
+CREATE FUNCTION rsvp_sync._event_done(of_uri text, new_cid text)
+RETURNS void
+LANGUAGE sql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+INSERT INTO rsvp_sync._event (uri, cid) VALUES (of_uri, new_cid)
+ON CONFLICT (uri) DO UPDATE SET cid = excluded.cid, read_at = now(),
+	error = NULL
+$$;
+COMMENT ON FUNCTION rsvp_sync._event_done(text, text) IS
+'The cid of an event record, read from its organiser''s PDS.';
+
+/* A session began, was refreshed, or could not be had. */
+CREATE FUNCTION rsvp_sync._account_done(of_did text, new_state text,
+	new_session text, new_handle text, error text)
+RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	old_state text;
+BEGIN
+	SELECT a.state INTO old_state FROM rsvp_sync._account a
+	WHERE a.did = of_did;
+	UPDATE rsvp_sync._account a SET
+		state = new_state,
+		state_since = CASE WHEN a.state = new_state THEN a.state_since
+			ELSE now() END,
+		session = CASE WHEN new_state = 'connected'
+			THEN coalesce(new_session, a.session)
+			WHEN new_state = 'unreachable' THEN a.session END,
+		handle = coalesce(new_handle, a.handle),
+		last_error = error
+	WHERE a.did = of_did AND (a.state <> new_state
+		OR new_session IS NOT NULL
+		OR a.last_error IS DISTINCT FROM error);
+	IF old_state IS DISTINCT FROM new_state THEN
+		PERFORM pg_notify('rsvp_sync_account', jsonb_build_object(
+			'did', of_did, 'state', new_state)::text);
+	END IF;
+END
+$$;
+COMMENT ON FUNCTION rsvp_sync._account_done(text, text, text, text, text) IS
+'New state of an account; a change is announced by NOTIFY rsvp_sync_account.';
+
+/* Wait before try number attempt + 1: exponential, full jitter. */
+CREATE FUNCTION rsvp_sync._backoff(attempt integer) RETURNS interval
+LANGUAGE sql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+SELECT greatest(w.wait * random(), w.wait / 10) FROM (
+	SELECT least(current_setting('rsvp_sync.retry_max')::interval,
+		current_setting('rsvp_sync.retry_base')::interval
+			* 2 ^ least(attempt, 30)) AS wait) w
+$$;
+COMMENT ON FUNCTION rsvp_sync._backoff(integer) IS
+'How long to wait after this many failed tries.';
+
+/*
+ * A call did not succeed.
+ * how: retry   later; counted
+ *      again   at once; not counted (what was known has changed)
+ *      wait    the account needs its user; not counted
+ *      failed  given up
+ * sure: the request certainly had no effect.
+ */
+CREATE FUNCTION rsvp_sync._call_failed(w_source bigint, w_key text,
+	w_generation bigint, how text, code text, message text, sure boolean,
+	w_cid text, not_before interval)
+RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	tries integer;
+BEGIN
+	SELECT q.attempts + 1 INTO tries FROM rsvp_sync._queue q
+	WHERE q.source_id = w_source AND q.key = w_key;
+	IF how = 'retry'
+		AND tries >= current_setting('rsvp_sync.max_attempts')::integer
+	THEN
+		how := 'failed';
+	END IF;
+	UPDATE rsvp_sync._intent i SET
+		doubt = i.doubt AND NOT sure,
+		sent_cids = CASE WHEN sure THEN array_remove(i.sent_cids, w_cid)
+			ELSE i.sent_cids END,
+		state = CASE how WHEN 'failed' THEN 'failed'
+			WHEN 'wait' THEN 'blocked' ELSE i.state END,
+		reason_code = CASE WHEN how IN ('failed', 'wait') THEN code
+			ELSE i.reason_code END,
+		reason = CASE WHEN how IN ('failed', 'wait')
+			THEN rsvp_sync._reason(code, message) ELSE i.reason END
+	WHERE i.source_id = w_source AND i.key = w_key;
+	IF how IN ('failed', 'wait') THEN
+		INSERT INTO rsvp_sync._history (source_id, key, did, action, outcome,
+			detail)
+		SELECT w_source, w_key, i.did, 'put', how, code || ': ' || message
+		FROM rsvp_sync._intent i
+		WHERE i.source_id = w_source AND i.key = w_key;
+		PERFORM rsvp_sync._unqueue(w_source, w_key, w_generation);
+		RETURN;
+	END IF;
+	UPDATE rsvp_sync._queue q SET lease = NULL,
+		attempts = CASE WHEN q.generation <> w_generation THEN 0
+			WHEN how = 'retry' THEN tries ELSE q.attempts END,
+		last_error = code || ': ' || message,
+		due_at = CASE WHEN q.generation <> w_generation OR how = 'again'
+			THEN now()
+			ELSE now() + greatest(not_before, rsvp_sync._backoff(tries - 1))
+			END
+	WHERE q.source_id = w_source AND q.key = w_key;
+END
+$$;
+COMMENT ON FUNCTION rsvp_sync._call_failed(bigint, text, bigint, text, text, text, boolean, text, interval) IS
+'What becomes of a key whose call did not succeed.';

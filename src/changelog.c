@@ -1,0 +1,714 @@
+/*-------------------------------------------------------------------------
+ *
+ * changelog.c
+ *		Row triggers that remember which keys may have changed.
+ *
+ * A trigger only puts (source, key) into a buffer of this backend's memory.
+ * Before the transaction commits or is prepared the buffer is appended to
+ * rsvp_sync._change_log; after the commit became visible the worker of this
+ * database is told.  The log has no index and nobody updates it, so there is
+ * nothing on which two transactions could wait for each other or fail, at
+ * any isolation level.
+ *
+ * Entries carry the nesting level of the subtransaction that made them.
+ * Levels in the buffer never decrease from front to back, so a subtransaction
+ * that rolls back takes entries off the end, and one that commits relabels
+ * some at the end.
+ *
+ * This file runs inside the application's transactions.  It reads system
+ * caches and the row at hand, writes to _change_log, and nothing else; it
+ * runs no SQL.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/heapam.h"
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "access/xact.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_type.h"
+#include "commands/trigger.h"
+#include "common/hashfn.h"
+#include "executor/tuptable.h"
+#include "fmgr.h"
+#include "miscadmin.h"
+#include "storage/lmgr.h"
+#include "utils/builtins.h"
+#include "utils/datum.h"
+#include "utils/guc.h"
+#include "utils/json.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/relcache.h"
+#include "utils/syscache.h"
+#include "utils/timestamp.h"
+
+#include "changelog.h"
+#include "compat.h"
+#include "registry.h"
+
+/* Entries flushed early, so that a bulk load does not fill the memory. */
+#define FLUSH_AT		65536
+/* Rows a heap_multi_insert gets at once. */
+#define INSERT_BATCH	500
+
+/* Columns of _change_log, in order. */
+enum
+{
+	LOG_SOURCE_ID,
+	LOG_KEY,
+	LOG_OP,
+	LOG_DEP,
+	LOG_REPEATABLE,
+	LOG_CHANGED_AT,
+	LOG_NATTS
+};
+
+typedef struct LogEntry
+{
+	int64		source_id;
+	char	   *key;			/* NULL for a truncation */
+	char		op;
+	int16		dep;
+	int			level;			/* subtransaction that made it */
+	TimestampTz changed_at;
+} LogEntry;
+
+/* What of an entry makes it the same as another one. */
+typedef struct SeenKey
+{
+	int64		source_id;
+	int16		dep;
+	char		op;
+	const char *key;
+} SeenKey;
+
+typedef struct SeenEntry
+{
+	SeenKey		key;
+	int			index;			/* in the buffer */
+} SeenEntry;
+
+/* What a trigger needs to know, found once per statement. */
+typedef struct TriggerState
+{
+	int64		source_id;
+	int16		dep;
+	bool		all_columns;	/* every column is watched */
+	Bitmapset  *watched;		/* attnums, unless all_columns */
+	int			nkeys;			/* 0: no primary key */
+	AttrNumber	key[INDEX_MAX_KEYS];
+	FmgrInfo	output[INDEX_MAX_KEYS];
+	bool		pin_settings;	/* a key's text depends on settings */
+} TriggerState;
+
+bool		changelog_muted = false;
+bool		rsvp_sync_skip = false;
+
+/* The buffer, in a context of the transaction. */
+static MemoryContext buffer_context = NULL;
+static LogEntry *buffer = NULL;
+static int	buffer_used = 0;
+static int	buffer_size = 0;
+static HTAB *seen = NULL;
+static Oid	log_relid = InvalidOid;
+
+/* Tell the worker once this transaction has committed? */
+static bool wake_pending = false;
+static bool callbacks_registered = false;
+
+PG_FUNCTION_INFO_V1(rsvp_sync_log_change);
+PG_FUNCTION_INFO_V1(rsvp_sync_log_truncate);
+PG_FUNCTION_INFO_V1(rsvp_sync_wake);
+PG_FUNCTION_INFO_V1(rsvp_sync_pending_in_transaction);
+
+static void changelog_xact(XactEvent event, void *arg);
+static void changelog_subxact(SubXactEvent event, SubTransactionId mine,
+							  SubTransactionId parent, void *arg);
+
+/*
+ * Callbacks are registered once per backend; a callback that registers itself
+ * per transaction makes every later transaction of the session slower.
+ */
+static void
+register_callbacks(void)
+{
+	if (callbacks_registered)
+		return;
+	RegisterXactCallback(changelog_xact, NULL);
+	RegisterSubXactCallback(changelog_subxact, NULL);
+	callbacks_registered = true;
+}
+
+static uint32
+seen_hash(const void *key, Size size)
+{
+	const SeenKey *k = key;
+	uint32		h = hash_bytes((const unsigned char *) k->key,
+							   strlen(k->key));
+
+	return hash_combine(h, murmurhash32((uint32) k->source_id ^
+										((uint32) k->dep << 16) ^ k->op));
+}
+
+static int
+seen_match(const void *a, const void *b, Size size)
+{
+	const SeenKey *x = a;
+	const SeenKey *y = b;
+
+	if (x->source_id != y->source_id || x->dep != y->dep || x->op != y->op)
+		return 1;
+	return strcmp(x->key, y->key);
+}
+
+static void
+make_seen(void)
+{
+	HASHCTL		ctl = {0};
+
+	ctl.keysize = sizeof(SeenKey);
+	ctl.entrysize = sizeof(SeenEntry);
+	ctl.hash = seen_hash;
+	ctl.match = seen_match;
+	ctl.hcxt = buffer_context;
+	seen = hash_create("rsvp_sync keys of this transaction", 64, &ctl,
+					   HASH_ELEM | HASH_FUNCTION | HASH_COMPARE | HASH_CONTEXT);
+}
+
+/*
+ * Make the buffer, and take the lock that the flush will need: now, when the
+ * application's statement takes its own locks anyway, so that the commit
+ * itself cannot be made to wait.  False if there is no log.
+ */
+static bool
+begin_buffer(void)
+{
+	Oid			schema;
+
+	if (buffer_context != NULL)
+		return true;
+	schema = get_namespace_oid("rsvp_sync", true);
+	if (!OidIsValid(schema))
+		return false;
+	log_relid = get_relname_relid("_change_log", schema);
+	if (!OidIsValid(log_relid))
+		return false;
+	LockRelationOid(log_relid, RowExclusiveLock);
+
+	register_callbacks();
+	buffer_context = AllocSetContextCreate(TopTransactionContext,
+										   "rsvp_sync change log",
+										   ALLOCSET_DEFAULT_SIZES);
+	buffer_used = 0;
+	buffer_size = 64;
+	buffer = MemoryContextAlloc(buffer_context,
+								buffer_size * sizeof(LogEntry));
+	make_seen();
+	return true;
+}
+
+/* The context itself goes with its transaction. */
+static void
+forget_buffer(void)
+{
+	buffer_context = NULL;
+	buffer = NULL;
+	buffer_used = buffer_size = 0;
+	seen = NULL;
+	log_relid = InvalidOid;
+}
+
+static void
+forget_entry(int index)
+{
+	LogEntry   *entry = &buffer[index];
+	SeenKey		key = {entry->source_id, entry->dep, entry->op,
+		entry->key ? entry->key : ""};
+
+	hash_search(seen, &key, HASH_REMOVE, NULL);
+	if (entry->key)
+		pfree(entry->key);
+}
+
+static void
+fill_row(const LogEntry *entry, Datum *values, bool *nulls)
+{
+	memset(nulls, 0, sizeof(bool) * LOG_NATTS);
+	values[LOG_SOURCE_ID] = Int64GetDatum(entry->source_id);
+	nulls[LOG_KEY] = entry->key == NULL;
+	values[LOG_KEY] = entry->key ? CStringGetTextDatum(entry->key) : (Datum) 0;
+	values[LOG_OP] = CharGetDatum(entry->op);
+	values[LOG_DEP] = Int16GetDatum(entry->dep);
+	values[LOG_REPEATABLE] = BoolGetDatum(IsolationUsesXactSnapshot());
+	values[LOG_CHANGED_AT] = TimestampTzGetDatum(entry->changed_at);
+}
+
+/* The common case: one row changed. */
+static void
+insert_one(Relation log, const LogEntry *entry)
+{
+	Datum		values[LOG_NATTS];
+	bool		nulls[LOG_NATTS];
+	HeapTuple	tuple;
+
+	fill_row(entry, values, nulls);
+	tuple = heap_form_tuple(RelationGetDescr(log), values, nulls);
+	simple_heap_insert(log, tuple);
+	heap_freetuple(tuple);
+}
+
+static void
+insert_many(Relation log, const LogEntry *entries, int count)
+{
+	int			nslots = Min(count, INSERT_BATCH);
+	TupleTableSlot **slots = palloc(nslots * sizeof(TupleTableSlot *));
+	BulkInsertState bulk = GetBulkInsertState();
+
+	for (int i = 0; i < nslots; i++)
+		slots[i] = MakeSingleTupleTableSlot(RelationGetDescr(log),
+											&TTSOpsVirtual);
+	for (int done = 0; done < count;)
+	{
+		int			n = Min(count - done, nslots);
+
+		for (int i = 0; i < n; i++)
+		{
+			ExecClearTuple(slots[i]);
+			fill_row(&entries[done + i], slots[i]->tts_values,
+					 slots[i]->tts_isnull);
+			ExecStoreVirtualTuple(slots[i]);
+		}
+		heap_multi_insert(log, slots, n, GetCurrentCommandId(true), 0, bulk);
+		done += n;
+	}
+	for (int i = 0; i < nslots; i++)
+		ExecDropSingleTupleTableSlot(slots[i]);
+	FreeBulkInsertState(bulk);
+}
+
+/* Append the entries from 'first' on to the log and forget them. */
+static void
+flush_from(int first)
+{
+	Relation	log;
+	MemoryContext scratch;
+	MemoryContext old;
+
+	if (buffer_used <= first)
+		return;
+	/* DROP EXTENSION in this very transaction leaves nothing to append to. */
+	if (!SearchSysCacheExists1(RELOID, ObjectIdGetDatum(log_relid)))
+		return;
+	scratch = AllocSetContextCreate(CurrentMemoryContext,
+									"rsvp_sync flush",
+									ALLOCSET_DEFAULT_SIZES);
+	old = MemoryContextSwitchTo(scratch);
+	log = table_open(log_relid, RowExclusiveLock);
+	if (buffer_used - first == 1)
+		insert_one(log, &buffer[first]);
+	else
+		insert_many(log, &buffer[first], buffer_used - first);
+	table_close(log, NoLock);
+	MemoryContextSwitchTo(old);
+	MemoryContextDelete(scratch);
+
+	for (int i = first; i < buffer_used; i++)
+		forget_entry(i);
+	buffer_used = first;
+	wake_pending = true;
+}
+
+/*
+ * A full buffer is flushed at once, but only entries of the subtransaction we
+ * are in: rows written now share its fate.
+ */
+static void
+flush_if_full(int level)
+{
+	int			first = buffer_used;
+
+	if (buffer_used < FLUSH_AT)
+		return;
+	while (first > 0 && buffer[first - 1].level >= level)
+		first--;
+	flush_from(first);
+}
+
+static void
+remember(int64 source_id, int16 dep, char op, const char *key)
+{
+	int			level = GetCurrentTransactionNestLevel();
+	SeenKey		probe = {source_id, dep, op, key ? key : ""};
+	SeenEntry  *entry;
+	LogEntry   *slot;
+	bool		found;
+
+	if (!begin_buffer())
+		return;
+	entry = hash_search(seen, &probe, HASH_ENTER, &found);
+	if (found)
+	{
+		buffer[entry->index].changed_at = GetCurrentTimestamp();
+		return;
+	}
+	if (buffer_used == buffer_size)
+	{
+		buffer_size *= 2;
+		buffer = repalloc_huge(buffer, buffer_size * sizeof(LogEntry));
+	}
+	slot = &buffer[buffer_used];
+	slot->source_id = source_id;
+	slot->dep = dep;
+	slot->op = op;
+	slot->key = key ? MemoryContextStrdup(buffer_context, key) : NULL;
+	slot->level = level;
+	slot->changed_at = GetCurrentTimestamp();
+	entry->key.key = slot->key ? slot->key : "";
+	entry->index = buffer_used++;
+	flush_if_full(level);
+}
+
+static void
+changelog_xact(XactEvent event, void *arg)
+{
+	switch (event)
+	{
+		case XACT_EVENT_PRE_COMMIT:
+		case XACT_EVENT_PRE_PREPARE:
+			if (buffer_context != NULL)
+				flush_from(0);
+			break;
+		case XACT_EVENT_COMMIT:
+			forget_buffer();
+			if (wake_pending)
+				registry_wake(MyDatabaseId);
+			wake_pending = false;
+			break;
+		case XACT_EVENT_PREPARE:
+		case XACT_EVENT_ABORT:
+			/* After COMMIT PREPARED the worker finds it when it polls. */
+			forget_buffer();
+			wake_pending = false;
+			break;
+		default:
+			break;
+	}
+}
+
+static void
+changelog_subxact(SubXactEvent event, SubTransactionId mine,
+				  SubTransactionId parent, void *arg)
+{
+	int			level = GetCurrentTransactionNestLevel();
+
+	if (buffer_context == NULL)
+		return;
+	if (event == SUBXACT_EVENT_ABORT_SUB)
+	{
+		while (buffer_used > 0 && buffer[buffer_used - 1].level >= level)
+			forget_entry(--buffer_used);
+	}
+	else if (event == SUBXACT_EVENT_COMMIT_SUB)
+	{
+		for (int i = buffer_used; i > 0 && buffer[i - 1].level >= level; i--)
+			buffer[i - 1].level = level - 1;
+	}
+}
+
+/*
+ * Settings on which the text of some key types depends.  Key text is the same
+ * whatever the session has chosen.
+ */
+static int
+pin_key_settings(void)
+{
+	static const char *const pinned[][2] = {
+		{"DateStyle", "ISO, YMD"},
+		{"IntervalStyle", "postgres"},
+		{"TimeZone", "UTC"},
+		{"bytea_output", "hex"},
+		{"extra_float_digits", "1"},
+	};
+	int			nestlevel = NewGUCNestLevel();
+
+	for (int i = 0; i < lengthof(pinned); i++)
+		(void) set_config_option(pinned[i][0], pinned[i][1], PGC_USERSET,
+								 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0,
+								 false);
+	return nestlevel;
+}
+
+/* Does the type's text depend on no setting? */
+static bool
+text_is_fixed(Oid type)
+{
+	static const Oid fixed[] = {
+		INT2OID, INT4OID, INT8OID, TEXTOID, VARCHAROID, BPCHAROID, UUIDOID,
+		NAMEOID, OIDOID, NUMERICOID, BOOLOID
+	};
+
+	for (int i = 0; i < lengthof(fixed); i++)
+		if (fixed[i] == type)
+			return true;
+	return type_is_enum(type);
+}
+
+static void
+find_key(TriggerState *state, Relation rel, MemoryContext cxt)
+{
+	Oid			indexid = rel_primary_key(rel);
+	Relation	index;
+
+	if (!OidIsValid(indexid))
+		return;
+	index = index_open(indexid, AccessShareLock);
+	state->nkeys = IndexRelationGetNumberOfKeyAttributes(index);
+	for (int i = 0; i < state->nkeys; i++)
+	{
+		AttrNumber	attnum = index->rd_index->indkey.values[i];
+		Oid			type = getBaseType(TupleDescAttr(RelationGetDescr(rel),
+													 attnum - 1)->atttypid);
+		Oid			output;
+		bool		varlena;
+
+		state->key[i] = attnum;
+		getTypeOutputInfo(type, &output, &varlena);
+		fmgr_info_cxt(output, &state->output[i], cxt);
+		if (!text_is_fixed(type))
+			state->pin_settings = true;
+	}
+	index_close(index, NoLock);
+}
+
+/*
+ * Which columns matter.  Names that no longer exist widen the set, never
+ * narrow it: after a rename we log too much, not too little.
+ */
+static void
+find_watched(TriggerState *state, Trigger *trigger, Relation rel,
+			 MemoryContext cxt)
+{
+	bool		watch = strcmp(trigger->tgargs[2], "watch") == 0;
+	Bitmapset  *named = NULL;
+	MemoryContext old = MemoryContextSwitchTo(cxt);
+
+	for (int i = 3; i < trigger->tgnargs; i++)
+	{
+		AttrNumber	attnum = get_attnum(RelationGetRelid(rel),
+										trigger->tgargs[i]);
+
+		if (attnum > 0)
+			named = bms_add_member(named, attnum);
+		else if (watch)
+			state->all_columns = true;
+	}
+	for (int i = 0; i < state->nkeys; i++)
+		if (watch)
+			named = bms_add_member(named, state->key[i]);
+	if (watch)
+		state->watched = named;
+	else
+		for (int i = 1; i <= RelationGetNumberOfAttributes(rel); i++)
+			if (!bms_is_member(i, named))
+				state->watched = bms_add_member(state->watched, i);
+	MemoryContextSwitchTo(old);
+}
+
+/* A trigger's FmgrInfo lives as long as its statement, and so does this. */
+static TriggerState *
+trigger_state(FunctionCallInfo fcinfo, TriggerData *data)
+{
+	TriggerState *state = fcinfo->flinfo->fn_extra;
+	Trigger    *trigger = data->tg_trigger;
+	MemoryContext cxt = fcinfo->flinfo->fn_mcxt;
+
+	if (state != NULL)
+		return state;
+	if (trigger->tgnargs < 2)
+		ereport(ERROR,
+				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+				 errmsg("trigger \"%s\" was not made by rsvp_sync.attach()",
+						trigger->tgname)));
+	state = MemoryContextAllocZero(cxt, sizeof(TriggerState));
+	state->source_id = strtoll(trigger->tgargs[0], NULL, 10);
+	state->dep = (int16) atoi(trigger->tgargs[1]);
+	if (trigger->tgnargs > 2)
+	{
+		find_key(state, data->tg_relation, cxt);
+		find_watched(state, trigger, data->tg_relation, cxt);
+	}
+	fcinfo->flinfo->fn_extra = state;
+	return state;
+}
+
+/* The same stored value, without fetching what is stored out of line? */
+static bool
+same_toast_pointer(Datum a, Datum b)
+{
+	struct varlena *x = (struct varlena *) DatumGetPointer(a);
+	struct varlena *y = (struct varlena *) DatumGetPointer(b);
+
+	return VARATT_IS_EXTERNAL_ONDISK(x) && VARATT_IS_EXTERNAL_ONDISK(y) &&
+		memcmp(x, y, VARSIZE_EXTERNAL(x)) == 0;
+}
+
+static bool
+column_differs(TupleTableSlot *old, TupleTableSlot *new, AttrNumber attnum)
+{
+	Form_pg_attribute att = TupleDescAttr(old->tts_tupleDescriptor,
+										  attnum - 1);
+	bool		oldnull;
+	bool		newnull;
+	Datum		x = slot_getattr(old, attnum, &oldnull);
+	Datum		y = slot_getattr(new, attnum, &newnull);
+
+	if (att->attisdropped)
+		return false;
+	if (oldnull || newnull)
+		return oldnull != newnull;
+	if (att->attlen == -1 && same_toast_pointer(x, y))
+		return false;
+	return !datum_image_eq(x, y, att->attbyval, att->attlen);
+}
+
+static bool
+row_differs(TriggerState *state, TriggerData *data)
+{
+	int			natts = data->tg_trigslot->tts_tupleDescriptor->natts;
+
+	for (AttrNumber i = 1; i <= natts; i++)
+	{
+		if (!state->all_columns && !bms_is_member(i, state->watched))
+			continue;
+		if (column_differs(data->tg_trigslot, data->tg_newslot, i))
+			return true;
+	}
+	return false;
+}
+
+/* The key as text; a composite one is a JSON array of texts. */
+static char *
+key_text(TriggerState *state, TupleTableSlot *slot)
+{
+	StringInfoData array;
+	int			nestlevel = state->pin_settings ? pin_key_settings() : 0;
+	char	   *text = NULL;
+
+	initStringInfo(&array);
+	for (int i = 0; i < state->nkeys; i++)
+	{
+		bool		isnull;
+		Datum		value = slot_getattr(slot, state->key[i], &isnull);
+
+		text = OutputFunctionCall(&state->output[i], value);
+		if (state->nkeys == 1)
+			break;
+		appendStringInfoString(&array, i == 0 ? "[" : ", ");
+		escape_json(&array, text);
+	}
+	if (state->nkeys > 1)
+	{
+		appendStringInfoChar(&array, ']');
+		text = array.data;
+	}
+	if (nestlevel)
+		AtEOXact_GUC(true, nestlevel);
+	return text;
+}
+
+static void
+log_row(TriggerState *state, TupleTableSlot *slot)
+{
+	char		op = state->dep ? 'd' : rsvp_sync_skip ? 'n' : 'c';
+
+	/*
+	 * Without a primary key there is no name for the row.  The marker makes
+	 * the worker look at the source, which it will find broken.
+	 */
+	if (state->nkeys == 0)
+		remember(state->source_id, state->dep, 'b', NULL);
+	else
+		remember(state->source_id, state->dep, op, key_text(state, slot));
+}
+
+/*
+ * rsvp_sync._log_change(): AFTER INSERT OR UPDATE OR DELETE FOR EACH ROW.
+ * Arguments: source id, dependency (0 for the attendance table itself),
+ * 'watch' or 'ignore', column names.
+ */
+Datum
+rsvp_sync_log_change(PG_FUNCTION_ARGS)
+{
+	TriggerData *data = (TriggerData *) fcinfo->context;
+	TriggerState *state;
+	char	   *before;
+	char	   *after;
+
+	if (!CALLED_AS_TRIGGER(fcinfo) ||
+		!TRIGGER_FIRED_AFTER(data->tg_event) ||
+		!TRIGGER_FIRED_FOR_ROW(data->tg_event))
+		ereport(ERROR,
+				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+				 errmsg("%s must be called by an AFTER ROW trigger",
+						"rsvp_sync._log_change()")));
+	if (changelog_muted)
+		return PointerGetDatum(NULL);
+
+	state = trigger_state(fcinfo, data);
+	if (!TRIGGER_FIRED_BY_UPDATE(data->tg_event))
+		log_row(state, data->tg_trigslot);
+	else if (row_differs(state, data))
+	{
+		log_row(state, data->tg_newslot);
+		if (state->nkeys > 0)
+		{
+			before = key_text(state, data->tg_trigslot);
+			after = key_text(state, data->tg_newslot);
+			if (strcmp(before, after) != 0)
+				log_row(state, data->tg_trigslot);
+		}
+	}
+	return PointerGetDatum(NULL);
+}
+
+/* rsvp_sync._log_truncate(): AFTER TRUNCATE; one marker. */
+Datum
+rsvp_sync_log_truncate(PG_FUNCTION_ARGS)
+{
+	TriggerData *data = (TriggerData *) fcinfo->context;
+	TriggerState *state;
+
+	if (!CALLED_AS_TRIGGER(fcinfo) ||
+		!TRIGGER_FIRED_BY_TRUNCATE(data->tg_event))
+		ereport(ERROR,
+				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+				 errmsg("%s must be called by a TRUNCATE trigger",
+						"rsvp_sync._log_truncate()")));
+	state = trigger_state(fcinfo, data);
+	remember(state->source_id, state->dep, 't', NULL);
+	return PointerGetDatum(NULL);
+}
+
+/*
+ * rsvp_sync._wake(): statement trigger on _change_log itself, for rows that
+ * SQL functions insert; the flush above does not fire it.
+ */
+Datum
+rsvp_sync_wake(PG_FUNCTION_ARGS)
+{
+	register_callbacks();
+	wake_pending = true;
+	return PointerGetDatum(NULL);
+}
+
+/* Has this transaction itself put keys in that only its commit will show? */
+Datum
+rsvp_sync_pending_in_transaction(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_BOOL(buffer_used > 0 || wake_pending);
+}

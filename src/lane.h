@@ -1,0 +1,97 @@
+/*-------------------------------------------------------------------------
+ *
+ * lane.h
+ *		Jobs on their way over the network, one lane per account.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef RSVP_SYNC_LANE_H
+#define RSVP_SYNC_LANE_H
+
+#include "postgres.h"
+
+#include "lib/ilist.h"
+
+#include "http.h"
+
+/* A leased key and the call it needs, as _plan_keys() handed it out. */
+typedef struct Job
+{
+	dlist_node	node;			/* in a lane, a task, or the list to replan */
+	MemoryContext context;		/* of this job and its texts */
+	int64		source_id;
+	char	   *key;
+	int64		generation;
+	char	   *action;			/* put, delete, read, list */
+	char	   *need;			/* identity, event, list; NULL: none */
+	char	   *subject;		/* of the need */
+	char	   *did;
+	char	   *pds;
+	char	   *rkey;
+	char	   *record;
+	char	   *cid;
+	char	   *swap;			/* cid it must have; NULL: no record */
+	bool		mint;			/* the record key is new */
+	char	   *event_uri;
+	char	   *organiser_pds;
+	int			logins;			/* sessions tried for it */
+	bool		head_unknown;	/* do not name the head of the repository */
+} Job;
+
+typedef enum OutcomeKind
+{
+	OUTCOME_PUT,
+	OUTCOME_DELETE,
+	OUTCOME_READ,
+	OUTCOME_FAILED,
+	OUTCOME_LIST,
+	OUTCOME_IDENTITY,
+	OUTCOME_EVENT,
+	OUTCOME_ACCOUNT
+} OutcomeKind;
+
+/* What is to be written down.  Lives until lane_outcomes_recorded(). */
+typedef struct Outcome
+{
+	dlist_node	node;
+	OutcomeKind kind;
+	Job		   *job;			/* PUT, DELETE, READ, FAILED */
+	const char *subject;		/* the DID or at-uri of the others */
+	const char *cid;			/* PUT, READ, EVENT */
+	const char *rev;
+	const char *text;			/* record, records, or PDS */
+	const char *how;			/* FAILED; ACCOUNT: the state */
+	const char *code;
+	const char *message;
+	const char *secret;			/* ACCOUNT: refresh token */
+	const char *handle;
+	bool		sure;
+	long		wait_ms;
+} Outcome;
+
+extern void lane_startup(void);
+extern void lane_add(Job *job);
+extern void lane_start(void);
+extern void lane_finished(HttpRequest *req);
+extern int	lane_jobs(void);
+extern long lane_timeout_ms(void);
+
+/* Which accounts' records are current, as a list of C strings. */
+extern List *lane_listed(void);
+
+/* Outcomes to be recorded, and what follows once they are. */
+extern dlist_head *lane_outcomes(void);
+extern void lane_outcome_recorded(Outcome *outcome);
+extern void lane_outcome_refused(Outcome *outcome);
+extern void lane_outcomes_recorded(void);
+
+/* Keys to be planned again. */
+extern dlist_head *lane_replans(void);
+extern void lane_free_job(Job *job);
+
+/* Accounts whose credentials are needed to go on. */
+extern List *lane_credentials_wanted(void);
+extern void lane_credentials(const char *did, const char *password,
+							 const char *refresh_token);
+
+#endif							/* RSVP_SYNC_LANE_H */

@@ -1,0 +1,615 @@
+/*-------------------------------------------------------------------------
+ *
+ * owner.c
+ *		The only door to application SQL.
+ *
+ * The queries an application gave us, and those generated over its tables,
+ * are run here and nowhere else: as the owner of the attached table, in a
+ * security-restricted operation, under the search_path that was in force at
+ * attach, with row security off (a policy that would hide rows raises an
+ * error: an error is never taken for absence) and with the settings pinned
+ * on which the text of a value depends.  In a worker a deadline is armed,
+ * since statement_timeout does not fire there.
+ *
+ * May touch application tables; of our own it reads _source.  Whoever calls
+ * in wraps the call into a subtransaction if he wants to survive an error;
+ * its abort restores user and settings.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/relation.h"
+#include "access/xact.h"
+#include "catalog/pg_type.h"
+#include "commands/trigger.h"
+#include "executor/spi.h"
+#include "fmgr.h"
+#include "funcapi.h"
+#include "miscadmin.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/inval.h"
+#include "utils/jsonb.h"
+#include "utils/json.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/plancache.h"
+#include "utils/rel.h"
+#include "utils/timeout.h"
+
+#include "compat.h"
+#include "owner.h"
+#include "settings.h"
+
+/* How long application SQL of ours waits for a lock. */
+#define QUERY_LOCK_TIMEOUT_MS	1000
+
+/* Columns of the desired query's result, after the key. */
+static const char *const desired_columns[] = {
+	"did", "event_uri", "status", "withheld", "on_withheld", "event_cid",
+	"created_at", "starts_at", "ends_at", "event_url", "permalink"
+};
+
+#define DESIRED_NCOLS ((int) lengthof(desired_columns))
+
+/* A source's query, prepared; valid until something in a schema changes. */
+typedef struct OwnerQuery
+{
+	int64		source_id;		/* hash key */
+	uint64		generation;
+	Oid			relid;
+	MemoryContext context;		/* of everything below */
+	char	   *search_path;
+	OwnerKey	key;
+	char	   *text;			/* the query, as given or generated */
+	SPIPlanPtr	some;			/* for the keys in $1... */
+	SPIPlanPtr	all;			/* for every row */
+} OwnerQuery;
+
+bool		owner_arms_deadline = false;
+
+static HTAB *queries = NULL;
+static uint64 schema_generation = 1;
+
+PG_FUNCTION_INFO_V1(rsvp_sync_desired);
+PG_FUNCTION_INFO_V1(rsvp_sync_describe_query);
+PG_FUNCTION_INFO_V1(rsvp_sync_explain_key);
+PG_FUNCTION_INFO_V1(rsvp_sync_dependent_keys);
+
+static void
+pin(const char *name, const char *value)
+{
+	(void) set_config_option(name, value, PGC_USERSET, PGC_S_SESSION,
+							 GUC_ACTION_SAVE, true, 0, false);
+}
+
+/* Become the owner of the table. */
+void
+owner_enter(OwnerScope *scope, Oid relid, const char *search_path,
+			int lock_timeout_ms)
+{
+	Relation	rel = relation_open(relid, AccessShareLock);
+	Oid			owner = rel->rd_rel->relowner;
+	char		ms[32];
+
+	relation_close(rel, NoLock);
+	scope->guc_level = NewGUCNestLevel();
+	pin("search_path", search_path);
+	pin("row_security", "off");
+	pin("DateStyle", "ISO, YMD");
+	pin("IntervalStyle", "postgres");
+	pin("TimeZone", "UTC");
+	pin("bytea_output", "hex");
+	pin("extra_float_digits", "1");
+	if (lock_timeout_ms > 0)
+	{
+		snprintf(ms, sizeof(ms), "%d", lock_timeout_ms);
+		pin("lock_timeout", ms);
+	}
+	GetUserIdAndSecContext(&scope->user, &scope->context);
+	SetUserIdAndSecContext(owner, scope->context |
+						   SECURITY_RESTRICTED_OPERATION);
+	scope->armed = owner_arms_deadline && rsvp_sync_sql_timeout > 0;
+	if (scope->armed)
+		enable_timeout_after(STATEMENT_TIMEOUT, rsvp_sync_sql_timeout);
+}
+
+void
+owner_leave(OwnerScope *scope)
+{
+	if (scope->armed)
+		disable_timeout(STATEMENT_TIMEOUT, false);
+	SetUserIdAndSecContext(scope->user, scope->context);
+	AtEOXact_GUC(true, scope->guc_level);
+}
+
+/* The table's primary key, by name and type, in the caller's context. */
+void
+owner_key(OwnerKey *key, Oid relid)
+{
+	Relation	rel = relation_open(relid, AccessShareLock);
+	Oid			indexid = rel_primary_key(rel);
+	Relation	index;
+
+	key->ncols = 0;
+	if (OidIsValid(indexid))
+	{
+		index = index_open(indexid, AccessShareLock);
+		key->ncols = IndexRelationGetNumberOfKeyAttributes(index);
+		for (int i = 0; i < key->ncols; i++)
+		{
+			Form_pg_attribute att =
+				TupleDescAttr(RelationGetDescr(rel),
+							  index->rd_index->indkey.values[i] - 1);
+
+			key->name[i] = pstrdup(NameStr(att->attname));
+			key->type[i] =
+				format_type_extended(att->atttypid, -1,
+									 FORMAT_TYPE_FORCE_QUALIFY);
+		}
+		index_close(index, NoLock);
+	}
+	relation_close(rel, NoLock);
+}
+
+/* A key's text as one text per column. */
+char	  **
+owner_split_key(const OwnerKey *key, const char *text)
+{
+	char	  **parts = palloc0(sizeof(char *) * Max(key->ncols, 1));
+	Jsonb	   *array;
+
+	if (key->ncols <= 1)
+	{
+		parts[0] = pstrdup(text);
+		return parts;
+	}
+	array = DatumGetJsonbP(DirectFunctionCall1(jsonb_in,
+											   CStringGetDatum(text)));
+	for (int i = 0; i < key->ncols; i++)
+	{
+		JsonbValue *item = JB_ROOT_IS_ARRAY(array) ?
+			getIthJsonbValueFromContainer(&array->root, i) : NULL;
+
+		if (item == NULL || item->type != jbvString)
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("invalid key \"%s\"", text),
+					 errhint("A composite key is a JSON array of %d texts.",
+							 key->ncols)));
+		parts[i] = pnstrdup(item->val.string.val, item->val.string.len);
+	}
+	return parts;
+}
+
+/* Any change of a relation may change what a query means. */
+static void
+note_schema_change(Datum arg, Oid relid)
+{
+	schema_generation++;
+}
+
+static void
+make_cache(void)
+{
+	HASHCTL		ctl = {0};
+
+	if (queries != NULL)
+		return;
+	ctl.keysize = sizeof(int64);
+	ctl.entrysize = sizeof(OwnerQuery);
+	ctl.hcxt = TopMemoryContext;
+	queries = hash_create("rsvp_sync desired queries", 32, &ctl,
+						  HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	CacheRegisterRelcacheCallback(note_schema_change, (Datum) 0);
+}
+
+static void
+forget_query(OwnerQuery *query)
+{
+	int64		source_id = query->source_id;
+
+	if (query->some)
+		SPI_freeplan(query->some);
+	if (query->all)
+		SPI_freeplan(query->all);
+	if (query->context)
+		MemoryContextDelete(query->context);
+	hash_search(queries, &source_id, HASH_REMOVE, NULL);
+}
+
+/* The catalog row and the query's text, through SPI of the caller. */
+static void
+read_source(OwnerQuery *query)
+{
+	Oid			types[1] = {INT8OID};
+	Datum		values[1] = {Int64GetDatum(query->source_id)};
+	MemoryContext old;
+	bool		isnull;
+	HeapTuple	row;
+
+	if (SPI_execute_with_args("SELECT s.attendance::pg_catalog.oid,"
+							  " s.search_path,"
+							  " rsvp_sync._desired_query(s.source_id)"
+							  " FROM rsvp_sync._source s"
+							  " WHERE s.source_id OPERATOR(pg_catalog.=) $1",
+							  1, types, values, NULL, true, 1) != SPI_OK_SELECT
+		|| SPI_processed != 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("there is no source " INT64_FORMAT,
+						query->source_id)));
+	row = SPI_tuptable->vals[0];
+	old = MemoryContextSwitchTo(query->context);
+	query->relid = DatumGetObjectId(SPI_getbinval(row, SPI_tuptable->tupdesc,
+												  1, &isnull));
+	query->search_path = SPI_getvalue(row, SPI_tuptable->tupdesc, 2);
+	query->text = SPI_getvalue(row, SPI_tuptable->tupdesc, 3);
+	if (query->search_path)
+		query->search_path = pstrdup(query->search_path);
+	if (query->text)
+		query->text = pstrdup(query->text);
+	if (!get_rel_name(query->relid))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("the attendance table no longer exists")));
+	owner_key(&query->key, query->relid);
+	MemoryContextSwitchTo(old);
+	if (query->key.ncols == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("table \"%s\" has no primary key any more",
+						get_rel_name(query->relid))));
+}
+
+static SPIPlanPtr
+keep_plan(const char *sql, int nargs, Oid *types)
+{
+	SPIPlanPtr	plan = SPI_prepare(sql, nargs, types);
+
+	if (plan == NULL)
+		elog(ERROR, "could not prepare: %s",
+			 SPI_result_code_string(SPI_result));
+	if (SPI_keepplan(plan) != 0)
+		elog(ERROR, "could not keep a plan");
+	return plan;
+}
+
+static TupleDesc
+plan_columns(SPIPlanPtr plan)
+{
+	CachedPlanSource *source = linitial(SPI_plan_get_plan_sources(plan));
+
+	return source->resultDesc;
+}
+
+/* Is the key called by the single name every query may use? */
+static const char *
+key_column(OwnerQuery *query, int i)
+{
+	TupleDesc	columns = plan_columns(query->all);
+
+	if (query->key.ncols == 1 &&
+		SPI_fnumber(columns, query->key.name[0]) <= 0)
+		return "attendance_id";
+	return query->key.name[i];
+}
+
+/*
+ * One column: all keys at once, by ANY, which uses the index.  Several: a
+ * look-up for each key.
+ */
+static char *
+keyed_text(OwnerQuery *query)
+{
+	StringInfoData sql;
+
+	initStringInfo(&sql);
+	appendStringInfo(&sql, "SELECT q.* FROM (%s\n) q WHERE ", query->text);
+	if (query->key.ncols == 1)
+		appendStringInfo(&sql, "q.%s = ANY ($1::pg_catalog.text[]::%s[])",
+						 quote_identifier(key_column(query, 0)),
+						 query->key.type[0]);
+	else
+		for (int i = 0; i < query->key.ncols; i++)
+			appendStringInfo(&sql, "%sq.%s = $%d::pg_catalog.text::%s",
+							 i ? " AND " : "",
+							 quote_identifier(key_column(query, i)),
+							 i + 1, query->key.type[i]);
+	return sql.data;
+}
+
+/* Prepare as the owner: parsing, too, may run functions of his. */
+static void
+prepare_query(OwnerQuery *query)
+{
+	Oid			types[INDEX_MAX_KEYS];
+	StringInfoData sql;
+	int			nargs = query->key.ncols;
+
+	types[0] = TEXTARRAYOID;
+	if (nargs > 1)
+		for (int i = 0; i < nargs; i++)
+			types[i] = TEXTOID;
+	initStringInfo(&sql);
+	appendStringInfo(&sql, "SELECT q.* FROM (%s\n) q", query->text);
+	query->all = keep_plan(sql.data, 0, NULL);
+	query->some = keep_plan(keyed_text(query), nargs, types);
+}
+
+/* The source's query, ready to run; leaves the caller inside the scope. */
+static OwnerQuery *
+enter_query(int64 source_id, OwnerScope *scope)
+{
+	OwnerQuery *query;
+	bool		found;
+
+	make_cache();
+	query = hash_search(queries, &source_id, HASH_FIND, NULL);
+	if (query != NULL && (query->some == NULL ||
+						  query->generation != schema_generation))
+	{
+		forget_query(query);
+		query = NULL;
+	}
+	if (query == NULL)
+	{
+		uint64		generation = schema_generation;
+
+		query = hash_search(queries, &source_id, HASH_ENTER, &found);
+		memset((char *) query + sizeof(int64), 0,
+			   sizeof(OwnerQuery) - sizeof(int64));
+		query->context = AllocSetContextCreate(TopMemoryContext,
+											   "rsvp_sync desired query",
+											   ALLOCSET_SMALL_SIZES);
+		read_source(query);
+		owner_enter(scope, query->relid, query->search_path,
+					QUERY_LOCK_TIMEOUT_MS);
+		prepare_query(query);
+		query->generation = generation;
+	}
+	else
+		owner_enter(scope, query->relid, query->search_path,
+					QUERY_LOCK_TIMEOUT_MS);
+	return query;
+}
+
+/* The row's key as text, of the columns with these numbers. */
+static char *
+row_key(int ncols, const int *number, HeapTuple row, TupleDesc columns)
+{
+	StringInfoData array;
+
+	if (ncols == 1)
+		return SPI_getvalue(row, columns, number[0]);
+	initStringInfo(&array);
+	for (int i = 0; i < ncols; i++)
+	{
+		char	   *part = SPI_getvalue(row, columns, number[i]);
+
+		appendStringInfoString(&array, i == 0 ? "[" : ", ");
+		escape_json(&array, part ? part : "");
+	}
+	appendStringInfoChar(&array, ']');
+	return array.data;
+}
+
+/* What the query gave, into the result of our own function. */
+static void
+emit_rows(OwnerQuery *query, ReturnSetInfo *rsinfo)
+{
+	AttInMetadata *input = TupleDescGetAttInMetadata(rsinfo->setDesc);
+	TupleDesc	columns = SPI_tuptable->tupdesc;
+	int			number[DESIRED_NCOLS];
+	int			key[INDEX_MAX_KEYS];
+	char	   *values[1 + DESIRED_NCOLS];
+	MemoryContext per_row = AllocSetContextCreate(CurrentMemoryContext,
+												  "rsvp_sync desired row",
+												  ALLOCSET_SMALL_SIZES);
+
+	for (int i = 0; i < DESIRED_NCOLS; i++)
+		number[i] = SPI_fnumber(columns, desired_columns[i]);
+	for (int i = 0; i < query->key.ncols; i++)
+		key[i] = SPI_fnumber(columns, key_column(query, i));
+	for (uint64 r = 0; r < SPI_processed; r++)
+	{
+		HeapTuple	row = SPI_tuptable->vals[r];
+		MemoryContext old = MemoryContextSwitchTo(per_row);
+
+		values[0] = row_key(query->key.ncols, key, row, columns);
+		for (int i = 0; i < DESIRED_NCOLS; i++)
+			values[i + 1] = number[i] > 0 ?
+				SPI_getvalue(row, columns, number[i]) : NULL;
+		if (values[0] != NULL)
+			tuplestore_puttuple(rsinfo->setResult,
+								BuildTupleFromCStrings(input, values));
+		MemoryContextSwitchTo(old);
+		MemoryContextReset(per_row);
+	}
+	MemoryContextDelete(per_row);
+}
+
+static void
+run_keyed(OwnerQuery *query, ArrayType *keys, ReturnSetInfo *rsinfo)
+{
+	Datum		values[INDEX_MAX_KEYS];
+	Datum	   *items;
+	int			nitems;
+
+	if (query->key.ncols == 1)
+	{
+		values[0] = PointerGetDatum(keys);
+		SPI_execute_plan(query->some, values, NULL, true, 0);
+		emit_rows(query, rsinfo);
+		return;
+	}
+	deconstruct_array(keys, TEXTOID, -1, false, TYPALIGN_INT, &items, NULL,
+					  &nitems);
+	for (int i = 0; i < nitems; i++)
+	{
+		char	  **parts = owner_split_key(&query->key,
+											TextDatumGetCString(items[i]));
+
+		for (int c = 0; c < query->key.ncols; c++)
+			values[c] = CStringGetTextDatum(parts[c]);
+		SPI_execute_plan(query->some, values, NULL, true, 0);
+		emit_rows(query, rsinfo);
+		SPI_freetuptable(SPI_tuptable);
+	}
+}
+
+/*
+ * rsvp_sync._desired(source_id bigint, keys text[]): the desired query's
+ * rows for these keys; all rows where keys is NULL.
+ */
+Datum
+rsvp_sync_desired(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	OwnerScope	scope;
+	OwnerQuery *query;
+
+	if (PG_ARGISNULL(0))
+		elog(ERROR, "source_id must not be null");
+	InitMaterializedSRF(fcinfo, 0);
+	SPI_connect();
+	query = enter_query(PG_GETARG_INT64(0), &scope);
+	if (PG_ARGISNULL(1))
+	{
+		SPI_execute_plan(query->all, NULL, NULL, true, 0);
+		emit_rows(query, rsinfo);
+	}
+	else
+		run_keyed(query, PG_GETARG_ARRAYTYPE_P(1), rsinfo);
+	owner_leave(&scope);
+	SPI_finish();
+	return (Datum) 0;
+}
+
+/*
+ * rsvp_sync._describe_query(relation regclass, query text, search_path text):
+ * the columns a query would return, found by preparing it as the owner.
+ */
+Datum
+rsvp_sync_describe_query(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	Oid			relid = PG_GETARG_OID(0);
+	char	   *query = text_to_cstring(PG_GETARG_TEXT_PP(1));
+	char	   *path = text_to_cstring(PG_GETARG_TEXT_PP(2));
+	OwnerScope	scope;
+	SPIPlanPtr	plan;
+	TupleDesc	columns;
+
+	InitMaterializedSRF(fcinfo, 0);
+	SPI_connect();
+	owner_enter(&scope, relid, path, QUERY_LOCK_TIMEOUT_MS);
+	plan = SPI_prepare(psprintf("SELECT q.* FROM (%s\n) q", query), 0, NULL);
+	if (plan == NULL)
+		elog(ERROR, "could not prepare: %s",
+			 SPI_result_code_string(SPI_result));
+	columns = plan_columns(plan);
+	for (int i = 0; i < columns->natts; i++)
+	{
+		Form_pg_attribute att = TupleDescAttr(columns, i);
+		Datum		values[2] = {
+			CStringGetTextDatum(NameStr(att->attname)),
+			ObjectIdGetDatum(att->atttypid)
+		};
+		bool		nulls[2] = {false, false};
+
+		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values,
+							 nulls);
+	}
+	owner_leave(&scope);
+	SPI_finish();
+	return (Datum) 0;
+}
+
+/*
+ * rsvp_sync._explain_key(source_id bigint): the plan by which one key would
+ * be looked up.
+ */
+Datum
+rsvp_sync_explain_key(PG_FUNCTION_ARGS)
+{
+	OwnerScope	scope;
+	OwnerQuery *query;
+	StringInfoData sql;
+	StringInfoData plan;
+	MemoryContext caller = CurrentMemoryContext;
+
+	SPI_connect();
+	query = enter_query(PG_GETARG_INT64(0), &scope);
+	initStringInfo(&sql);
+	appendStringInfo(&sql, "EXPLAIN (COSTS OFF) SELECT q.* FROM (%s\n) q"
+					 " WHERE ", query->text);
+	for (int i = 0; i < query->key.ncols; i++)
+		appendStringInfo(&sql, "%sq.%s = (SELECT NULL::%s)",
+						 i ? " AND " : "",
+						 quote_identifier(key_column(query, i)),
+						 query->key.type[i]);
+	SPI_execute(sql.data, true, 0);
+	owner_leave(&scope);
+	MemoryContextSwitchTo(caller);
+	initStringInfo(&plan);
+	for (uint64 i = 0; i < SPI_processed; i++)
+		appendStringInfo(&plan, "%s%s", i ? "\n" : "",
+						 SPI_getvalue(SPI_tuptable->vals[i],
+									  SPI_tuptable->tupdesc, 1));
+	SPI_finish();
+	PG_RETURN_TEXT_P(cstring_to_text(plan.data));
+}
+
+/*
+ * rsvp_sync._dependent_keys(source_id bigint, dep int, value text): keys of
+ * the attendance rows that lead to this row of a table they depend on.
+ */
+Datum
+rsvp_sync_dependent_keys(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	int64		source_id = PG_GETARG_INT64(0);
+	Oid			types[2] = {INT8OID, INT4OID};
+	Oid			text_type[1] = {TEXTOID};
+	Datum		args[2] = {PG_GETARG_DATUM(0), PG_GETARG_DATUM(1)};
+	Datum		value[1] = {PG_GETARG_DATUM(2)};
+	OwnerScope	scope;
+	OwnerQuery *query;
+	int			number[INDEX_MAX_KEYS];
+	char	   *sql;
+
+	for (int i = 0; i < INDEX_MAX_KEYS; i++)
+		number[i] = i + 1;
+	InitMaterializedSRF(fcinfo, 0);
+	SPI_connect();
+	SPI_execute_with_args("SELECT rsvp_sync._dependency_query($1, $2)", 2,
+						  types, args, NULL, true, 1);
+	sql = SPI_processed == 1 ?
+		SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1) : NULL;
+	if (sql != NULL)
+	{
+		query = enter_query(source_id, &scope);
+		SPI_execute_with_args(sql, 1, text_type, value, NULL, true, 0);
+		for (uint64 i = 0; i < SPI_processed; i++)
+		{
+			Datum		row[1];
+			bool		isnull[1] = {false};
+			char	   *key = row_key(query->key.ncols, number,
+									  SPI_tuptable->vals[i],
+									  SPI_tuptable->tupdesc);
+
+			if (key == NULL)
+				continue;
+			row[0] = CStringGetTextDatum(key);
+			tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, row,
+								 isnull);
+		}
+		owner_leave(&scope);
+	}
+	SPI_finish();
+	return (Datum) 0;
+}

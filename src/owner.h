@@ -1,0 +1,39 @@
+/*-------------------------------------------------------------------------
+ *
+ * owner.h
+ *		The only door to application SQL.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef RSVP_SYNC_OWNER_H
+#define RSVP_SYNC_OWNER_H
+
+#include "postgres.h"
+
+/* Where we were before we became the table's owner. */
+typedef struct OwnerScope
+{
+	Oid			user;
+	int			context;
+	int			guc_level;
+	bool		armed;			/* a deadline is running */
+} OwnerScope;
+
+/* The primary key of an attendance table, as application SQL sees it. */
+typedef struct OwnerKey
+{
+	int			ncols;			/* 0: there is none */
+	char	   *name[INDEX_MAX_KEYS];
+	char	   *type[INDEX_MAX_KEYS];	/* as format_type gives it */
+} OwnerKey;
+
+/* Is this process the worker, whose statements nobody else limits? */
+extern bool owner_arms_deadline;
+
+extern void owner_enter(OwnerScope *scope, Oid relid, const char *search_path,
+						int lock_timeout_ms);
+extern void owner_leave(OwnerScope *scope);
+extern void owner_key(OwnerKey *key, Oid relid);
+extern char **owner_split_key(const OwnerKey *key, const char *text);
+
+#endif							/* RSVP_SYNC_OWNER_H */

@@ -1,0 +1,361 @@
+/*-------------------------------------------------------------------------
+ *
+ * xrpc.c
+ *		Requests and answers of the AT Protocol as C values.
+ *
+ * Builds requests (URL, headers, body) and judges answers: by the XRPC error
+ * name first, by the HTTP status where the name is unknown.  Knows nothing
+ * of accounts, keys or tables, and starts nothing.
+ *
+ * JSON is jansson's, hence malloc'ed: an Answer is to be forgotten.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include <ctype.h>
+#include <time.h>
+
+#include "lib/stringinfo.h"
+
+#include "xrpc.h"
+
+/* Answers are read up to this size. */
+#define MAX_DOCUMENT	(512 * 1024)
+#define MAX_ANSWER		(4 * 1024 * 1024)
+
+typedef struct NamedClass
+{
+	const char *name;
+	AnswerClass class;
+} NamedClass;
+
+/* XRPC error names, most of them observed at the reference PDS. */
+static const NamedClass named_classes[] = {
+	{"InvalidRequest", ANSWER_PERMANENT},
+	{"InvalidSwap", ANSWER_REREAD},
+	{"ExpiredToken", ANSWER_REFRESH},
+	{"InvalidToken", ANSWER_REFRESH},
+	{"RecordNotFound", ANSWER_ABSENT},
+	{"RepoNotFound", ANSWER_USER},
+	{"RepoTakendown", ANSWER_USER},
+	{"RepoDeactivated", ANSWER_USER},
+	{"RepoSuspended", ANSWER_USER},
+	{"AuthMissing", ANSWER_REFRESH},
+	{"AuthenticationRequired", ANSWER_USER},
+	{"AuthFactorTokenRequired", ANSWER_USER},
+	{"AccountTakedown", ANSWER_USER},
+	{"AccountDeactivated", ANSWER_USER},
+	{"AccountNotFound", ANSWER_USER},
+	{"ScopeMissingError", ANSWER_USER},
+	{"invalid_token", ANSWER_REFRESH},
+	{"use_dpop_nonce", ANSWER_REFRESH},
+	{"invalid_dpop_proof", ANSWER_REFRESH},
+	{"invalid_grant", ANSWER_USER},
+	{"MissingTokenId", ANSWER_REFRESH},
+	{"UntrustedIss", ANSWER_REFRESH},
+	{"JwtExpired", ANSWER_REFRESH},
+	{"Forbidden", ANSWER_PERMANENT},
+	{"NotAcceptable", ANSWER_PERMANENT},
+	{"UnsupportedMediaType", ANSWER_PERMANENT},
+	{"PayloadTooLarge", ANSWER_PERMANENT},
+	{"PayloadTooLargeError", ANSWER_PERMANENT},
+	{"RateLimitExceeded", ANSWER_LIMIT},
+	{"InternalServerError", ANSWER_RETRY},
+	{"MethodNotImplemented", ANSWER_PERMANENT},
+	{"UpstreamFailure", ANSWER_RETRY},
+	{"NotEnoughResources", ANSWER_RETRY},
+	{"UpstreamTimeout", ANSWER_RETRY},
+	{"server_error", ANSWER_RETRY},
+	{"HandleNotFound", ANSWER_USER},
+	{"DidNotFound", ANSWER_USER},
+	{"DidDeactivated", ANSWER_USER},
+};
+
+static const char *const class_names[] = {
+	[ANSWER_OK] = "ok",
+	[ANSWER_ABSENT] = "absent",
+	[ANSWER_RETRY] = "retry",
+	[ANSWER_LIMIT] = "limit",
+	[ANSWER_REFRESH] = "refresh",
+	[ANSWER_REREAD] = "reread",
+	[ANSWER_USER] = "user",
+	[ANSWER_PERMANENT] = "permanent",
+};
+
+const char *
+xrpc_class_name(AnswerClass class)
+{
+	return class_names[class];
+}
+
+/* The class of an error whose name says nothing. */
+static AnswerClass
+class_of_status(int status)
+{
+	if (status >= 200 && status < 300)
+		return ANSWER_OK;
+	if (status == 429)
+		return ANSWER_LIMIT;
+	if (status == 401)
+		return ANSWER_REFRESH;
+	if (status == 404 || status == 408 || status == 425 ||
+		(status >= 500 && status != 501))
+		return ANSWER_RETRY;
+	if (status >= 300 && status < 400)
+		return ANSWER_RETRY;	/* not followed; a portal, or a move */
+	return ANSWER_PERMANENT;
+}
+
+AnswerClass
+xrpc_classify(int status, const char *name)
+{
+	if (status >= 200 && status < 300)
+		return ANSWER_OK;
+	if (name != NULL)
+		for (int i = 0; i < lengthof(named_classes); i++)
+			if (strcmp(named_classes[i].name, name) == 0)
+				return named_classes[i].class;
+	return class_of_status(status);
+}
+
+/* What a stranger wrote, made safe to show and to store. */
+static void
+copy_clean(char *to, size_t size, const char *from)
+{
+	size_t		n = 0;
+
+	for (; from != NULL && *from != '\0' && n + 1 < size; from++)
+		to[n++] = (*from >= 0x20 && *from < 0x7f) ? *from : '?';
+	to[n] = '\0';
+}
+
+/* How long the server wants to be left alone, in ms. */
+static long
+asked_wait(HttpRequest *req)
+{
+	const char *after = http_answer_header(req, "Retry-After");
+	const char *reset = http_answer_header(req, "RateLimit-Reset");
+	long		seconds = 0;
+
+	if (after != NULL && isdigit((unsigned char) *after))
+		seconds = strtol(after, NULL, 10);
+	else if (reset != NULL && isdigit((unsigned char) *reset))
+	{
+		/* Epoch seconds by this PDS, a number of seconds by others. */
+		seconds = strtol(reset, NULL, 10);
+		if (seconds > 1000000000L)
+			seconds -= (long) time(NULL);
+	}
+	return Min(Max(seconds, 0), 24 * 3600L) * 1000;
+}
+
+static void
+judge_fault(HttpRequest *req, Answer *answer)
+{
+	answer->class = ANSWER_RETRY;
+	answer->sure = !req->sent;
+	strlcpy(answer->name, http_fault_name(req->fault), XRPC_NAME_SIZE);
+	copy_clean(answer->message, XRPC_MESSAGE_SIZE, req->detail);
+}
+
+static void
+judge_error(HttpRequest *req, Answer *answer, json_t *body)
+{
+	const char *name = xrpc_text(body, "error");
+	const char *message = xrpc_text(body, "message");
+
+	if (message == NULL)
+		message = xrpc_text(body, "error_description");
+	answer->class = xrpc_classify(req->status, name);
+	/* A server that broke down may have done it before or after. */
+	answer->sure = req->status < 500 && answer->class != ANSWER_REREAD;
+	if (answer->class == ANSWER_LIMIT || req->status == 503)
+		answer->wait_ms = asked_wait(req);
+	if (name != NULL)
+		copy_clean(answer->name, XRPC_NAME_SIZE, name);
+	else
+		snprintf(answer->name, XRPC_NAME_SIZE, "http_%d", req->status);
+	copy_clean(answer->message, XRPC_MESSAGE_SIZE,
+			   message ? message : "no XRPC error in the answer");
+}
+
+/* Judge a finished request. */
+void
+xrpc_judge(HttpRequest *req, Answer *answer)
+{
+	json_t	   *body;
+
+	memset(answer, 0, sizeof(*answer));
+	answer->status = req->status;
+	if (req->fault != HTTP_ANSWERED)
+	{
+		judge_fault(req, answer);
+		return;
+	}
+	body = json_loadb(req->body, req->body_len,
+					  JSON_DECODE_ANY | JSON_ALLOW_NUL, NULL);
+	if (req->status >= 200 && req->status < 300)
+	{
+		if (json_is_object(body))
+		{
+			answer->body = body;
+			return;
+		}
+		/* Something did happen there, but we cannot read what. */
+		answer->class = ANSWER_RETRY;
+		strlcpy(answer->name, "unreadable_answer", XRPC_NAME_SIZE);
+		strlcpy(answer->message, "the answer is not a JSON object",
+				XRPC_MESSAGE_SIZE);
+	}
+	else
+		judge_error(req, answer, body);
+	json_decref(body);
+}
+
+void
+xrpc_forget(Answer *answer)
+{
+	json_decref(answer->body);
+	answer->body = NULL;
+}
+
+/* A text member of an object, or NULL. */
+const char *
+xrpc_text(json_t *object, const char *member)
+{
+	json_t	   *value = json_object_get(object, member);
+
+	/* A NUL inside would cut the text for everybody who reads it. */
+	if (!json_is_string(value) ||
+		strlen(json_string_value(value)) != json_string_length(value))
+		return NULL;
+	return json_string_value(value);
+}
+
+static void
+append_encoded(StringInfo url, const char *text)
+{
+	for (; *text; text++)
+	{
+		unsigned char c = (unsigned char) *text;
+
+		if (isalnum(c) || strchr("-._~", c) != NULL)
+			appendStringInfoChar(url, c);
+		else
+			appendStringInfo(url, "%%%02X", c);
+	}
+}
+
+/* params: name, value, name, value, ..., NULL; a NULL value is left out */
+HttpRequest *
+xrpc_get(const char *host, const char *method, const char *const *params,
+		 long timeout_ms)
+{
+	StringInfoData url;
+	char		before = '?';
+	HttpRequest *req;
+
+	initStringInfo(&url);
+	appendStringInfo(&url, "%s/xrpc/%s", host, method);
+	for (; params[0] != NULL; params += 2)
+	{
+		if (params[1] == NULL)
+			continue;
+		appendStringInfo(&url, "%c%s=", before, params[0]);
+		append_encoded(&url, params[1]);
+		before = '&';
+	}
+	req = http_new("GET", url.data, timeout_ms, MAX_ANSWER, NULL);
+	if (req != NULL)
+		http_header(req, "Accept", "application/json");
+	pfree(url.data);
+	return req;
+}
+
+/* token: bearer, or NULL; body: JSON, or NULL for none at all */
+HttpRequest *
+xrpc_post(const char *host, const char *method, const char *token,
+		  const char *body, long timeout_ms)
+{
+	char	   *url = psprintf("%s/xrpc/%s", host, method);
+	HttpRequest *req = http_new("POST", url, timeout_ms, MAX_ANSWER, NULL);
+
+	pfree(url);
+	if (req == NULL)
+		return NULL;
+	http_header(req, "Accept", "application/json");
+	if (token != NULL)
+	{
+		char	   *value = psprintf("Bearer %s", token);
+
+		http_header(req, "Authorization", value);
+		explicit_bzero(value, strlen(value));
+		pfree(value);
+	}
+	if (body != NULL)
+		http_body(req, "application/json", body, strlen(body));
+	return req;
+}
+
+/* Where the DID document of a DID is; NULL for methods we do not know. */
+HttpRequest *
+xrpc_did_document(const char *did, const char *plc_url, long timeout_ms)
+{
+	char	   *url;
+	HttpRequest *req;
+
+	if (strncmp(did, "did:plc:", 8) == 0)
+		url = psprintf("%s/%s", plc_url, did);
+	else if (strncmp(did, "did:web:", 8) == 0)
+		url = psprintf("https://%s/.well-known/did.json", did + 8);
+	else
+		return NULL;
+	req = http_new("GET", url, timeout_ms, MAX_DOCUMENT, NULL);
+	pfree(url);
+	return req;
+}
+
+static bool
+ends_with(const char *text, const char *end)
+{
+	size_t		n = strlen(text);
+	size_t		m = strlen(end);
+
+	return n >= m && strcmp(text + n - m, end) == 0;
+}
+
+/* The PDS a DID document names; NULL if the document is not this DID's. */
+const char *
+xrpc_pds_of_document(json_t *document, const char *did)
+{
+	const char *id = xrpc_text(document, "id");
+	json_t	   *service;
+	size_t		i;
+
+	if (id == NULL || strcmp(id, did) != 0)
+		return NULL;
+	json_array_foreach(json_object_get(document, "service"), i, service)
+	{
+		const char *service_id = xrpc_text(service, "id");
+		const char *type = xrpc_text(service, "type");
+
+		if (service_id != NULL && ends_with(service_id, "#atproto_pds") &&
+			type != NULL && strcmp(type, "AtprotoPersonalDataServer") == 0)
+			return xrpc_text(service, "serviceEndpoint");
+	}
+	return NULL;
+}
+
+/* The handle a DID document claims, unverified: for display only. */
+const char *
+xrpc_handle_of_document(json_t *document)
+{
+	json_t	   *name = json_array_get(json_object_get(document,
+													  "alsoKnownAs"), 0);
+	const char *text = json_string_value(name);
+
+	if (text == NULL || strncmp(text, "at://", 5) != 0)
+		return NULL;
+	return text + 5;
+}

@@ -1,0 +1,66 @@
+/*-------------------------------------------------------------------------
+ *
+ * xrpc.h
+ *		Requests and answers of the AT Protocol as C values.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef RSVP_SYNC_XRPC_H
+#define RSVP_SYNC_XRPC_H
+
+#include "postgres.h"
+
+#include <jansson.h>
+
+#include "http.h"
+
+#define RSVP_COLLECTION "community.lexicon.calendar.rsvp"
+
+/* What an answer asks of us. */
+typedef enum AnswerClass
+{
+	ANSWER_OK,
+	ANSWER_ABSENT,				/* no such record */
+	ANSWER_RETRY,				/* later, by itself */
+	ANSWER_LIMIT,				/* later, when the limit allows */
+	ANSWER_REFRESH,				/* with fresh credentials */
+	ANSWER_REREAD,				/* what we knew of the record is out of date */
+	ANSWER_USER,				/* when the user has done something */
+	ANSWER_PERMANENT			/* never */
+} AnswerClass;
+
+#define XRPC_NAME_SIZE		64
+#define XRPC_MESSAGE_SIZE	256
+
+/* An answer, judged. */
+typedef struct Answer
+{
+	AnswerClass class;
+	int			status;			/* HTTP status, 0 if none came */
+	char		name[XRPC_NAME_SIZE];	/* XRPC error, or what went wrong */
+	char		message[XRPC_MESSAGE_SIZE]; /* printable, for people */
+	bool		sure;			/* it certainly had no effect */
+	long		wait_ms;		/* not to be repeated before, or 0 */
+	json_t	   *body;			/* parsed, if class is ANSWER_OK */
+} Answer;
+
+extern void xrpc_judge(HttpRequest *req, Answer *answer);
+extern void xrpc_forget(Answer *answer);
+extern AnswerClass xrpc_classify(int status, const char *name);
+extern const char *xrpc_class_name(AnswerClass class);
+
+/* Requests; all return a request that is not started yet, or NULL. */
+extern HttpRequest *xrpc_get(const char *host, const char *method,
+							 const char *const *params, long timeout_ms);
+extern HttpRequest *xrpc_post(const char *host, const char *method,
+							  const char *token, const char *body,
+							  long timeout_ms);
+extern HttpRequest *xrpc_did_document(const char *did, const char *plc_url,
+									  long timeout_ms);
+
+/* Members of an answer. */
+extern const char *xrpc_text(json_t *object, const char *member);
+extern const char *xrpc_pds_of_document(json_t *document, const char *did);
+extern const char *xrpc_handle_of_document(json_t *document);
+
+#endif							/* RSVP_SYNC_XRPC_H */
