@@ -81,7 +81,7 @@ typedef struct Map
 typedef struct Encoder
 {
 	StringInfoData buf;			/* the encoding so far */
-	Utf8		field;			/* the field being encoded, for messages */
+	Utf8		field;			/* the field being encoded; NULL outside */
 } Encoder;
 
 static void encode_value(Encoder *enc, const JsonbValue *value);
@@ -106,7 +106,7 @@ field_name(const Encoder *enc)
 	return shown(name, strlen(name));
 }
 
-/* Complain about the present field. */
+/* Complain about the present field, or the record if it is in none. */
 static void
 pg_attribute_noreturn()
 bad_field(const Encoder *enc, int sqlstate, const char *what,
@@ -114,7 +114,9 @@ bad_field(const Encoder *enc, int sqlstate, const char *what,
 {
 	ereport(ERROR,
 			(errcode(sqlstate),
-			 errmsg("record field \"%s\" %s", field_name(enc), what),
+			 enc->field.data == NULL
+			 ? errmsg("record %s", what)
+			 : errmsg("record field \"%s\" %s", field_name(enc), what),
 			 errhint("%s", hint)));
 }
 
@@ -484,7 +486,7 @@ record_cid_text(Jsonb *record)
 				 errhint("A record is a JSON object, such as "
 						 "{\"$type\": \"community.lexicon.calendar.rsvp\", "
 						 "...}.")));
-	enc.field = (Utf8) {"", 0};
+	enc.field = (Utf8) {NULL, 0};
 	initStringInfo(&enc.buf);
 	encode_container(&enc, &record->root);
 	cid = cid_of(enc.buf.data, enc.buf.len);
