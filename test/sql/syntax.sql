@@ -106,7 +106,8 @@ INSERT INTO vector SELECT 'is_datetime', false, unnest(ARRAY[
 -- CIDs: base32 is decoded, of other bases the alphabet is checked
 INSERT INTO vector SELECT 'is_cid', true, unnest(ARRAY[
 	rsvp_sync.record_cid('{}'), 'bafkreihdwdcefgh4dqkjv67uzcmw7ojee6xedzdetojuzjevtenxquvyku',
-	upper(rsvp_sync.record_cid('{}')), 'zQmExampLe123', 'f01711220ab', 'F01711220AB', 'mAXESIA+/', 'k51qzi5uqu5dh']);
+	-- a codec raw, the identity as hash, one byte
+	'bafkqaank', upper(rsvp_sync.record_cid('{}')), 'zQmExampLe123', 'f01711220ab', 'F01711220AB', 'mAXESIA+/', 'k51qzi5uqu5dh']);
 INSERT INTO vector SELECT 'is_cid', false, unnest(ARRAY[
 	'', 'b', 'bafyrei', 'QmYwAPJzv5CZsnA625s3Xf2nemtYgPpHdWEz79ojWKPbdG',
 	-- one character short, one too many, changed case, characters of no alphabet
@@ -115,6 +116,8 @@ INSERT INTO vector SELECT 'is_cid', false, unnest(ARRAY[
 	replace(rsvp_sync.record_cid('{}'), 'i', '1'),
 	-- bits left over at the end; a version that is not 1
 	left(rsvp_sync.record_cid('{}'), 58) || '7', 'bai' || substr(rsvp_sync.record_cid('{}'), 4),
+	-- a digest too short, too long; a varint too wide, without an end
+	'bafkqaavk', 'bafkqaafk', 'bahkqaaabvi', 'bagaibaeaqcaibaeaaeaa',
 	'z0OIl1111', 'f01711220AB', 'F01711220ab', 'm====aaaa', 'e12345678', '123456789',
 	'bafyrei abcdefgh', 'cid:bafyreiabcdefgh', 'béééééééé', 'b' || repeat('a', 256),
 	'z' || repeat('a', 256)]);
