@@ -107,8 +107,7 @@ field_name(const Encoder *enc)
 }
 
 /* Complain about the present field, or the record if it is in none. */
-static void
-pg_attribute_noreturn()
+_Noreturn static void
 bad_field(const Encoder *enc, int sqlstate, const char *what,
 		  const char *hint)
 {

@@ -18,7 +18,8 @@
  * The counter needs a few bytes of shared memory.  When the library is
  * preloaded they are reserved; when it is not, the first backend that wants
  * a TID takes them from the slack PostgreSQL keeps for libraries loaded
- * late, as autoprewarm does.  Either way the counter is the same for all.
+ * late.  Either way the counter is the same for all, costs no write-ahead
+ * log, and works in read-only transactions.
  *
  *-------------------------------------------------------------------------
  */
