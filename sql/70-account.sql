@@ -291,7 +291,7 @@ REVOKE ALL ON FUNCTION
 	rsvp_sync.connect_account_encrypted(text, text, text, text) FROM PUBLIC;
 COMMENT ON FUNCTION
 	rsvp_sync.connect_account_encrypted(text, text, text, text) IS
-'connects an account by a password that was encrypted with a key of the key file';
+'connects an account by an app password encrypted with a key of the key file';
 
 CREATE FUNCTION rsvp_sync._disconnect_account(
 	caller oid, did text, withdraw boolean)
