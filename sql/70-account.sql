@@ -118,7 +118,7 @@ BEGIN
 	END IF;
 	IF parts IS NULL OR parts[3]::integer NOT BETWEEN 1 AND 65535 THEN
 		RAISE EXCEPTION 'invalid PDS address%',
-			CASE WHEN strpos(pds, '@') = 0 THEN format(' "%s"', pds) END
+			CASE WHEN strpos(pds, '@') = 0 THEN format(' "%s"', pds) ELSE '' END
 			USING ERRCODE = 'invalid_parameter_value',
 				HINT = 'Give scheme, host and, if need be, port, as in '
 					'https://pds.example.com: no user name, path or query. '
@@ -131,13 +131,19 @@ REVOKE ALL ON FUNCTION rsvp_sync._check_pds(text) FROM PUBLIC;
 COMMENT ON FUNCTION rsvp_sync._check_pds(text) IS
 'private: a PDS address as it is stored, or an error';
 
+/*
+ * What is neither a DID nor a handle is not repeated either: it may be a
+ * password, given in the wrong place.
+ */
 CREATE FUNCTION rsvp_sync._check_identity(did text, handle text)
 RETURNS void
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
 	IF rsvp_sync.is_did(did) IS NOT TRUE THEN
-		RAISE EXCEPTION 'invalid DID "%"', did
+		RAISE EXCEPTION 'invalid DID%',
+			CASE WHEN did LIKE 'did:%' OR rsvp_sync.is_handle(did)
+				THEN format(' "%s"', did) ELSE '' END
 			USING ERRCODE = 'invalid_parameter_value',
 				HINT = 'A DID looks like did:plc:ewvi7nxzyoun6zhxrhs64oiz '
 					'or did:web:example.com; a handle is not one.';
@@ -407,3 +413,90 @@ $$;
 REVOKE ALL ON FUNCTION rsvp_sync.account_status(text) FROM PUBLIC;
 COMMENT ON FUNCTION rsvp_sync.account_status(text) IS
 'one account, as the view account shows it';
+
+/*
+ * Rights
+ */
+
+/*
+ * GRANT what a kind of role needs, by name: what does not exist (yet) is
+ * skipped, and every function of a name is meant, whatever its arguments.
+ * GRANT itself runs with the caller's rights.
+ */
+CREATE FUNCTION rsvp_sync._grant_names(
+	role name, functions name[], views name[])
+RETURNS void
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	object text;
+BEGIN
+	PERFORM rsvp_sync._role_oid(role);
+	IF NOT pg_has_role((SELECT e.extowner FROM pg_extension e
+						WHERE e.extname = 'rsvp_sync'), 'USAGE') THEN
+		RAISE EXCEPTION 'permission denied to grant the use of rsvp_sync'
+			USING ERRCODE = 'insufficient_privilege',
+				HINT = 'A superuser or the owner of the extension can.';
+	END IF;
+	EXECUTE format('GRANT USAGE ON SCHEMA rsvp_sync TO %I', role);
+	FOR object IN
+		SELECT p.oid::regprocedure::text FROM pg_proc p
+		WHERE p.pronamespace = 'rsvp_sync'::regnamespace
+			AND p.proname = ANY (functions)
+	LOOP
+		EXECUTE format('GRANT EXECUTE ON ROUTINE %s TO %I', object, role);
+	END LOOP;
+	FOR object IN
+		SELECT c.oid::regclass::text FROM pg_class c
+		WHERE c.relnamespace = 'rsvp_sync'::regnamespace
+			AND c.relkind = 'v' AND c.relname = ANY (views)
+	LOOP
+		EXECUTE format('GRANT SELECT ON %s TO %I', object, role);
+	END LOOP;
+END
+$$;
+REVOKE ALL ON FUNCTION
+	rsvp_sync._grant_names(name, name[], name[]) FROM PUBLIC;
+COMMENT ON FUNCTION rsvp_sync._grant_names(name, name[], name[]) IS
+'private: grants the functions and views of those names that exist';
+
+CREATE FUNCTION rsvp_sync.grant_application(role name) RETURNS void
+LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT rsvp_sync._grant_names(role, ARRAY[
+		/* attaching */
+		'attach', 'attach_all', 'detach', 'detach_all', 'pause', 'resume',
+		'approve_withdrawals', 'reconcile', 'index_ddl', 'source_status_map',
+		/* accounts */
+		'connect_account', 'connect_account_encrypted', 'connect_oauth',
+		'oauth_session', 'store_oauth_session', 'oauth_lock', 'oauth_unlock',
+		'disconnect_account', 'grant_account', 'revoke_account',
+		'account_status', 'forget', 'export',
+		/* explicit calls */
+		'create_rsvp', 'delete_rsvp', 'list_rsvps', 'process_external_rsvp',
+		'delete_external_rsvp', 'receive_webmention',
+		/* reading, and what a reader may do about it */
+		'find_attendees_by_metadata', 'rsvp_status_map', 'sync_status',
+		'explain_sync', 'preview', 'wait_until_idle', 'retry', 'discard',
+		'rsvp_document', 'rsvp_outbox'
+	]::name[], ARRAY[
+		'source', 'account', 'rsvp', 'queue', 'failed', 'held', 'progress',
+		'status'
+	]::name[])
+$$;
+REVOKE ALL ON FUNCTION rsvp_sync.grant_application(name) FROM PUBLIC;
+COMMENT ON FUNCTION rsvp_sync.grant_application(name) IS
+'gives a role what an application needs that attaches tables and connects accounts';
+
+CREATE FUNCTION rsvp_sync.grant_monitor(role name) RETURNS void
+LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT rsvp_sync._grant_names(role,
+		ARRAY['doctor', 'metrics', 'metrics_text']::name[],
+		ARRAY(SELECT c.relname FROM pg_class c
+			  WHERE c.relnamespace = 'rsvp_sync'::regnamespace
+				  AND c.relkind = 'v' AND c.relname NOT LIKE '\_%'))
+$$;
+REVOKE ALL ON FUNCTION rsvp_sync.grant_monitor(name) FROM PUBLIC;
+COMMENT ON FUNCTION rsvp_sync.grant_monitor(name) IS
+'gives a role what watching needs: figures, findings and views, nothing to change';

@@ -8,7 +8,7 @@
  * A password is sealed here, before anything else sees it.  While one is in
  * hand, errors do not log the statement that raised them: with
  * log_min_error_statement at its default, a refused
- * connect_account('did:…', 'password') would put the password in the log.
+ * connect_account(did, 'password') would put the password in the log.
  *
  *-------------------------------------------------------------------------
  */

@@ -401,9 +401,9 @@ read_envelope(const char *text, Envelope *envelope)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("invalid credential envelope"),
 				 errdetail_internal("%s", problem),
-				 errhint("An envelope is {\"v\": key version, \"iv\": …, "
-						 "\"ciphertext\": …, \"authTag\": …}, the last three "
-						 "in base64.")));
+				 errhint("An envelope is {\"v\": key version, \"iv\": ..., "
+						 "\"ciphertext\": ..., \"authTag\": ...}, the last "
+						 "three in base64.")));
 }
 
 /*

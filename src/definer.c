@@ -57,13 +57,19 @@ definer_call_with(FunctionCallInfo fcinfo, const char *private_function,
 
 	/*
 	 * A set has to come as a whole: the call ends here, and so does what it
-	 * would need to be asked for a next row.
+	 * would need to be asked for a next row.  SQL and PL/pgSQL can do that.
 	 */
 	if (set != NULL && IsA(set, ReturnSetInfo))
-		set->allowedModes &= ~SFRM_ValuePerCall;
+		set->allowedModes |= SFRM_Materialize_Preferred;
 
 	result = FunctionCallInvoke(call);
 	fcinfo->isnull = call->isnull;
+
+	if (set != NULL && IsA(set, ReturnSetInfo) &&
+		set->returnMode == SFRM_ValuePerCall &&
+		set->isDone != ExprSingleResult)
+		elog(ERROR, "function \"%s\" returns its rows one by one",
+			 private_function);
 	return result;
 }
 
