@@ -486,7 +486,7 @@ AS $$
 $$;
 REVOKE ALL ON FUNCTION rsvp_sync.grant_application(name) FROM PUBLIC;
 COMMENT ON FUNCTION rsvp_sync.grant_application(name) IS
-'gives a role what an application needs that attaches tables and connects accounts';
+'gives a role what an application needs: attaching, connecting, reading';
 
 CREATE FUNCTION rsvp_sync.grant_monitor(role name) RETURNS void
 LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp
@@ -499,4 +499,4 @@ AS $$
 $$;
 REVOKE ALL ON FUNCTION rsvp_sync.grant_monitor(name) FROM PUBLIC;
 COMMENT ON FUNCTION rsvp_sync.grant_monitor(name) IS
-'gives a role what watching needs: figures, findings and views, nothing to change';
+'gives a role what watching needs: figures, findings, views';

@@ -30,6 +30,8 @@
 #include "utils/lsyscache.h"
 #include "utils/syscache.h"
 
+static FmgrInfo *private_function_of(FunctionCallInfo fcinfo,
+									 const char *name);
 static Oid	private_function_oid(Oid public_function, const char *name);
 
 Datum
@@ -44,13 +46,12 @@ definer_call_with(FunctionCallInfo fcinfo, const char *private_function,
 {
 	LOCAL_FCINFO(call, FUNC_MAX_ARGS);
 	ReturnSetInfo *set = (ReturnSetInfo *) fcinfo->resultinfo;
-	FmgrInfo	function;
 	Datum		result;
 
-	fmgr_info(private_function_oid(fcinfo->flinfo->fn_oid, private_function),
-			  &function);
-	InitFunctionCallInfoData(*call, &function, fcinfo->nargs + 1,
-							 fcinfo->fncollation, NULL, fcinfo->resultinfo);
+	InitFunctionCallInfoData(*call,
+							 private_function_of(fcinfo, private_function),
+							 fcinfo->nargs + 1, fcinfo->fncollation, NULL,
+							 fcinfo->resultinfo);
 	call->args[0].value = ObjectIdGetDatum(GetUserId());
 	call->args[0].isnull = false;
 	memcpy(&call->args[1], args, fcinfo->nargs * sizeof(NullableDatum));
@@ -74,6 +75,27 @@ definer_call_with(FunctionCallInfo fcinfo, const char *private_function,
 }
 
 /*
+ * What to call, kept with the public function's call site: it has to live as
+ * long as that, for a set that a SQL function returns lives in its memory.
+ */
+static FmgrInfo *
+private_function_of(FunctionCallInfo fcinfo, const char *name)
+{
+	FmgrInfo   *site = fcinfo->flinfo;
+
+	if (site->fn_extra == NULL)
+	{
+		FmgrInfo   *function = MemoryContextAlloc(site->fn_mcxt,
+												  sizeof(FmgrInfo));
+
+		fmgr_info_cxt(private_function_oid(site->fn_oid, name), function,
+					  site->fn_mcxt);
+		site->fn_extra = function;
+	}
+	return (FmgrInfo *) site->fn_extra;
+}
+
+/*
  * The function of that name in the public function's schema that takes an
  * oid and then exactly the public one's arguments; no cast, no other schema.
  */
@@ -85,6 +107,7 @@ private_function_oid(Oid public_function, const char *name)
 	int			nargs;
 	HeapTuple	tuple;
 	Form_pg_proc proc;
+	Oid			schema = get_func_namespace(public_function);
 	Oid			oid;
 
 	get_func_signature(public_function, &public_types, &nargs);
@@ -95,7 +118,7 @@ private_function_oid(Oid public_function, const char *name)
 
 	tuple = SearchSysCache3(PROCNAMEARGSNSP, CStringGetDatum(name),
 							PointerGetDatum(buildoidvector(types, nargs + 1)),
-							ObjectIdGetDatum(get_func_namespace(public_function)));
+							ObjectIdGetDatum(schema));
 	if (!HeapTupleIsValid(tuple))
 		elog(ERROR, "no function \"%s\" takes an oid and the arguments of %s",
 			 name, get_func_name(public_function));
