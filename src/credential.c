@@ -498,8 +498,8 @@ credential_open(const char *text, const char *did)
 		!rsvp_sync_allow_plaintext_credentials)
 		refuse_without_key_file("plain-text credentials are not allowed");
 
-	if (strlen(secret) != envelope.len ||
-		!pg_verifymbstr(secret, envelope.len, true))
+	/* A zero byte is refused here, too. */
+	if (!pg_verifymbstr(secret, envelope.len, true))
 	{
 		explicit_bzero(secret, envelope.len);
 		ereport(ERROR,

@@ -139,7 +139,9 @@ SELECT count(*) FROM generate_series(0, 2000, 7) n,
 	LATERAL (SELECT repeat('ä"\😀', n) AS secret) s
 WHERE rsvp_sync._open(rsvp_sync._seal(secret, :'alice'), :'alice') = secret;
 -- a newer key encrypts, the older one still decrypts
-SELECT account_test.write_keys('2:' || :'key2' || '|1:' || :'key1', '0600');
+SELECT account_test.write_keys('1:' || :'key1' || '|2:' || :'key2');
+SELECT rsvp_sync._seal('plugh', :'alice')::jsonb->>'v' AS v;
+SELECT account_test.write_keys('2:' || :'key2' || '|1:' || :'key1');
 SELECT rsvp_sync._seal('plugh', :'alice')::jsonb->>'v' AS v;
 SELECT rsvp_sync._open(e::text, :'alice') FROM account_test.envelope;
 -- made by another implementation: OpenMeet's, without the DID, and one with it
@@ -332,11 +334,13 @@ SELECT account_test.connect(:'bob');
 SELECT count(*) FROM rsvp_sync.account;
 RESET ROLE;
 SELECT did, owner FROM rsvp_sync.account ORDER BY did;
--- the same plan several times, as a prepared statement keeps it
+-- the same plan and the same call several times
 PREPARE connect(text, text) AS SELECT rsvp_sync.connect_account($1, $2), rsvp_sync.connect_account('did:web:c', 'plugh');
 EXECUTE connect('did:web:b', 'xyzzy');
 EXECUTE connect('did:web:b', 'xyzzy');
 SELECT did, rsvp_sync._open(credential, did) FROM rsvp_sync._account WHERE did ~ 'web:[bc]$' ORDER BY 1;
+SELECT rsvp_sync.connect_account('did:web:c', 'xyzzy') FROM generate_series(1, 3);
+SELECT did, rsvp_sync._open(credential, did) FROM rsvp_sync._account WHERE did = 'did:web:c';
 SELECT rsvp_sync.disconnect_account(did) FROM rsvp_sync.account WHERE did ~ 'web:[bc]$';
 
 -- encrypted by someone else: opened now, kept bound to the DID
