@@ -311,6 +311,8 @@ check_public_host(const UrlParts *parts)
 	memcpy(host, parts->host, parts->hostlen);
 	host[parts->hostlen] = '\0';
 
+	if (parts->bracketed && strchr(host, ':') == NULL)
+		return "host is an address in an unusual form";
 	if (parts->bracketed || inet_pton(AF_INET, host, &in) == 1)
 		return address_is_public_text(host) ? NULL :
 			"host is an address that is not public";

@@ -160,6 +160,8 @@ static bool set_callbacks(Transfer *t);
 static bool set_question(Transfer *t);
 static bool permit(Transfer *t);
 static void collect(void);
+static void give_up_waiting(void);
+static double give_up_at(const Transfer *t);
 static void finish(Transfer *t, CURLcode code);
 static void read_results(Transfer *t);
 static HttpFault judge(Transfer *t, CURLcode code);
@@ -283,13 +285,17 @@ http_epoll_fd(void)
 long
 http_timeout_ms(void)
 {
+	double		until = deadline;
 	double		left;
 
 	if (finished.first != NULL)
 		return 0;
-	if (deadline < 0)
+	for (Transfer *t = in_flight.first; t; t = t->next)
+		if (!t->begun && (until < 0 || give_up_at(t) < until))
+			until = give_up_at(t);
+	if (until < 0)
 		return -1;
-	left = deadline - now();
+	left = until - now();
 
 	/* Rounded up: to wake a little early is to wake twice */
 	return left > 0 ? (long) (left * 1000) + 1 : 0;
@@ -327,6 +333,7 @@ http_pump(void)
 		curl_multi_socket_action(multi, CURL_SOCKET_TIMEOUT, 0, &running);
 	}
 	collect();
+	give_up_waiting();
 	signals_restore(&signals);
 }
 
@@ -866,6 +873,31 @@ collect(void)
 	}
 }
 
+/*
+ * libcurl watches the time of a transfer only once it has a connection.  While
+ * it stands in line for one, that is left to us.
+ */
+static void
+give_up_waiting(void)
+{
+	Transfer   *next;
+
+	for (Transfer *t = in_flight.first; t; t = next)
+	{
+		next = t->next;
+		if (t->begun || now() < give_up_at(t))
+			continue;
+		strcpy(t->curl_says, "no connection became free in time");
+		finish(t, CURLE_OPERATION_TIMEDOUT);
+	}
+}
+
+static double
+give_up_at(const Transfer *t)
+{
+	return t->started + t->timeout_ms / 1000.0;
+}
+
 static void
 finish(Transfer *t, CURLcode code)
 {
@@ -933,9 +965,11 @@ judge(Transfer *t, CURLcode code)
 	if (code == CURLE_OPERATION_TIMEDOUT && !t->begun)
 		return HTTP_LOCAL;
 
-	/* libcurl's word for a header line beyond its own limit */
+	/* libcurl's words for a header line beyond its limit, and for HTTP/0.9 */
 	if (code == CURLE_OUT_OF_MEMORY && t->req.sent)
 		return HTTP_TOO_LARGE;
+	if (code == CURLE_UNSUPPORTED_PROTOCOL && t->req.sent)
+		return HTTP_BROKEN;
 
 	/* A resolver or a TLS library without descriptors blames the peer */
 	if (!t->req.sent && fault != HTTP_FORBIDDEN && out_of_descriptors())

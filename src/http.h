@@ -65,8 +65,9 @@ typedef struct HttpRequest
 } HttpRequest;
 
 /*
- * Once per process; again to change the limits.  More connections than a
- * quarter of the process's descriptors are not made.
+ * Once per process; again to change the limits, which then hold for new
+ * connections.  More connections than a quarter of the process's descriptors
+ * are not made.
  */
 extern void http_startup(int max_connections, int connections_per_host);
 extern void http_shutdown(void);	/* cancels what is in flight */
