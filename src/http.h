@@ -7,7 +7,8 @@
  * readable or http_timeout_ms() to pass, then calls http_pump() and collects
  * what http_finished() hands out:
  *
- *		WaitLatchOrSocket(MyLatch, ..., http_epoll_fd(), http_timeout_ms(), ..)
+ *		WaitLatchOrSocket(MyLatch, ..., http_epoll_fd(),
+ *						  http_timeout_ms(), ...);
  *		http_pump();
  *		while ((req = http_finished()) != NULL)
  *			... read its results ..., http_free(req);
@@ -52,7 +53,8 @@ typedef struct HttpRequest
 	void	   *owner;			/* as given to http_new() */
 	HttpFault	fault;
 	int			status;			/* 0 if no answer began */
-	const char *body;			/* never NULL; ends with a NUL, may hold some */
+	const char *body;			/* never NULL, bytes as they came, a NUL
+								 * behind the last */
 	size_t		body_len;		/* 0 unless fault is HTTP_ANSWERED */
 	const char *location;		/* where a 3xx points to, made absolute, or
 								 * NULL; not followed, not checked */

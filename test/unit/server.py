@@ -4,9 +4,9 @@
 The path says how.  Every connection has a number, sent as X-Connection with
 each answer, from which the test sees which connections were used again.
 
-Listens on ports of 127.0.0.1 that are free and prints them: one for HTTP, one
-for HTTPS with the certificate given (PEM, with its key) as the argument.  The
-third number is 443 if 127.0.0.77:443 could be had as well, else 0.
+Listens on free ports and prints them: one of 127.0.0.1 for HTTP, one of
+127.0.0.77 for HTTPS with the certificate given (PEM, with its key) as the
+argument.  The third number is 443 if 127.0.0.77:443 could be had, else 0.
 """
 
 import asyncio
@@ -146,7 +146,7 @@ async def main():
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     tls.load_cert_chain(sys.argv[1])
     plain = await asyncio.start_server(handle, "127.0.0.1", 0, backlog=512)
-    secure = await asyncio.start_server(handle, "127.0.0.1", 0, ssl=tls)
+    secure = await asyncio.start_server(handle, "127.0.0.77", 0, ssl=tls)
     print(plain.sockets[0].getsockname()[1],
           secure.sockets[0].getsockname()[1],
           await privileged(tls), flush=True)
