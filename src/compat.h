@@ -30,4 +30,22 @@ rel_primary_key(Relation rel)
 #endif
 }
 
+#include "utils/acl.h"
+
+/* 16 made one function of the many that ask who owns an object */
+#if PG_VERSION_NUM < 160000
+#define compat_owns_database(dboid, roleid) \
+	pg_database_ownercheck(dboid, roleid)
+#define compat_owns_extension(extoid, roleid) \
+	pg_extension_ownercheck(extoid, roleid)
+#else
+#include "catalog/pg_database.h"
+#include "catalog/pg_extension.h"
+
+#define compat_owns_database(dboid, roleid) \
+	object_ownercheck(DatabaseRelationId, dboid, roleid)
+#define compat_owns_extension(extoid, roleid) \
+	object_ownercheck(ExtensionRelationId, extoid, roleid)
+#endif
+
 #endif							/* RSVP_SYNC_COMPAT_H */
