@@ -33,6 +33,7 @@
 #include "storage/ipc.h"
 #include "storage/latch.h"
 #include "tcop/tcopprot.h"
+#include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
@@ -590,6 +591,7 @@ work(void)
 	end_work();
 	MemoryContextReset(turn_context);
 	lane_outcomes_recorded();
+	writeback_poke();
 	while (!dlist_is_empty(&planned))
 		lane_add(dlist_container(Job, node, dlist_pop_head_node(&planned)));
 }

@@ -48,7 +48,7 @@
 #define BATCH_MS			100
 /* Until we try again, when somebody was around or something is due. */
 #define AGAIN_MS			20
-#define IDLE_MS				1000
+#define IDLE_MS				60000
 #define LOCK_TIMEOUT_MS		100
 #define PATIENCE_MS			5000
 #define STRICT_PATIENCE_MS	2000
@@ -100,7 +100,6 @@ typedef struct Row
 	Datum		synced_at;
 	bool		never_synced;
 	int64		waited_ms;
-	bool		skipped;		/* somebody has it locked */
 } Row;
 
 /* Sources whose tables are treated strictly, and until when. */
@@ -235,7 +234,7 @@ read_rows(void)
 	return rows;
 }
 
-/* Is the row there and locked?  Then the update skipped it. */
+/* Update the row, as its owner. */
 static void
 tell_row(void *arg)
 {
@@ -264,6 +263,10 @@ tell_row(void *arg)
 	SPI_execute_with_args(row->sql, 5, types, args.values, args.nulls, false,
 						  0);
 	owner_leave(&scope);
+	/* Nothing to change, or skipped because it is locked? */
+	if (SPI_processed == 0 && users_around(row->relid))
+		ereport(ERROR, (errcode(ERRCODE_LOCK_NOT_AVAILABLE),
+						errmsg("the row may be locked")));
 }
 
 static void
@@ -321,6 +324,13 @@ static void
 try_again_in(long ms)
 {
 	next_try = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), ms);
+}
+
+/* There may be rows to tell. */
+void
+writeback_poke(void)
+{
+	next_try = 0;
 }
 
 void
