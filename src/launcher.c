@@ -25,6 +25,8 @@
  */
 #include "postgres.h"
 
+#include <signal.h>
+
 #include "access/heapam.h"
 #include "access/htup_details.h"
 #include "access/table.h"
@@ -94,11 +96,11 @@ typedef struct Charge
 {
 	ChargeKey	key;			/* hash key, must be first */
 	NameData	datname;		/* for messages */
-	WorkerStatus status;		/* none, starting or running, when last seen */
+	WorkerStatus status;		/* none, starting or running */
 	bool		wanted;			/* its database admits a worker */
 	bool		unneeded;		/* it found nothing to do there */
 	bool		poked;			/* since it was last started */
-	int			pause;			/* seconds, before the next start but one */
+	int			pause;			/* seconds, after the next failure */
 	TimestampTz due;			/* do not start it before */
 	BackgroundWorkerHandle *handle; /* if we have asked for it */
 } Charge;

@@ -92,9 +92,17 @@ is worker_of($pg, 'app'), $app, 'and he has not disturbed the worker';
 my $session = $pg->session('postgres');
 $session->query('BEGIN; ALTER DATABASE app RENAME TO app2');
 is worker_of($pg, 'app'), '', 'no worker while a RENAME is not committed';
-kill 'TERM', $session->backend_pid;
+$pg->safe_psql('postgres', 'SELECT pg_terminate_backend(' . $session->backend_pid . ')');
 ok wait_worker($pg, 'app', $app), 'it comes back when the session dies';
 $session->close;
+
+my $guest = $pg->session('app');
+my $dropper = $pg->session('postgres');
+$dropper->send('DROP DATABASE app');
+ok wait_no_worker($pg, 'app'), 'no worker while DROP DATABASE waits for somebody else';
+$pg->safe_psql('postgres', 'SELECT pg_terminate_backend(' . $dropper->backend_pid . ')');
+ok wait_worker($pg, 'app'), 'it comes back when that is terminated';
+$_->close for $guest, $dropper;
 
 $pg->safe_psql('postgres', 'ALTER DATABASE app IS_TEMPLATE true');
 ok wait_no_worker($pg, 'app'), 'a template has no worker';
@@ -147,7 +155,7 @@ ALTER TRIGGER log_it ON first DEPENDS ON EXTENSION rsvp_sync;
 ALTER TRIGGER log_it ON second DEPENDS ON EXTENSION rsvp_sync;
 SQL
 my $writer = $pg->session('other');
-my $dropper = $pg->session('other');
+$dropper = $pg->session('other');
 for my $order ([ 'first', 'second' ], [ 'second', 'first' ]) {
 	$writer->query("BEGIN; LOCK TABLE $order->[0] IN ROW EXCLUSIVE MODE");
 	$dropper->send('BEGIN; DROP EXTENSION rsvp_sync; ROLLBACK');
