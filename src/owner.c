@@ -552,7 +552,7 @@ rsvp_sync_explain_key(PG_FUNCTION_ARGS)
 						 i ? " AND " : "",
 						 quote_identifier(key_column(query, i)),
 						 query->key.type[i]);
-	SPI_execute(sql.data, true, 0);
+	SPI_execute(sql.data, false, 0);
 	owner_leave(&scope);
 	MemoryContextSwitchTo(caller);
 	initStringInfo(&plan);

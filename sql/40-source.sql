@@ -1,0 +1,356 @@
+/*
+ * Sources: attach, detach, pause.  The doors are here; how a schema is
+ * recognised, a query written and a trigger made is in 41 to 47.
+ *
+ * The public functions are C entries that put the caller's oid in front (see
+ * 70-account.sql); the private ones of the same name run as the extension's
+ * owner and decide by that oid.  They never evaluate anything of the
+ * application's with these rights: not a cast, not an operator, not a query.
+ * _desired() and its kin do that, as the table's owner.
+ */
+
+CREATE FUNCTION rsvp_sync._caller_search_path() RETURNS text[]
+LANGUAGE c STABLE SET search_path = pg_catalog, pg_temp
+AS 'MODULE_PATHNAME', 'rsvp_sync_caller_search_path';
+REVOKE ALL ON FUNCTION rsvp_sync._caller_search_path() FROM PUBLIC;
+COMMENT ON FUNCTION rsvp_sync._caller_search_path() IS
+'private: schemas in the search path of whoever called attach()';
+
+/* The source of a table that the caller owns. */
+CREATE FUNCTION rsvp_sync._owned_source(caller oid, attendance regclass)
+RETURNS rsvp_sync._source
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	s rsvp_sync._source;
+BEGIN
+	PERFORM rsvp_sync._check_owner(caller, attendance);
+	SELECT * INTO s FROM rsvp_sync._source f
+	WHERE f.attendance = _owned_source.attendance;
+	IF NOT FOUND THEN
+		RAISE EXCEPTION 'table % is not attached', attendance
+			USING ERRCODE = 'undefined_object',
+				HINT = 'SELECT * FROM rsvp_sync.source shows what is attached.';
+	END IF;
+	RETURN s;
+END
+$$;
+REVOKE ALL ON FUNCTION rsvp_sync._owned_source(oid, regclass) FROM PUBLIC;
+COMMENT ON FUNCTION rsvp_sync._owned_source(oid, regclass) IS
+'private: the source of a table; insufficient_privilege, undefined_object';
+
+CREATE FUNCTION rsvp_sync._check_owner(caller oid, relation regclass)
+RETURNS void
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	owner oid;
+BEGIN
+	IF relation IS NULL THEN
+		RAISE EXCEPTION 'attendance must not be null'
+			USING ERRCODE = 'null_value_not_allowed',
+				HINT = 'Name the attendance table.';
+	END IF;
+	SELECT c.relowner INTO owner FROM pg_class c WHERE c.oid = relation;
+	IF NOT FOUND THEN
+		RAISE EXCEPTION 'table with oid % does not exist', relation::oid
+			USING ERRCODE = 'undefined_table',
+				HINT = 'rsvp_sync.detach_all() forgets tables that were dropped.';
+	END IF;
+	IF NOT pg_has_role(caller, owner, 'USAGE') THEN
+		RAISE EXCEPTION 'must be owner of table %', relation
+			USING ERRCODE = 'insufficient_privilege',
+				HINT = format('Its owner is role %s: call this as that role, '
+					'or as a member of it.', owner::regrole);
+	END IF;
+END
+$$;
+REVOKE ALL ON FUNCTION rsvp_sync._check_owner(oid, regclass) FROM PUBLIC;
+COMMENT ON FUNCTION rsvp_sync._check_owner(oid, regclass) IS
+'private: undefined_table, or insufficient_privilege unless the caller has the owner''s rights';
+
+/*
+ * Attach
+ */
+
+CREATE FUNCTION rsvp_sync._attach(caller oid, attendance regclass,
+	desired text, apply text, options jsonb) RETURNS bigint
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	s rsvp_sync._source;
+	path text[] := rsvp_sync._caller_search_path();
+	given jsonb := coalesce(options, '{}');
+	snapshot pg_snapshot;
+	known boolean;
+BEGIN
+	PERFORM rsvp_sync._check_options(given);
+	PERFORM rsvp_sync._check_attendance(caller, attendance);
+	PERFORM rsvp_sync._ensure_installation();
+
+	SELECT * INTO s FROM rsvp_sync._source f
+	WHERE f.attendance = _attach.attendance FOR UPDATE;
+	known := FOUND;
+	IF NOT known THEN
+		s := rsvp_sync._new_source(attendance);
+	END IF;
+	s := rsvp_sync._set_options(s, given, path);
+	s := rsvp_sync._set_query(s, desired, path);
+	s := rsvp_sync._set_apply(s, apply, path);
+	s.source_id := rsvp_sync._store_source(s, known);
+	PERFORM rsvp_sync._check_lookup(s.source_id);
+
+	/*
+	 * The baseline takes its time and locks nothing; what is committed
+	 * meanwhile is added once the triggers are there.
+	 */
+	snapshot := pg_current_snapshot();
+	IF NOT known THEN
+		PERFORM rsvp_sync._take_baseline(s, NULL);
+	ELSIF given ->> 'backfill' IN ('all', 'upcoming') THEN
+		PERFORM rsvp_sync._backfill_again(s);
+	END IF;
+	PERFORM rsvp_sync._put_triggers(s);
+	UPDATE rsvp_sync._source f SET index_name = rsvp_sync._put_index(s)
+	WHERE f.source_id = s.source_id;
+	IF NOT known THEN
+		PERFORM rsvp_sync._take_baseline(s,
+			rsvp_sync._keys_since(s.attendance, snapshot));
+	END IF;
+	RETURN s.source_id;
+END
+$$;
+REVOKE ALL ON FUNCTION rsvp_sync._attach(oid, regclass, text, text, jsonb)
+	FROM PUBLIC;
+COMMENT ON FUNCTION rsvp_sync._attach(oid, regclass, text, text, jsonb) IS
+'private: attach() for a caller';
+
+CREATE FUNCTION rsvp_sync.attach(attendance regclass,
+	desired text DEFAULT NULL, apply text DEFAULT NULL,
+	options jsonb DEFAULT '{}') RETURNS bigint
+LANGUAGE c VOLATILE
+AS 'MODULE_PATHNAME', 'rsvp_sync_attach';
+REVOKE ALL ON FUNCTION rsvp_sync.attach(regclass, text, text, jsonb)
+	FROM PUBLIC;
+COMMENT ON FUNCTION rsvp_sync.attach(regclass, text, text, jsonb) IS
+'publishes a table''s attendance from now on; returns the source''s id. desired: a SELECT or a view''s name, NULL for a recognised schema; apply: a function (did text, event_uri text, status text, rsvp jsonb) returning text; options: see docs/attach.md. On an attached table: replaces desired and apply where given, merges options. Errors: insufficient_privilege, wrong_object_type, invalid_table_definition, undefined_column, invalid_parameter_value, or what the query raises';
+
+/* Is this a table that can be attached?  Serialises attaches of one table. */
+CREATE FUNCTION rsvp_sync._check_attendance(caller oid, attendance regclass)
+RETURNS void
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	rel record;
+BEGIN
+	PERFORM rsvp_sync._check_owner(caller, attendance);
+	PERFORM pg_advisory_xact_lock('rsvp_sync._source'::regclass::oid::integer,
+		attendance::oid::integer);
+	SELECT c.relkind, c.relpersistence, c.relnamespace, r.rolsuper, r.rolname
+		INTO rel
+	FROM pg_class c JOIN pg_roles r ON r.oid = c.relowner
+	WHERE c.oid = attendance;
+	IF rel.relkind NOT IN ('r', 'p') OR rel.relnamespace IN (
+		'pg_catalog'::regnamespace, 'rsvp_sync'::regnamespace)
+	THEN
+		RAISE EXCEPTION '% is not an ordinary or partitioned table', attendance
+			USING ERRCODE = 'wrong_object_type',
+				HINT = 'Attach the table that holds the rows; a view can be '
+					'given as its desired query.';
+	END IF;
+	IF rel.relpersistence = 't' THEN
+		RAISE EXCEPTION '% is a temporary table', attendance
+			USING ERRCODE = 'wrong_object_type',
+				HINT = 'No other process can see its rows. Attach a permanent '
+					'table.';
+	END IF;
+	IF NOT EXISTS (SELECT FROM rsvp_sync._key_columns(attendance)) THEN
+		RAISE EXCEPTION 'table % has no primary key', attendance
+			USING ERRCODE = 'invalid_table_definition',
+				HINT = format('ALTER TABLE %s ADD PRIMARY KEY (...);',
+					attendance);
+	END IF;
+	IF current_setting('transaction_isolation') <> 'read committed' THEN
+		RAISE EXCEPTION 'attach() needs isolation level READ COMMITTED'
+			USING ERRCODE = 'active_sql_transaction',
+				DETAIL = 'Rows committed by others while it runs would be '
+					'taken for new ones, and published.',
+				HINT = 'Call it outside this transaction, or begin it with '
+					'ISOLATION LEVEL READ COMMITTED.';
+	END IF;
+	IF rel.rolsuper THEN
+		RAISE WARNING 'table % belongs to superuser %', attendance, rel.rolname
+			USING DETAIL = 'Its queries and triggers run with the rights of '
+				'the table''s owner.',
+				HINT = format('ALTER TABLE %s OWNER TO an ordinary role.',
+					attendance);
+	END IF;
+END
+$$;
+REVOKE ALL ON FUNCTION rsvp_sync._check_attendance(oid, regclass) FROM PUBLIC;
+COMMENT ON FUNCTION rsvp_sync._check_attendance(oid, regclass) IS
+'private: raises what keeps a table from being attached';
+
+/*
+ * Detach
+ */
+
+CREATE FUNCTION rsvp_sync._remove_source(s rsvp_sync._source) RETURNS void
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	PERFORM rsvp_sync._drop_triggers(s.source_id);
+	PERFORM rsvp_sync._drop_index(s);
+	PERFORM rsvp_sync._forget_query(s.attendance);
+	DELETE FROM rsvp_sync._source f WHERE f.source_id = s.source_id;
+	DELETE FROM rsvp_sync._change_log l WHERE l.source_id = s.source_id;
+END
+$$;
+REVOKE ALL ON FUNCTION rsvp_sync._remove_source(rsvp_sync._source) FROM PUBLIC;
+COMMENT ON FUNCTION rsvp_sync._remove_source(rsvp_sync._source) IS
+'private: a source and all that it left on the application''s tables';
+
+CREATE FUNCTION rsvp_sync._detach(caller oid, attendance regclass,
+	withdraw boolean) RETURNS void
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	s rsvp_sync._source := rsvp_sync._owned_source(caller, attendance);
+BEGIN
+	IF NOT coalesce(withdraw, false) THEN
+		PERFORM rsvp_sync._remove_source(s);
+		RETURN;
+	END IF;
+	PERFORM rsvp_sync._drop_triggers(s.source_id);
+	PERFORM rsvp_sync._drop_index(s);
+	UPDATE rsvp_sync._source f SET state = 'detaching', index_name = NULL,
+		state_reason = 'its records are being withdrawn', state_since = now(),
+		failures = 0, retry_at = NULL
+	WHERE f.source_id = s.source_id;
+	INSERT INTO rsvp_sync._change_log (source_id, key, op)
+	SELECT i.source_id, i.key, 'l' FROM rsvp_sync._intent i
+	WHERE i.source_id = s.source_id;
+END
+$$;
+REVOKE ALL ON FUNCTION rsvp_sync._detach(oid, regclass, boolean) FROM PUBLIC;
+COMMENT ON FUNCTION rsvp_sync._detach(oid, regclass, boolean) IS
+'private: detach() for a caller';
+
+CREATE FUNCTION rsvp_sync.detach(attendance regclass,
+	withdraw boolean DEFAULT false) RETURNS void
+LANGUAGE c VOLATILE
+AS 'MODULE_PATHNAME', 'rsvp_sync_detach';
+REVOKE ALL ON FUNCTION rsvp_sync.detach(regclass, boolean) FROM PUBLIC;
+COMMENT ON FUNCTION rsvp_sync.detach(regclass, boolean) IS
+'ends what attach() began: triggers and index go at once. withdraw: the published records are deleted first, state detaching meanwhile; otherwise they stay. Errors: insufficient_privilege, undefined_object';
+
+/* Sources whose table has been dropped; there is nobody to ask about them. */
+CREATE FUNCTION rsvp_sync._forget_dropped() RETURNS integer
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	s rsvp_sync._source;
+	n integer := 0;
+BEGIN
+	FOR s IN SELECT * FROM rsvp_sync._source f
+		WHERE NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = f.attendance)
+		ORDER BY f.source_id
+	LOOP
+		PERFORM rsvp_sync._remove_source(s);
+		n := n + 1;
+	END LOOP;
+	RETURN n;
+END
+$$;
+REVOKE ALL ON FUNCTION rsvp_sync._forget_dropped() FROM PUBLIC;
+COMMENT ON FUNCTION rsvp_sync._forget_dropped() IS
+'private: remove the sources whose table no longer exists; returns how many';
+
+CREATE FUNCTION rsvp_sync._detach_all(caller oid) RETURNS integer
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	s rsvp_sync._source;
+	n integer := rsvp_sync._forget_dropped();
+BEGIN
+	FOR s IN SELECT f.* FROM rsvp_sync._source f
+		JOIN pg_class c ON c.oid = f.attendance
+		WHERE pg_has_role(caller, c.relowner, 'USAGE')
+		ORDER BY f.source_id
+	LOOP
+		PERFORM rsvp_sync._remove_source(s);
+		n := n + 1;
+	END LOOP;
+	RETURN n;
+END
+$$;
+REVOKE ALL ON FUNCTION rsvp_sync._detach_all(oid) FROM PUBLIC;
+COMMENT ON FUNCTION rsvp_sync._detach_all(oid) IS
+'private: detach_all() for a caller';
+
+CREATE FUNCTION rsvp_sync.detach_all() RETURNS integer
+LANGUAGE c VOLATILE
+AS 'MODULE_PATHNAME', 'rsvp_sync_detach_all';
+REVOKE ALL ON FUNCTION rsvp_sync.detach_all() FROM PUBLIC;
+COMMENT ON FUNCTION rsvp_sync.detach_all() IS
+'detaches every table the caller owns, and forgets those that were dropped; published records stay; returns how many';
+
+/*
+ * Pause and resume
+ */
+
+CREATE FUNCTION rsvp_sync._pause(caller oid, attendance regclass) RETURNS void
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	s rsvp_sync._source := rsvp_sync._owned_source(caller, attendance);
+BEGIN
+	IF s.state = 'detaching' THEN
+		RAISE EXCEPTION 'table % is being detached', attendance
+			USING ERRCODE = 'object_not_in_prerequisite_state',
+				HINT = 'Attach it again to keep it.';
+	END IF;
+	UPDATE rsvp_sync._source f SET state = 'paused',
+		state_reason = format('paused by %s', caller::regrole),
+		state_since = now()
+	WHERE f.source_id = s.source_id AND f.state <> 'paused';
+END
+$$;
+REVOKE ALL ON FUNCTION rsvp_sync._pause(oid, regclass) FROM PUBLIC;
+COMMENT ON FUNCTION rsvp_sync._pause(oid, regclass) IS
+'private: pause() for a caller';
+
+CREATE FUNCTION rsvp_sync.pause(attendance regclass) RETURNS void
+LANGUAGE c VOLATILE
+AS 'MODULE_PATHNAME', 'rsvp_sync_pause';
+REVOKE ALL ON FUNCTION rsvp_sync.pause(regclass) FROM PUBLIC;
+COMMENT ON FUNCTION rsvp_sync.pause(regclass) IS
+'nothing of this table is sent until resume(); changes are kept. Errors: insufficient_privilege, undefined_object, object_not_in_prerequisite_state';
+
+CREATE FUNCTION rsvp_sync._resume(caller oid, attendance regclass)
+RETURNS void
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	s rsvp_sync._source := rsvp_sync._owned_source(caller, attendance);
+BEGIN
+	UPDATE rsvp_sync._source f SET state = 'active', state_reason = NULL,
+		state_since = now(), failures = 0, retry_at = NULL
+	WHERE f.source_id = s.source_id AND f.state IN ('paused', 'broken');
+END
+$$;
+REVOKE ALL ON FUNCTION rsvp_sync._resume(oid, regclass) FROM PUBLIC;
+COMMENT ON FUNCTION rsvp_sync._resume(oid, regclass) IS
+'private: resume() for a caller';
+
+CREATE FUNCTION rsvp_sync.resume(attendance regclass) RETURNS void
+LANGUAGE c VOLATILE
+AS 'MODULE_PATHNAME', 'rsvp_sync_resume';
+REVOKE ALL ON FUNCTION rsvp_sync.resume(regclass) FROM PUBLIC;
+COMMENT ON FUNCTION rsvp_sync.resume(regclass) IS
+'ends pause(), and has a broken source tried again at once. Errors: insufficient_privilege, undefined_object';

@@ -1,0 +1,196 @@
+/*-------------------------------------------------------------------------
+ *
+ * source.c
+ *		Entries of attach() and its kin.
+ *
+ * The work is done in SQL (sql/40-source.sql and its neighbours) with the
+ * extension owner's rights; these entries say who calls.  What SQL cannot do
+ * is done here: see the caller's search_path, which the functions' own SET
+ * clauses hide, and make an object depend on the extension without locking
+ * its table.
+ *
+ * May touch: pg_depend.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "catalog/dependency.h"
+#include "catalog/namespace.h"
+#include "catalog/objectaddress.h"
+#include "catalog/pg_extension.h"
+#include "catalog/pg_type.h"
+#include "commands/extension.h"
+#include "fmgr.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/inval.h"
+#include "utils/lsyscache.h"
+#include "utils/syscache.h"
+
+#include "compat.h"
+#include "definer.h"
+
+/* Schemas, as oids, of the search path of the attach() that is under way. */
+static List *attach_path = NIL;
+
+/*
+ * Remember the search path in force here while the private function runs.
+ * What "$user" means is settled now: later the query runs as somebody else.
+ */
+static Datum
+call_with_path(FunctionCallInfo fcinfo, const char *private_function)
+{
+	List	   *outer = attach_path;
+	Datum		result;
+
+	PG_TRY();
+	{
+		attach_path = fetch_search_path(false);
+		result = definer_call(fcinfo, private_function);
+	}
+	PG_FINALLY();
+	{
+		attach_path = outer;
+	}
+	PG_END_TRY();
+	return result;
+}
+
+/*
+ * attach(attendance regclass, desired text, apply text, options jsonb)
+ */
+PG_FUNCTION_INFO_V1(rsvp_sync_attach);
+Datum
+rsvp_sync_attach(PG_FUNCTION_ARGS)
+{
+	return call_with_path(fcinfo, "_attach");
+}
+
+/*
+ * attach_all(pattern text, options jsonb)
+ */
+PG_FUNCTION_INFO_V1(rsvp_sync_attach_all);
+Datum
+rsvp_sync_attach_all(PG_FUNCTION_ARGS)
+{
+	return call_with_path(fcinfo, "_attach_all");
+}
+
+/*
+ * detach(attendance regclass, withdraw boolean)
+ */
+PG_FUNCTION_INFO_V1(rsvp_sync_detach);
+Datum
+rsvp_sync_detach(PG_FUNCTION_ARGS)
+{
+	return definer_call(fcinfo, "_detach");
+}
+
+/*
+ * detach_all()
+ */
+PG_FUNCTION_INFO_V1(rsvp_sync_detach_all);
+Datum
+rsvp_sync_detach_all(PG_FUNCTION_ARGS)
+{
+	return definer_call(fcinfo, "_detach_all");
+}
+
+/*
+ * pause(attendance regclass)
+ */
+PG_FUNCTION_INFO_V1(rsvp_sync_pause);
+Datum
+rsvp_sync_pause(PG_FUNCTION_ARGS)
+{
+	return definer_call(fcinfo, "_pause");
+}
+
+/*
+ * resume(attendance regclass)
+ */
+PG_FUNCTION_INFO_V1(rsvp_sync_resume);
+Datum
+rsvp_sync_resume(PG_FUNCTION_ARGS)
+{
+	return definer_call(fcinfo, "_resume");
+}
+
+/*
+ * index_ddl(attendance regclass)
+ */
+PG_FUNCTION_INFO_V1(rsvp_sync_index_ddl);
+Datum
+rsvp_sync_index_ddl(PG_FUNCTION_ARGS)
+{
+	return definer_call(fcinfo, "_index_ddl");
+}
+
+/*
+ * source_status_map(attendance regclass)
+ */
+PG_FUNCTION_INFO_V1(rsvp_sync_source_status_map);
+Datum
+rsvp_sync_source_status_map(PG_FUNCTION_ARGS)
+{
+	return definer_call(fcinfo, "_source_status_map");
+}
+
+/*
+ * _caller_search_path(): names of the schemas that attach()'s caller sees.
+ * Temporary objects are left out; they are gone when the query runs.
+ */
+PG_FUNCTION_INFO_V1(rsvp_sync_caller_search_path);
+Datum
+rsvp_sync_caller_search_path(PG_FUNCTION_ARGS)
+{
+	ArrayBuildState *names = initArrayResult(TEXTOID, CurrentMemoryContext,
+											 false);
+	ListCell   *cell;
+
+	foreach(cell, attach_path)
+	{
+		Oid			schema = lfirst_oid(cell);
+		char	   *name = get_namespace_name(schema);
+
+		if (name == NULL || isAnyTempNamespace(schema))
+			continue;
+		names = accumArrayResult(names, CStringGetTextDatum(name), false,
+								 TEXTOID, CurrentMemoryContext);
+	}
+	PG_RETURN_DATUM(makeArrayResult(names, CurrentMemoryContext));
+}
+
+/*
+ * _depend_on_extension(catalog regclass, object oid)
+ */
+PG_FUNCTION_INFO_V1(rsvp_sync_depend_on_extension);
+Datum
+rsvp_sync_depend_on_extension(PG_FUNCTION_ARGS)
+{
+	ObjectAddress object;
+	ObjectAddress extension;
+
+	ObjectAddressSet(object, PG_GETARG_OID(0), PG_GETARG_OID(1));
+	ObjectAddressSet(extension, ExtensionRelationId,
+					 get_extension_oid("rsvp_sync", false));
+	recordDependencyOn(&object, &extension, DEPENDENCY_AUTO_EXTENSION);
+	PG_RETURN_VOID();
+}
+
+/*
+ * _forget_query(relation regclass): every backend, and above all the worker,
+ * prepares the queries of this table's source anew.  If we roll back, so do
+ * we ourselves.
+ */
+PG_FUNCTION_INFO_V1(rsvp_sync_forget_query);
+Datum
+rsvp_sync_forget_query(PG_FUNCTION_ARGS)
+{
+	Oid			relid = PG_GETARG_OID(0);
+
+	if (SearchSysCacheExists1(RELOID, ObjectIdGetDatum(relid)))
+		CacheInvalidateRelcacheByRelid(relid);
+	PG_RETURN_VOID();
+}
