@@ -396,7 +396,7 @@ BEGIN
 			coalesce(k.over_at < now(), false) AND NOT coalesce(
 				(src.options ->> 'publish_past_events')::boolean, false),
 			k.by_network, k.known,
-			k.same_slot OR NOT k.known, k.bond, k.wrote,
+			k.same_slot OR NOT k.known, k.bond, coalesce(k.wrote, false),
 			k.base_local, k.base_cid, k.sent_local,
 			k.first_local, coalesce(k.doubt, false), k.rival, k.heir_key IS NOT NULL,
 			k.remote_seen, coalesce(k.remote_rkey, k.rkey), k.remote_cid,

@@ -154,23 +154,6 @@ $$;
 COMMENT ON FUNCTION rsvp_sync._source_of(regclass) IS
 'Source of an attached table; undefined_object if it is not attached.';
 
-CREATE FUNCTION rsvp_sync._check_owner(caller oid, table_name regclass)
-RETURNS void
-LANGUAGE plpgsql STABLE
-SET search_path = pg_catalog, pg_temp
-AS $$
-BEGIN
-	IF NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = table_name
-		AND pg_has_role(caller, c.relowner, 'USAGE')) THEN
-		RAISE EXCEPTION 'must be owner of table %', table_name
-			USING ERRCODE = 'insufficient_privilege',
-			HINT = 'Only the owner of an attendance table decides what is published of it.';
-	END IF;
-END
-$$;
-COMMENT ON FUNCTION rsvp_sync._check_owner(oid, regclass) IS
-'insufficient_privilege unless the caller owns the table or is a member of its owner.';
-
 CREATE FUNCTION rsvp_sync._check_reader(caller oid, table_name regclass)
 RETURNS void
 LANGUAGE plpgsql STABLE
