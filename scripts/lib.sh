@@ -94,7 +94,8 @@ rs_kill() {
 	kill "$1" 2>/dev/null || return 0
 	rs_wait "${2:-10}" rs_gone "$1" || kill -9 "$1" 2>/dev/null || true
 }
-rs_gone() { ! kill -0 "$1" 2>/dev/null; }
+# A process that only waits to be reaped (init may be slow) is gone, too.
+rs_gone() { ! kill -0 "$1" 2>/dev/null || grep -q '^State:.Z' "/proc/$1/status" 2>/dev/null; }
 
 rs_free_port() {
 	perl -MIO::Socket::INET -e \

@@ -396,13 +396,13 @@ BEGIN
 			coalesce(k.over_at < now(), false) AND NOT coalesce(
 				(src.options ->> 'publish_past_events')::boolean, false),
 			k.by_network, k.known,
-			k.same_slot OR NOT k.known, k.bond, k.wrote,
+			k.same_slot OR NOT k.known, k.bond, coalesce(k.wrote, false),
 			k.base_local, k.base_cid, k.sent_local,
 			k.first_local, coalesce(k.doubt, false), k.rival, k.heir_key IS NOT NULL,
 			k.remote_seen, coalesce(k.remote_rkey, k.rkey), k.remote_cid,
 			k.remote_status,
 			coalesce(k.remote_cid = ANY (k.sent_cids), false),
-			rehearsal OR coalesce(k.did = ANY (listed), false),
+			rehearsal OR listed IS NULL OR coalesce(k.did = ANY (listed), false),
 			coalesce(k.local_at >= k.remote_at, false),
 			k.account, rsvp_sync._may_speak(src.attendance, k.did),
 			coalesce(src.options ->> 'on_cancel', 'notgoing'),
@@ -431,4 +431,31 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION rsvp_sync._evaluate(bigint, text[], text[]) IS
-'Situation and decision of these keys of a source (NULL: all). listed: DIDs whose records are current in _observed.';
+'Situation and decision of these keys of a source (NULL: all). listed: DIDs whose records are current in _observed (NULL: take all for current).';
+
+/* How a key stands once its decision is recorded. */
+CREATE FUNCTION rsvp_sync._standing(e rsvp_sync._evaluation,
+	OUT state text, OUT code text)
+LANGUAGE sql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+SELECT CASE
+		WHEN (e.d).state IS NOT NULL THEN (e.d).state
+		WHEN (e.d).action <> 'none' OR e.old_state = 'done'
+			OR e.old_reason_code IN ('not_backfilled', 'never_published')
+		THEN coalesce(e.old_state, 'waiting')
+		WHEN (e.d).bond IS NOT NULL THEN 'done' ELSE 'withheld' END,
+	CASE
+		/* A reason of the application's own words has one code for all. */
+		WHEN (e.d).state IS NOT NULL AND (e.s).withheld = (e.d).reason_code
+			AND rsvp_sync._reason((e.d).reason_code) = (e.d).reason_code
+		THEN 'withheld'
+		WHEN (e.d).state IS NOT NULL THEN (e.d).reason_code
+		WHEN (e.d).action <> 'none' OR e.old_state = 'done'
+			OR e.old_reason_code IN ('not_backfilled', 'never_published')
+		THEN coalesce(e.old_reason_code, 'queued')
+		WHEN (e.d).bond IS NOT NULL THEN 'published'
+		ELSE 'not_backfilled' END
+$$;
+COMMENT ON FUNCTION rsvp_sync._standing(rsvp_sync._evaluation) IS
+'State and reason code of a key once its decision is recorded.';

@@ -424,20 +424,15 @@ BEGIN
 		e.record_created_at, (e.d).base_local, (e.d).base_cid,
 		CASE WHEN (e.d).confirmed THEN '{}' ELSE e.sent_cids END,
 		(e.s).sent_local, (e.s).doubt AND NOT (e.d).confirmed,
-		coalesce((e.d).state, e.old_state, 'waiting'),
-		CASE WHEN (e.d).state IS NOT NULL THEN c.code
-			ELSE coalesce(e.old_reason_code, 'queued') END,
-		CASE WHEN (e.d).state IS NULL
-			THEN rsvp_sync._reason(coalesce(e.old_reason_code, 'queued'))
-			WHEN c.code = 'withheld' THEN (e.d).reason_code
-			WHEN c.code IN ('unmapped_status', 'status_not_published')
+		c.state, c.code, CASE c.code
+			WHEN 'withheld' THEN coalesce((e.d).reason_code, 'withheld')
+			WHEN 'unmapped_status'
+			THEN rsvp_sync._reason(c.code, coalesce(e.status, 'NULL'))
+			WHEN 'status_not_published'
 			THEN rsvp_sync._reason(c.code, coalesce(e.status, 'NULL'))
 			ELSE rsvp_sync._reason(c.code) END
 	FROM unnest(es) e
-	CROSS JOIN LATERAL (SELECT CASE
-		WHEN (e.s).withheld = (e.d).reason_code
-			AND rsvp_sync._reason((e.d).reason_code) = (e.d).reason_code
-		THEN 'withheld' ELSE (e.d).reason_code END AS code) c
+	CROSS JOIN LATERAL rsvp_sync._standing(e) c
 	WHERE (e.s).present
 		OR (e.d).action NOT IN ('forget', 'handover')
 	ON CONFLICT (source_id, key) DO UPDATE SET

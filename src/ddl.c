@@ -12,62 +12,40 @@
  * the command; but workers are stopped only for those who own the database,
  * or nobody could stop them by trying.
  *
- * DROP EXTENSION while applications write: a writer holds the lock of its
- * table and then wants that of our log, and the command takes them as they
- * come.  It is given all locks beforehand, and while it waits for one it holds
- * no other (or only for a time that no deadlock check gets to see), so
- * that no writer can ever be in a deadlock with it.
+ * DROP EXTENSION is given its locks beforehand, by droplock.c.
  *
- * May touch the registry and catalogs, reading; takes locks on the
- * extension's relations and those its triggers stand on.
+ * Locking: none of our own.  Reads catalogs, touches the registry through its
+ * functions.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
-#include "access/genam.h"
 #include "access/htup_details.h"
-#include "access/table.h"
-#include "access/tableam.h"
 #include "access/xact.h"
-#include "catalog/dependency.h"
-#include "catalog/indexing.h"
 #include "catalog/pg_authid.h"
-#include "catalog/pg_class.h"
 #include "catalog/pg_database.h"
-#include "catalog/pg_depend.h"
-#include "catalog/pg_extension.h"
-#include "catalog/pg_proc.h"
-#include "catalog/pg_trigger.h"
 #include "commands/dbcommands.h"
 #include "commands/defrem.h"
 #include "commands/extension.h"
 #include "miscadmin.h"
-#include "storage/latch.h"
-#include "storage/lmgr.h"
-#include "storage/proc.h"
 #include "tcop/utility.h"
-#include "utils/fmgroids.h"
 #include "utils/memutils.h"
 #include "utils/syscache.h"
-#include "utils/timestamp.h"
-#include "utils/wait_event.h"
 
 #include "compat.h"
 #include "ddl.h"
+#include "droplock.h"
 #include "registry.h"
 
 #define EXTENSION_NAME	"rsvp_sync"
 #define SETTING_PREFIX	"rsvp_sync."
 
-/* The longest time that locks are held while another is waited for */
-#define MAX_HOLD_MS		200
-
 /* What is to be done at the end of the transaction */
 typedef enum Deed
 {
 	DEED_POKE,					/* this database may need a worker now */
-	DEED_RESTART,				/* its workers must read their settings anew */
+	DEED_RESTART,				/* its workers must start anew */
 	DEED_RESUME					/* its workers may come back; also on abort */
 } Deed;
 
@@ -308,156 +286,6 @@ database_to_clear(Node *stmt)
 
 
 /*-------------------------------------------------------------------------
- * Locks for DROP EXTENSION
- *-------------------------------------------------------------------------
- */
-
-/*
- * Collect the extension's own objects of a class: its relations, its
- * functions.
- */
-static List *
-extension_members(Oid extoid, Oid classid)
-{
-	Relation	rel = table_open(DependRelationId, AccessShareLock);
-	List	   *members = NIL;
-	ScanKeyData key[2];
-	SysScanDesc scan;
-	HeapTuple	tuple;
-
-	ScanKeyInit(&key[0], Anum_pg_depend_refclassid, BTEqualStrategyNumber,
-				F_OIDEQ, ObjectIdGetDatum(ExtensionRelationId));
-	ScanKeyInit(&key[1], Anum_pg_depend_refobjid, BTEqualStrategyNumber,
-				F_OIDEQ, ObjectIdGetDatum(extoid));
-	scan = systable_beginscan(rel, DependReferenceIndexId, true, NULL, 2, key);
-	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
-	{
-		Form_pg_depend depend = (Form_pg_depend) GETSTRUCT(tuple);
-
-		if (depend->deptype == DEPENDENCY_EXTENSION &&
-			depend->classid == classid)
-			members = lappend_oid(members, depend->objid);
-	}
-	systable_endscan(scan);
-	table_close(rel, AccessShareLock);
-	return members;
-}
-
-/* Add the tables with a trigger that calls one of these functions. */
-static List *
-add_triggered_tables(List *relids, List *functions)
-{
-	Relation	rel = table_open(TriggerRelationId, AccessShareLock);
-	SysScanDesc scan;
-	HeapTuple	tuple;
-
-	scan = systable_beginscan(rel, InvalidOid, false, NULL, 0, NULL);
-	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
-	{
-		Form_pg_trigger trigger = (Form_pg_trigger) GETSTRUCT(tuple);
-
-		if (list_member_oid(functions, trigger->tgfoid))
-			relids = list_append_unique_oid(relids, trigger->tgrelid);
-	}
-	systable_endscan(scan);
-	table_close(rel, AccessShareLock);
-	return relids;
-}
-
-/* Every relation that DROP EXTENSION will lock, in the order of the oids. */
-static List *
-relations_to_lock(Oid extoid)
-{
-	List	   *relids = extension_members(extoid, RelationRelationId);
-	List	   *functions = extension_members(extoid, ProcedureRelationId);
-
-	relids = add_triggered_tables(relids, functions);
-	list_sort(relids, list_oid_cmp);
-	return relids;
-}
-
-static void
-short_pause(void)
-{
-	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-					 1, PG_WAIT_EXTENSION);
-	ResetLatch(MyLatch);
-	CHECK_FOR_INTERRUPTS();
-}
-
-/* Take a lock without joining its queue, until the deadline at most. */
-static bool
-lock_until(Oid relid, TimestampTz deadline)
-{
-	while (!ConditionalLockRelationOid(relid, AccessExclusiveLock))
-	{
-		if (GetCurrentTimestamp() >= deadline)
-			return false;
-		short_pause();
-	}
-	return true;
-}
-
-static void
-unlock_all(List *relids)
-{
-	ListCell   *lc;
-
-	foreach(lc, relids)
-		UnlockRelationOid(lfirst_oid(lc), AccessExclusiveLock);
-}
-
-/*
- * Lock what can be had in the time for which locks may be held: half of what a
- * writer waits before it looks for a deadlock, and not long in any case.
- * Returns the relation that could not be had, with all locks given back.
- */
-static Oid
-try_lock_all(List *relids, Oid already_locked)
-{
-	int			hold_ms = Min(MAX_HOLD_MS, DeadlockTimeout / 2);
-	TimestampTz deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
-													   hold_ms);
-	List	   *locked = NIL;
-	ListCell   *lc;
-
-	if (OidIsValid(already_locked))
-		locked = list_make1_oid(already_locked);
-	foreach(lc, relids)
-	{
-		Oid			relid = lfirst_oid(lc);
-
-		if (relid == already_locked)
-			continue;
-		if (!lock_until(relid, deadline))
-		{
-			unlock_all(locked);
-			return relid;
-		}
-		locked = lappend_oid(locked, relid);
-	}
-	return InvalidOid;
-}
-
-/*
- * Lock all or none, and wait for one only while none is held.  While we
- * wait, interruptibly and under lock_timeout, writers go on.
- */
-static void
-lock_all(List *relids)
-{
-	Oid			locked = InvalidOid;
-	Oid			busy;
-
-	while (OidIsValid(busy = try_lock_all(relids, locked)))
-	{
-		LockRelationOid(busy, AccessExclusiveLock);
-		locked = busy;
-	}
-}
-
-
-/*-------------------------------------------------------------------------
  * The hook
  *-------------------------------------------------------------------------
  */
@@ -531,7 +359,7 @@ static void
 clear_database(Node *stmt, Oid dboid)
 {
 	if (drops_extension(stmt))
-		lock_all(relations_to_lock(get_extension_oid(EXTENSION_NAME, false)));
+		droplock_acquire(get_extension_oid(EXTENSION_NAME, false));
 	(void) registry_suspend(dboid);
 }
 

@@ -25,6 +25,8 @@
  */
 #include "postgres.h"
 
+#include <signal.h>
+
 #include "access/heapam.h"
 #include "access/htup_details.h"
 #include "access/table.h"
@@ -60,8 +62,14 @@
 /* A worker that another launcher asked for is given up after this time */
 #define MAX_START_S			10
 
-/* When there was no room for a worker, look again after this time */
-#define NO_ROOM_PAUSE_S		5
+/*
+ * When there is no room for a worker we look again after a moment, since one
+ * that found nothing to do may just be leaving; and if there is none for the
+ * nth time, after a longer one.
+ */
+#define NO_ROOM_MOMENT_MS	100
+#define NO_ROOM_PATIENCE	5
+#define NO_ROOM_PAUSE_MS	5000
 
 /* Look at everything at least so often, in case nobody told us */
 #define NAP_S				60
@@ -88,11 +96,11 @@ typedef struct Charge
 {
 	ChargeKey	key;			/* hash key, must be first */
 	NameData	datname;		/* for messages */
-	WorkerStatus status;		/* none, starting or running, when last seen */
+	WorkerStatus status;		/* none, starting or running */
 	bool		wanted;			/* its database admits a worker */
 	bool		unneeded;		/* it found nothing to do there */
 	bool		poked;			/* since it was last started */
-	int			pause;			/* seconds, before the next start but one */
+	int			pause;			/* seconds, after the next failure */
 	TimestampTz due;			/* do not start it before */
 	BackgroundWorkerHandle *handle; /* if we have asked for it */
 } Charge;
@@ -103,7 +111,8 @@ static HTAB *charges = NULL;
 /* No worker is started before this time, for want of room. */
 static TimestampTz no_room_until = 0;
 
-/* Has the administrator been told of that? */
+/* How often in a row was there none, and has the administrator been told? */
+static int	no_room_count = 0;
 static bool no_room_reported = false;
 
 
@@ -142,6 +151,13 @@ drop_handle(Charge *charge)
 	if (charge->handle != NULL)
 		pfree(charge->handle);
 	charge->handle = NULL;
+}
+
+/* The time that it is after so many milliseconds. */
+static TimestampTz
+after_ms(int ms)
+{
+	return TimestampTzPlusMilliseconds(GetCurrentTimestamp(), ms);
 }
 
 /* Start it as soon as possible. */
@@ -270,8 +286,7 @@ pause_charge(Charge *charge, int age)
 {
 	if (age >= GOOD_AGE_S)
 		charge->pause = MIN_PAUSE_S;
-	charge->due = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
-											  charge->pause * 1000);
+	charge->due = after_ms(charge->pause * 1000);
 	charge->pause = Min(charge->pause * 2, MAX_PAUSE_S);
 }
 
@@ -376,14 +391,21 @@ describe_worker(BackgroundWorker *worker, Charge *charge)
 }
 
 /*
- * There was no slot.  Others may take long to end, so say it once and not at
- * every attempt.
+ * There was no slot.  That does not count while other workers are on their
+ * way.  Then it may last, so say it once and not at every attempt.
  */
 static void
-report_no_room(Charge *charge)
+note_no_room(Charge *charge, bool alone)
 {
-	no_room_until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
-												NO_ROOM_PAUSE_S * 1000);
+	if (alone)
+		no_room_count++;
+	if (no_room_count < NO_ROOM_PATIENCE)
+	{
+		no_room_until = after_ms(NO_ROOM_MOMENT_MS);
+		return;
+	}
+
+	no_room_until = after_ms(NO_ROOM_PAUSE_MS);
 	if (no_room_reported)
 		return;
 	no_room_reported = true;
@@ -401,7 +423,7 @@ report_no_room(Charge *charge)
  * postmaster wakes us when there is news.
  */
 static bool
-start_worker(Charge *charge)
+start_worker(Charge *charge, bool alone)
 {
 	BackgroundWorker worker;
 	MemoryContext old;
@@ -409,9 +431,8 @@ start_worker(Charge *charge)
 
 	if (!registry_reserve(charge->key.dboid, charge->key.kind))
 	{
-		/* Suspended; resuming pokes us, and this is for the case it fails */
-		charge->due = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
-												  NO_ROOM_PAUSE_S * 1000);
+		/* Suspended; we are poked when that ends */
+		charge->due = after_ms(NO_ROOM_PAUSE_MS);
 		return false;
 	}
 
@@ -423,11 +444,11 @@ start_worker(Charge *charge)
 	{
 		charge->handle = NULL;
 		(void) registry_unreserve(charge->key.dboid, charge->key.kind);
-		report_no_room(charge);
+		note_no_room(charge, alone);
 		return false;
 	}
 	charge->poked = false;
-	no_room_reported = false;
+	no_room_count = 0;
 	return true;
 }
 
@@ -456,14 +477,19 @@ start_workers(int starting)
 		if (starting >= MAX_STARTING || now < no_room_until)
 		{
 			hash_seq_term(&seq);
-			break;
+			return starting;
 		}
-		if (is_missing(charge) && charge->due <= now && start_worker(charge))
+		if (is_missing(charge) && charge->due <= now &&
+			start_worker(charge, starting == 0))
 		{
 			charge->status = STATUS_STARTING;
 			starting++;
 		}
 	}
+
+	/* If all have come in, the next one who cannot is news again */
+	if (now >= no_room_until)
+		no_room_reported = false;
 	return starting;
 }
 

@@ -22,6 +22,7 @@
 // Every PDS_* environment variable goes before what is set below.
 // SIGTERM and SIGINT end it in good order.
 
+import { readFileSync } from 'node:fs'
 import fs from 'node:fs/promises'
 import http from 'node:http'
 import os from 'node:os'
@@ -45,11 +46,21 @@ let stopping = false
 
 const bench = new Bench()
 
+// A process that only waits to be reaped is gone, too.
+const gone = (pid) => {
+  try {
+    process.kill(pid, 0)
+    return /^State:\s*Z/m.test(readFileSync(`/proc/${pid}/status`, 'utf8'))
+  } catch (e) {
+    return e.code === 'ESRCH' || e.code === 'ENOENT'
+  }
+}
+
 // Whatever happens below, this process must not outlive its parent.
 if (opt['parent-pid']) {
   const parent = Number(opt['parent-pid'])
   setInterval(() => {
-    try { process.kill(parent, 0) } catch (e) { if (e.code === 'ESRCH') stop().catch(() => process.exit(1)) }
+    if (gone(parent)) stop().catch(() => process.exit(1))
   }, 1000).unref()
 }
 

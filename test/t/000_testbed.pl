@@ -247,7 +247,7 @@ PERL
 my ($pds_pid, $pg_pid, @dirs) = split ' ', scalar <$in>;
 is kill(0, $pds_pid, $pg_pid), 2, 'a test runs';
 kill 'KILL', $killed;
-ok wait_for(sub { !grep { kill 0, $_ } $pds_pid, $pg_pid }, 20), 'its servers end with it';
+ok wait_for(sub { !alive($pds_pid, $pg_pid) }, 20), 'its servers end with it';
 ok wait_for(sub { !grep { -e } @dirs }, 20), 'and leave no files';
 
 done_testing;

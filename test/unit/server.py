@@ -127,7 +127,8 @@ async def handle(reader, writer):
             stays = await serve(path, request, number, writer)
             # Looks alive until it is used again
             doomed = path == "/doomed"
-    except (asyncio.IncompleteReadError, ConnectionError):
+    except (asyncio.IncompleteReadError, asyncio.CancelledError,
+            ConnectionError):
         pass
     finally:
         writer.close()

@@ -15,18 +15,32 @@
 static int	tap_run = 0;
 static int	tap_failed = 0;
 
+/* What is tested may be odd; a line of TAP must not be */
+static inline void
+tap_line(const char *before, const char *format, va_list args)
+{
+	char		text[400];
+
+	vsnprintf(text, sizeof(text), format, args);
+	for (char *p = text; *p; p++)
+		if (*p < ' ' || *p >= 0x7f || *p == '#')
+			*p = '?';
+	printf("%s %s\n", before, text);
+	fflush(stdout);
+}
+
 __attribute__((format(printf, 2, 3)))
 static inline bool
 ok(bool passed, const char *name, ...)
 {
+	char		before[40];
 	va_list		args;
 
-	printf("%sok %d - ", passed ? "" : "not ", ++tap_run);
+	snprintf(before, sizeof(before), "%sok %d -", passed ? "" : "not ",
+			 ++tap_run);
 	va_start(args, name);
-	vprintf(name, args);
+	tap_line(before, name, args);
 	va_end(args);
-	putchar('\n');
-	fflush(stdout);
 	if (!passed)
 		tap_failed++;
 	return passed;
@@ -36,14 +50,13 @@ __attribute__((format(printf, 1, 2)))
 static inline void
 skip(const char *why, ...)
 {
+	char		before[40];
 	va_list		args;
 
-	printf("ok %d # SKIP ", ++tap_run);
+	snprintf(before, sizeof(before), "ok %d # SKIP", ++tap_run);
 	va_start(args, why);
-	vprintf(why, args);
+	tap_line(before, why, args);
 	va_end(args);
-	putchar('\n');
-	fflush(stdout);
 }
 
 /* The exit status of main() */

@@ -29,7 +29,7 @@ use JSON::PP ();
 use POSIX ();
 use Time::HiRes qw(sleep time);
 
-our @EXPORT = qw(start_server start_pds wait_for free_port json from_json slurp run_command
+our @EXPORT = qw(start_server start_pds wait_for alive free_port json from_json slurp run_command
 	validate_records repo_root);
 
 my $ROOT = abs_path(dirname(abs_path(__FILE__)) . '/../../..');
@@ -61,6 +61,11 @@ sub wait_for (&;$) {
 		return if time > $deadline;
 		sleep 0.05;
 	}
+}
+
+# alive(pid ...) -> those that run.  One that only waits to be reaped does not.
+sub alive {
+	return grep { kill(0, $_) && (eval { slurp("/proc/$_/status") } // 'State: Z') !~ /^State:\s*Z/m } @_;
 }
 
 # run_command([command ...], stdin => text, timeout => seconds)
@@ -126,7 +131,10 @@ for my $pid_file (keys %left) {
 		my ($pid) = <$in> =~ /^(?:\{\s*"pid": )?(\d+)/;
 		if ($pid and $pid > 1) {
 			kill $signal, $pid;
-			for (1 .. 100) { last unless kill 0, $pid; select undef, undef, undef, 0.1 }
+			for (1 .. 100) {
+				last if !kill 0, $pid or open my $in, '<', "/proc/$pid/status" and join('', <$in>) =~ /^State:\s*Z/m;
+				select undef, undef, undef, 0.1;
+			}
 		}
 	}
 	system 'rm', '-rf', $dir if $dir =~ m{^/tmp/rsvp-sync};
@@ -300,7 +308,7 @@ sub pid {
 sub is_running {
 	my ($self) = @_;
 	my $pid = $self->pid or return 0;
-	return kill 0, $pid;
+	return scalar RsvpSyncTest::alive($pid);
 }
 
 sub start {
@@ -344,8 +352,9 @@ sub kill9_postmaster {
 	my $pid = $self->pid or die 'not running';
 	my @children = split ' ', do { local $/; open my $in, '<', "/proc/$pid/task/$pid/children" or die $!; <$in> // '' };
 	kill 'KILL', $pid;
-	RsvpSyncTest::wait_for(sub { !grep { kill 0, $_ } $pid, @children }) or die 'children of the postmaster live on';
-	unlink $self->data_dir . '/postmaster.pid';
+	RsvpSyncTest::wait_for(sub { !RsvpSyncTest::alive($pid, @children) }) or die 'children of the postmaster live on';
+	# Until init has reaped it, its pid would look alive to the next one.
+	unlink $self->data_dir . '/postmaster.pid', $self->host . '/.s.PGSQL.' . $self->port . '.lock';
 	return;
 }
 
@@ -355,7 +364,7 @@ sub kill9_worker {
 	my ($self, $pattern) = @_;
 	my @pids = $self->worker_pids($pattern);
 	kill 'KILL', @pids if @pids;
-	RsvpSyncTest::wait_for(sub { !grep { kill 0, $_ } @pids });
+	RsvpSyncTest::wait_for(sub { !RsvpSyncTest::alive(@pids) });
 	return @pids;
 }
 

@@ -1,0 +1,414 @@
+/*
+ * What everybody may see: views, sync_status, preview, wait_until_idle, and
+ * the calls that put keys in again.
+ *
+ * The views show the rows of attendance tables that the caller may read.
+ */
+
+CREATE FUNCTION rsvp_sync._may_see(attendance regclass) RETURNS boolean
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+SELECT coalesce(has_table_privilege(attendance::oid, 'SELECT'), false)
+	OR pg_has_role('pg_monitor', 'USAGE')
+$$;
+COMMENT ON FUNCTION rsvp_sync._may_see(regclass) IS
+'May the current user see the state of this table''s rows?';
+
+/* A key that waits: what it waits for. */
+CREATE FUNCTION rsvp_sync._queued_state(source_state text, mode text,
+	copied boolean, leased boolean, attempts integer,
+	OUT state text, OUT code text)
+LANGUAGE sql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+SELECT CASE
+		WHEN leased THEN 'sending'
+		WHEN copied OR mode = 'off' OR source_state IN ('paused', 'broken')
+		THEN 'blocked'
+		WHEN attempts > 0 THEN 'retrying' ELSE 'waiting' END,
+	CASE
+		WHEN leased THEN 'sending'
+		WHEN copied THEN 'copied'
+		WHEN mode = 'off' THEN 'mode_off'
+		WHEN source_state = 'paused' THEN 'source_paused'
+		WHEN source_state = 'broken' THEN 'source_broken'
+		WHEN attempts > 0 THEN 'retrying' ELSE 'queued' END
+$$;
+COMMENT ON FUNCTION rsvp_sync._queued_state(text, text, boolean, boolean, integer) IS
+'State of a key that is in the queue.';
+
+CREATE VIEW rsvp_sync.status WITH (security_barrier) AS
+WITH env AS (
+	SELECT rsvp_sync._copied() AS copied,
+		pg_catalog.current_setting('rsvp_sync.mode') AS mode
+)
+SELECT s.source_id, s.attendance, s.tenant, k.key AS attendance_id,
+	CASE WHEN k.queued THEN qs.state ELSE k.state END AS state,
+	CASE WHEN k.queued THEN qs.code ELSE k.reason_code END AS reason_code,
+	CASE WHEN k.queued THEN rsvp_sync._reason(qs.code, CASE qs.code
+			WHEN 'source_broken' THEN s.state_reason
+			WHEN 'source_paused' THEN s.state_reason
+			WHEN 'retrying' THEN k.queue_error END)
+		ELSE k.reason END AS reason,
+	k.did, k.event_uri,
+	CASE WHEN k.bond IS NOT NULL THEN rsvp_sync._rsvp_uri(k.did, k.rkey)
+		END AS uri,
+	k.base_cid AS cid, k.local AS status, k.attempts,
+	CASE WHEN k.queued AND NOT k.leased THEN k.due_at END AS next_attempt_at,
+	CASE WHEN k.queued THEN k.queue_error
+		WHEN k.state IN ('failed', 'blocked') THEN k.reason END AS last_error,
+	k.synced_at
+FROM (
+	SELECT i.source_id, i.key, i.state, i.reason_code, i.reason, i.did,
+		i.event_uri, i.bond, i.rkey, i.base_cid, i.local, i.synced_at,
+		q.key IS NOT NULL AS queued, q.lease IS NOT NULL AS leased,
+		COALESCE(q.attempts, 0) AS attempts, q.due_at,
+		q.last_error AS queue_error
+	FROM rsvp_sync._intent i
+	LEFT JOIN rsvp_sync._queue q
+		ON q.source_id = i.source_id AND q.key = i.key
+	UNION ALL
+	SELECT q.source_id, q.key, 'waiting', 'queued', NULL, NULL, NULL, NULL,
+		NULL, NULL, NULL, NULL, true, q.lease IS NOT NULL, q.attempts,
+		q.due_at, q.last_error
+	FROM rsvp_sync._queue q
+	WHERE NOT EXISTS (SELECT FROM rsvp_sync._intent i
+		WHERE i.source_id = q.source_id AND i.key = q.key)
+) k
+JOIN rsvp_sync._source s ON s.source_id = k.source_id
+CROSS JOIN env
+CROSS JOIN LATERAL rsvp_sync._queued_state(s.state, env.mode, env.copied,
+	k.leased, k.attempts) qs
+WHERE rsvp_sync._may_see(s.attendance);
+COMMENT ON VIEW rsvp_sync.status IS
+'State of every attendance row known to rsvp_sync: done, waiting, sending, retrying, blocked, held, withheld, superseded or failed, with a stable reason_code and a sentence.';
+
+CREATE VIEW rsvp_sync.queue WITH (security_barrier) AS
+SELECT s.source_id, s.attendance, s.tenant, q.key AS attendance_id,
+	q.priority, q.due_at, q.changed_at, q.lease IS NOT NULL AS leased,
+	q.attempts, q.last_error
+FROM rsvp_sync._queue q
+JOIN rsvp_sync._source s ON s.source_id = q.source_id
+WHERE rsvp_sync._may_see(s.attendance);
+COMMENT ON VIEW rsvp_sync.queue IS
+'Keys that are to be looked at, one row a key; priority 0 is interactive, 1 reconcile.';
+
+CREATE VIEW rsvp_sync.held WITH (security_barrier) AS
+SELECT s.source_id, s.attendance, s.tenant, i.key AS attendance_id,
+	i.reason_code, i.reason, i.did, i.event_uri,
+	rsvp_sync._rsvp_uri(i.did, i.rkey) AS uri
+FROM rsvp_sync._intent i
+JOIN rsvp_sync._source s ON s.source_id = i.source_id
+WHERE i.state = 'held' AND rsvp_sync._may_see(s.attendance);
+COMMENT ON VIEW rsvp_sync.held IS
+'Withdrawals that wait for approve_withdrawals().';
+
+CREATE VIEW rsvp_sync.failed WITH (security_barrier) AS
+SELECT s.source_id, s.attendance, s.tenant, i.key AS attendance_id,
+	i.reason_code, i.reason, i.did, i.event_uri, i.local AS status
+FROM rsvp_sync._intent i
+JOIN rsvp_sync._source s ON s.source_id = i.source_id
+WHERE i.state = 'failed' AND rsvp_sync._may_see(s.attendance);
+COMMENT ON VIEW rsvp_sync.failed IS
+'Keys that were given up.';
+
+CREATE VIEW rsvp_sync.rsvp WITH (security_barrier) AS
+SELECT o.did, o.rkey, rsvp_sync._rsvp_uri(o.did, o.rkey) AS uri, o.cid,
+	o.event_uri, o.event_cid, o.status, o.record, o.rev, o.source,
+	o.changed_at, o.seen_at
+FROM rsvp_sync._observed o
+WHERE o.cid IS NOT NULL;
+COMMENT ON VIEW rsvp_sync.rsvp IS
+'Observed: RSVP records known on the network, whoever wrote them. status is NULL for a token we do not know.';
+
+CREATE VIEW rsvp_sync.history WITH (security_barrier) AS
+SELECT h.at, s.attendance, s.tenant, h.key AS attendance_id, h.did,
+	h.action, h.outcome, h.status, h.uri, h.cid, h.detail
+FROM rsvp_sync._history h
+JOIN rsvp_sync._source s ON s.source_id = h.source_id
+WHERE rsvp_sync._may_see(s.attendance);
+COMMENT ON VIEW rsvp_sync.history IS
+'What was sent and what came of it; with mode dry_run, what would have been sent.';
+
+/* The source of an attached table, or an error that says what to do. */
+CREATE FUNCTION rsvp_sync._source_of(table_name regclass)
+RETURNS rsvp_sync._source
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	src rsvp_sync._source;
+BEGIN
+	SELECT * INTO src FROM rsvp_sync._source s
+	WHERE s.attendance = table_name;
+	IF NOT FOUND THEN
+		RAISE EXCEPTION 'table % is not attached', table_name
+			USING ERRCODE = 'undefined_object',
+			HINT = 'Attach it: SELECT rsvp_sync.attach('
+				|| quote_literal(table_name) || ').';
+	END IF;
+	RETURN src;
+END
+$$;
+COMMENT ON FUNCTION rsvp_sync._source_of(regclass) IS
+'Source of an attached table; undefined_object if it is not attached.';
+
+CREATE FUNCTION rsvp_sync._check_reader(caller oid, table_name regclass)
+RETURNS void
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	IF NOT has_table_privilege(caller, table_name::oid, 'SELECT') THEN
+		RAISE EXCEPTION 'permission denied for table %', table_name
+			USING ERRCODE = 'insufficient_privilege',
+			HINT = 'Whoever may read the table may see the state of its rows.';
+	END IF;
+END
+$$;
+COMMENT ON FUNCTION rsvp_sync._check_reader(oid, regclass) IS
+'insufficient_privilege unless the caller may read the table.';
+
+CREATE FUNCTION rsvp_sync._sync_status(caller oid, attendance regclass,
+	attendance_id text, OUT state text, OUT reason_code text,
+	OUT reason text, OUT uri text, OUT cid text, OUT status text,
+	OUT attempts integer, OUT next_attempt_at timestamptz,
+	OUT last_error text, OUT synced_at timestamptz)
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	src rsvp_sync._source := rsvp_sync._source_of(attendance);
+BEGIN
+	PERFORM rsvp_sync._check_reader(caller, attendance);
+	SELECT v.state, v.reason_code, v.reason, v.uri, v.cid, v.status,
+		v.attempts, v.next_attempt_at, v.last_error, v.synced_at
+	INTO state, reason_code, reason, uri, cid, status, attempts,
+		next_attempt_at, last_error, synced_at
+	FROM rsvp_sync.status v
+	WHERE v.source_id = src.source_id
+		AND v.attendance_id = _sync_status.attendance_id;
+	IF NOT FOUND AND EXISTS (SELECT FROM rsvp_sync._desired(src.source_id,
+		ARRAY[_sync_status.attendance_id])) THEN
+		/* Known to the application, not to the worker yet. */
+		state := 'waiting';
+		reason_code := 'queued';
+		reason := rsvp_sync._reason('queued');
+		attempts := 0;
+	END IF;
+END
+$$;
+COMMENT ON FUNCTION rsvp_sync._sync_status(oid, regclass, text) IS
+'private: sync_status() for a caller.';
+
+CREATE FUNCTION rsvp_sync.sync_status(attendance regclass,
+	attendance_id text, OUT state text, OUT reason_code text,
+	OUT reason text, OUT uri text, OUT cid text, OUT status text,
+	OUT attempts integer, OUT next_attempt_at timestamptz,
+	OUT last_error text, OUT synced_at timestamptz)
+LANGUAGE C VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS 'MODULE_PATHNAME', 'rsvp_sync_sync_status';
+COMMENT ON FUNCTION rsvp_sync.sync_status(regclass, text) IS
+'State of one attendance row. attendance_id: its primary key as text (composite: a JSON array of texts). All NULL: there is no such row. Errors: undefined_object (not attached), insufficient_privilege (may not read the table).';
+
+CREATE FUNCTION rsvp_sync._preview(caller oid, attendance regclass,
+	attendance_id text)
+RETURNS TABLE (attendance_id text, did text, event_uri text, action text,
+	status text, reason_code text, reason text)
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	src rsvp_sync._source := rsvp_sync._source_of(attendance);
+BEGIN
+	PERFORM rsvp_sync._check_reader(caller, attendance);
+	RETURN QUERY
+	SELECT e.key, e.did, e.event_uri, (e.d).action,
+		coalesce((e.d).send, (e.s).local), x.code,
+		CASE x.code WHEN 'withheld' THEN (e.d).reason_code
+			WHEN 'unmapped_status' THEN rsvp_sync._reason(x.code, e.status)
+			WHEN 'status_not_published'
+			THEN rsvp_sync._reason(x.code, e.status)
+			ELSE rsvp_sync._reason(x.code) END
+	FROM rsvp_sync._evaluate(src.source_id,
+		CASE WHEN _preview.attendance_id IS NOT NULL
+			THEN ARRAY[_preview.attendance_id] END, NULL) e
+	CROSS JOIN LATERAL (SELECT CASE
+		WHEN (e.d).action IN ('put', 'delete', 'read') THEN NULL
+		ELSE (rsvp_sync._standing(e)).code END AS code) x
+	ORDER BY e.key;
+END
+$$;
+COMMENT ON FUNCTION rsvp_sync._preview(oid, regclass, text) IS
+'private: preview() for a caller.';
+
+CREATE FUNCTION rsvp_sync.preview(attendance regclass,
+	attendance_id text DEFAULT NULL)
+RETURNS TABLE (attendance_id text, did text, event_uri text, action text,
+	status text, reason_code text, reason text)
+LANGUAGE C VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS 'MODULE_PATHNAME', 'rsvp_sync_preview';
+COMMENT ON FUNCTION rsvp_sync.preview(regclass, text) IS
+'What would be done for a row (NULL: all rows), seen from inside the calling transaction, committed or not; sends and changes nothing. action: none, put, delete, read, wait, hold, forget. Errors as sync_status().';
+
+/* Keys of a source whose decision differs from what is recorded. */
+CREATE FUNCTION rsvp_sync._differences(of_source bigint)
+RETURNS SETOF text
+LANGUAGE sql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+SELECT e.key
+FROM rsvp_sync._evaluate(of_source, NULL, NULL) e
+CROSS JOIN LATERAL rsvp_sync._standing(e) x
+WHERE NOT EXISTS (SELECT FROM rsvp_sync._queue q
+		WHERE q.source_id = of_source AND q.key = e.key)
+	AND CASE (e.d).action
+		WHEN 'none' THEN (x.state, x.code)
+			IS DISTINCT FROM (e.old_state, e.old_reason_code)
+		WHEN 'wait' THEN (x.state, x.code)
+			IS DISTINCT FROM (e.old_state, e.old_reason_code)
+		WHEN 'hold' THEN (x.state, x.code)
+			IS DISTINCT FROM (e.old_state, e.old_reason_code)
+		/* What was given up is not tried again for the same wish. */
+		ELSE e.old_state IS DISTINCT FROM 'failed'
+			AND e.old_reason_code IS DISTINCT FROM 'dry_run' END
+$$;
+COMMENT ON FUNCTION rsvp_sync._differences(bigint) IS
+'Keys of a source that are not as they should be, whole table.';
+
+CREATE FUNCTION rsvp_sync._reconcile(caller oid, attendance regclass)
+RETURNS bigint
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	src rsvp_sync._source;
+	found_keys bigint;
+	total bigint := 0;
+BEGIN
+	IF attendance IS NOT NULL THEN
+		PERFORM rsvp_sync._source_of(attendance);
+		PERFORM rsvp_sync._check_owner(caller, attendance);
+	END IF;
+	FOR src IN SELECT s.* FROM rsvp_sync._source s
+		JOIN pg_class c ON c.oid = s.attendance
+		WHERE (_reconcile.attendance IS NULL
+				OR s.attendance = _reconcile.attendance)
+			AND s.state <> 'paused'
+			AND pg_has_role(caller, c.relowner, 'USAGE')
+		ORDER BY s.source_id
+	LOOP
+		INSERT INTO rsvp_sync._change_log (source_id, key, op)
+		SELECT src.source_id, d, 'l'
+		FROM rsvp_sync._differences(src.source_id) d;
+		GET DIAGNOSTICS found_keys = ROW_COUNT;
+		total := total + found_keys;
+	END LOOP;
+	RETURN total;
+END
+$$;
+COMMENT ON FUNCTION rsvp_sync._reconcile(oid, regclass) IS
+'private: reconcile() for a caller.';
+
+CREATE FUNCTION rsvp_sync.reconcile(attendance regclass DEFAULT NULL)
+RETURNS bigint
+LANGUAGE C VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS 'MODULE_PATHNAME', 'rsvp_sync_reconcile';
+COMMENT ON FUNCTION rsvp_sync.reconcile(regclass) IS
+'Compares a whole source (NULL: all of the caller''s) and puts every key in that is not as it should be, at low priority. Returns how many. Errors: undefined_object, insufficient_privilege.';
+
+CREATE FUNCTION rsvp_sync._approve_withdrawals(caller oid,
+	attendance regclass)
+RETURNS bigint
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	src rsvp_sync._source := rsvp_sync._source_of(attendance);
+	approved_keys bigint;
+BEGIN
+	PERFORM rsvp_sync._check_owner(caller, attendance);
+	WITH let AS (
+		UPDATE rsvp_sync._intent i SET approved = true
+		WHERE i.source_id = src.source_id AND i.state = 'held'
+		RETURNING i.key
+	)
+	INSERT INTO rsvp_sync._change_log (source_id, key, op)
+	SELECT src.source_id, l.key, 'l' FROM let l;
+	GET DIAGNOSTICS approved_keys = ROW_COUNT;
+	RETURN approved_keys;
+END
+$$;
+COMMENT ON FUNCTION rsvp_sync._approve_withdrawals(oid, regclass) IS
+'private: approve_withdrawals() for a caller.';
+
+CREATE FUNCTION rsvp_sync.approve_withdrawals(attendance regclass)
+RETURNS bigint
+LANGUAGE C VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS 'MODULE_PATHNAME', 'rsvp_sync_approve_withdrawals';
+COMMENT ON FUNCTION rsvp_sync.approve_withdrawals(regclass) IS
+'Lets the held withdrawals of a source pass. Returns how many. Only the table''s owner may. Errors: undefined_object, insufficient_privilege.';
+
+/* Is there anything the worker could do now or after a wait? */
+CREATE FUNCTION rsvp_sync._idle(of_source bigint) RETURNS boolean
+LANGUAGE sql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+SELECT NOT EXISTS (SELECT FROM rsvp_sync._change_log l
+		WHERE of_source IS NULL OR l.source_id IN (of_source, 0))
+	AND (rsvp_sync._copied() OR current_setting('rsvp_sync.mode') = 'off'
+		OR NOT EXISTS (SELECT FROM rsvp_sync._queue q
+			JOIN rsvp_sync._source s ON s.source_id = q.source_id
+			WHERE (of_source IS NULL OR q.source_id = of_source)
+				AND s.state NOT IN ('paused', 'broken')))
+	AND NOT EXISTS (SELECT FROM rsvp_sync._intent i
+		JOIN rsvp_sync._source s ON s.source_id = i.source_id
+		WHERE (of_source IS NULL OR i.source_id = of_source)
+			AND i.writeback AND i.writeback_failures < 3
+			AND s.state = 'active')
+$$;
+COMMENT ON FUNCTION rsvp_sync._idle(bigint) IS
+'Is nothing runnable left of a source (NULL: of all)?';
+
+CREATE FUNCTION rsvp_sync.wait_until_idle(timeout interval,
+	attendance regclass DEFAULT NULL)
+RETURNS boolean
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	until timestamptz := clock_timestamp() + timeout;
+	of_source bigint;
+BEGIN
+	IF current_setting('transaction_isolation')
+		IN ('repeatable read', 'serializable') THEN
+		RAISE EXCEPTION 'wait_until_idle() needs READ COMMITTED'
+			USING ERRCODE = 'invalid_transaction_state',
+			HINT = 'Under a transaction-wide snapshot the worker''s progress cannot be seen.';
+	END IF;
+	IF rsvp_sync._pending_in_transaction() THEN
+		RAISE EXCEPTION 'this transaction has changed attendance itself'
+			USING ERRCODE = 'invalid_transaction_state',
+			HINT = 'COMMIT first: the worker cannot see the change before.';
+	END IF;
+	IF attendance IS NOT NULL THEN
+		of_source := (rsvp_sync._source_of(attendance)).source_id;
+	END IF;
+	LOOP
+		IF rsvp_sync._idle(of_source) THEN
+			RETURN true;
+		END IF;
+		IF timeout IS NULL OR clock_timestamp() >= until THEN
+			RETURN false;
+		END IF;
+		PERFORM pg_sleep(0.01);
+	END LOOP;
+END
+$$;
+COMMENT ON FUNCTION rsvp_sync.wait_until_idle(interval, regclass) IS
+'Waits until nothing runnable is left (of one source, or of all): true; false after the timeout. What is blocked, held, withheld or failed is not runnable; what will be retried is. Errors: invalid_transaction_state in a transaction that changed attendance itself, or under REPEATABLE READ.';

@@ -1,0 +1,23 @@
+/*
+ * Nothing but the pure functions is for PUBLIC.  New functions are executable
+ * by everybody unless it is taken away; this is the one place where it is,
+ * for all at once, so that none can be forgotten.
+ */
+DO $$
+DECLARE
+	f regprocedure;
+BEGIN
+	FOR f IN SELECT p.oid::pg_catalog.regprocedure
+		FROM pg_catalog.pg_proc p
+		WHERE p.pronamespace OPERATOR(pg_catalog.=)
+				'rsvp_sync'::pg_catalog.regnamespace
+			AND p.proname OPERATOR(pg_catalog.<>) ALL (ARRAY[
+				'is_at_uri', 'is_did', 'is_handle', 'is_nsid',
+				'is_record_key', 'is_tid', 'is_datetime', 'is_cid',
+				'parse_at_uri', 'tid_now', 'record_cid',
+				'rsvp_status_map', 'plan']::pg_catalog.name[])
+	LOOP
+		EXECUTE pg_catalog.format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', f);
+	END LOOP;
+END
+$$;

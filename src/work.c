@@ -1,0 +1,157 @@
+/*-------------------------------------------------------------------------
+ *
+ * work.c
+ *		Short transactions and statements of the worker.
+ *
+ * The one bracket around every transaction of the worker, prepared
+ * statements with their arguments, and the guard that turns an error into a
+ * value.  Knows nothing of what the statements say.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
+#include "mb/pg_wchar.h"
+#include "pgstat.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/memutils.h"
+#include "utils/resowner.h"
+#include "utils/snapmgr.h"
+
+#include "worker.h"
+
+void
+begin_work(const char *what)
+{
+	SetCurrentStatementStartTimestamp();
+	StartTransactionCommand();
+	SPI_connect();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	pgstat_report_activity(STATE_RUNNING, what);
+}
+
+void
+end_work(void)
+{
+	SPI_finish();
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+	pgstat_report_stat(true);
+	pgstat_report_activity(STATE_IDLE, NULL);
+}
+
+void
+args_int8(Args *args, int64 value)
+{
+	args->nulls[args->n] = ' ';
+	args->values[args->n++] = Int64GetDatum(value);
+}
+
+void
+args_int4(Args *args, int32 value)
+{
+	args->nulls[args->n] = ' ';
+	args->values[args->n++] = Int32GetDatum(value);
+}
+
+void
+args_bool(Args *args, bool value)
+{
+	args->nulls[args->n] = ' ';
+	args->values[args->n++] = BoolGetDatum(value);
+}
+
+/* What came from the network is UTF-8; the database may not be. */
+void
+args_text(Args *args, const char *value)
+{
+	args->nulls[args->n] = value ? ' ' : 'n';
+	if (value)
+		value = pg_any_to_server(value, strlen(value), PG_UTF8);
+	args->values[args->n++] = value ? CStringGetTextDatum(value) : (Datum) 0;
+}
+
+void
+args_texts(Args *args, List *values)
+{
+	Datum	   *items = palloc(sizeof(Datum) * Max(list_length(values), 1));
+	int			n = 0;
+	ListCell   *cell;
+
+	foreach(cell, values)
+		items[n++] = CStringGetTextDatum((char *) lfirst(cell));
+	args->nulls[args->n] = ' ';
+	args->values[args->n++] =
+		PointerGetDatum(construct_array(items, n, TEXTOID, -1, false,
+										TYPALIGN_INT));
+}
+
+/* Results are in SPI_tuptable; each run sees what earlier ones did. */
+void
+run_statement(Statement *statement, Args *args)
+{
+	int			rc;
+
+	if (statement->plan == NULL)
+	{
+		SPIPlanPtr	plan = SPI_prepare(statement->sql, statement->nargs,
+									   statement->types);
+
+		if (plan == NULL || SPI_keepplan(plan) != 0)
+			elog(ERROR, "could not prepare \"%s\": %s", statement->sql,
+				 SPI_result_code_string(SPI_result));
+		statement->plan = plan;
+	}
+	rc = SPI_execute_plan(statement->plan, args ? args->values : NULL,
+						  args ? args->nulls : NULL, false, 0);
+	if (rc < 0)
+		elog(ERROR, "could not run \"%s\": %s", statement->sql,
+			 SPI_result_code_string(rc));
+}
+
+char *
+result_text(uint64 row, int column)
+{
+	return SPI_getvalue(SPI_tuptable->vals[row], SPI_tuptable->tupdesc,
+						column);
+}
+
+int64
+result_int8(uint64 row, int column, bool *isnull)
+{
+	Datum		value = SPI_getbinval(SPI_tuptable->vals[row],
+									  SPI_tuptable->tupdesc, column, isnull);
+
+	return *isnull ? 0 : DatumGetInt64(value);
+}
+
+ErrorData *
+guarded(void (*fn) (void *arg), void *arg)
+{
+	MemoryContext context = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	ErrorData  *volatile error = NULL;
+
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(context);
+	PG_TRY();
+	{
+		fn(arg);
+		ReleaseCurrentSubTransaction();
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(context);
+		error = CopyErrorData();
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(context);
+	CurrentResourceOwner = owner;
+	return error;
+}

@@ -1,0 +1,766 @@
+/*-------------------------------------------------------------------------
+ *
+ * worker.c
+ *		The loop: drain, lease, plan, start, harvest, write down.
+ *
+ * One process per database.  Each turn has at most one transaction for all
+ * that is to be written down and planned, then starts calls with nothing
+ * open, then waits in one place for latch and sockets together.  There is no
+ * batch: what has finished is written down while the rest is under way, and
+ * what has become free is refilled.
+ *
+ * What a decision is, is plan.c's matter; what a call is, lane.c's; what is
+ * written where, that of the functions in sql/51-queue.sql and
+ * sql/52-answers.sql.
+ *
+ * Errors of the application's SQL are caught per source, errors in writing
+ * an answer down per answer.  Any other error ends this process; the
+ * launcher starts the next one, which goes on from the tables.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "catalog/pg_type.h"
+#include "commands/extension.h"
+#include "executor/spi.h"
+#include "libpq/pqsignal.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "postmaster/bgworker.h"
+#include "postmaster/interrupt.h"
+#include "storage/ipc.h"
+#include "storage/latch.h"
+#include "tcop/tcopprot.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+
+#include "compat.h"
+#include "credential.h"
+#include "http.h"
+#include "lane.h"
+#include "owner.h"
+#include "registry.h"
+#include "settings.h"
+#include "worker.h"
+#include "writeback.h"
+
+/* Log rows taken by one transaction. */
+#define DRAIN_BATCH		5000
+/* However quiet it is, the log is looked at this often. */
+#define POLL_MS			5000
+
+static Statement drain = {
+	"SELECT d.drained, d.repeatable FROM rsvp_sync._drain($1) d", 1, {INT4OID}
+};
+static Statement lease = {
+	"SELECT l.source_id, l.keys FROM rsvp_sync._lease($1, $2) l", 2,
+	{INT8OID, INT4OID}
+};
+static Statement release_leases = {
+	"SELECT rsvp_sync._release_leases($1)", 1, {INT8OID}
+};
+static Statement plan_keys = {
+	"SELECT w.source_id, w.generation, w.mint, w.key, w.action, w.need,"
+	" w.subject, w.did, w.pds, w.rkey, w.record, w.cid, w.swap,"
+	" w.event_uri, w.organiser_pds"
+	" FROM rsvp_sync._plan_keys($1, $2, $3) w", 3,
+	{INT8OID, TEXTARRAYOID, TEXTARRAYOID}
+};
+static Statement source_failed = {
+	"SELECT rsvp_sync._source_failed($1, $2, $3)", 3,
+	{INT8OID, TEXTOID, TEXTOID}
+};
+static Statement source_works = {
+	"SELECT rsvp_sync._source_works($1)", 1, {INT8OID}
+};
+static Statement give_back = {
+	"UPDATE rsvp_sync._queue SET lease = NULL"
+	" WHERE source_id OPERATOR(pg_catalog.=) $1"
+	" AND key OPERATOR(pg_catalog.=) ANY ($2)", 2, {INT8OID, TEXTARRAYOID}
+};
+static Statement may_send = {
+	"SELECT NOT rsvp_sync._copied()", 0
+};
+static Statement next_due = {
+	"SELECT (pg_catalog.extract('epoch', rsvp_sync._next_due()"
+	" OPERATOR(pg_catalog.-) pg_catalog.now())"
+	" OPERATOR(pg_catalog.*) 1000)::pg_catalog.int8", 0
+};
+static Statement read_credential = {
+	"SELECT a.credential, a.session FROM rsvp_sync._account a"
+	" WHERE a.did OPERATOR(pg_catalog.=) $1", 1, {TEXTOID}
+};
+static Statement put_done = {
+	"SELECT rsvp_sync._put_done($1, $2, $3, $4, $5, $6::pg_catalog.jsonb,"
+	" $7, $8)", 8,
+	{INT8OID, TEXTOID, INT8OID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID}
+};
+static Statement delete_done = {
+	"SELECT rsvp_sync._delete_done($1, $2, $3, $4, $5, $6)", 6,
+	{INT8OID, TEXTOID, INT8OID, TEXTOID, TEXTOID, TEXTOID}
+};
+static Statement read_done = {
+	"SELECT rsvp_sync._read_done($1, $2, $3, $4, $5, $6::pg_catalog.jsonb)",
+	6, {INT8OID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID}
+};
+static Statement call_failed = {
+	"SELECT rsvp_sync._call_failed($1, $2, $3, $4, $5, $6, $7, $8,"
+	" pg_catalog.make_interval(secs => $9::pg_catalog.float8"
+	" OPERATOR(pg_catalog./) 1000))", 9,
+	{INT8OID, TEXTOID, INT8OID, TEXTOID, TEXTOID, TEXTOID, BOOLOID, TEXTOID,
+	INT4OID}
+};
+static Statement list_done = {
+	"SELECT rsvp_sync._list_done($1, $2::pg_catalog.jsonb)", 2,
+	{TEXTOID, TEXTOID}
+};
+static Statement identity_done = {
+	"SELECT rsvp_sync._identity_done($1, $2, $3)", 3,
+	{TEXTOID, TEXTOID, TEXTOID}
+};
+static Statement event_done = {
+	"SELECT rsvp_sync._event_done($1, $2)", 2, {TEXTOID, TEXTOID}
+};
+static Statement account_done = {
+	"SELECT rsvp_sync._account_done($1, $2, $3, $4, $5)", 5,
+	{TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID}
+};
+
+/* Names this process among all that ever served the database. */
+static int64 incarnation = 0;
+
+static MemoryContext turn_context = NULL;
+
+/* Jobs planned in the transaction under way; started once it committed. */
+static dlist_head planned = DLIST_STATIC_INIT(planned);
+
+/* Is there certainly more to do than the last turn took? */
+static bool more = true;
+
+/* When the next turn is due without being told. */
+static TimestampTz wake_at = 0;
+
+/* ------------------------------------------------------------------------
+ * Planning
+ * ------------------------------------------------------------------------ */
+
+/* A batch of one source's keys. */
+typedef struct Batch
+{
+	int64		source_id;
+	List	   *keys;
+} Batch;
+
+static char *
+copy_text(Job *job, uint64 row, int column)
+{
+	char	   *text = result_text(row, column);
+
+	return text ? MemoryContextStrdup(job->context, text) : NULL;
+}
+
+static Job *
+read_job(uint64 row)
+{
+	MemoryContext context = AllocSetContextCreate(TopMemoryContext,
+												  "rsvp_sync job",
+												  ALLOCSET_SMALL_SIZES);
+	Job		   *job = MemoryContextAllocZero(context, sizeof(Job));
+	bool		isnull;
+
+	job->context = context;
+	job->source_id = result_int8(row, 1, &isnull);
+	job->generation = result_int8(row, 2, &isnull);
+	job->mint = DatumGetBool(SPI_getbinval(SPI_tuptable->vals[row],
+										   SPI_tuptable->tupdesc, 3,
+										   &isnull)) && !isnull;
+	job->key = copy_text(job, row, 4);
+	job->action = copy_text(job, row, 5);
+	job->need = copy_text(job, row, 6);
+	job->subject = copy_text(job, row, 7);
+	job->did = copy_text(job, row, 8);
+	job->pds = copy_text(job, row, 9);
+	job->rkey = copy_text(job, row, 10);
+	job->record = copy_text(job, row, 11);
+	job->cid = copy_text(job, row, 12);
+	job->swap = copy_text(job, row, 13);
+	job->event_uri = copy_text(job, row, 14);
+	job->organiser_pds = copy_text(job, row, 15);
+	return job;
+}
+
+static void
+plan_batch(void *arg)
+{
+	Batch	   *batch = arg;
+	Args		args = {0};
+
+	args_int8(&args, batch->source_id);
+	args_texts(&args, batch->keys);
+	args_texts(&args, lane_listed());
+	run_statement(&plan_keys, &args);
+	/* Nothing below raises: jobs outlive a rolled back subtransaction. */
+	for (uint64 row = 0; row < SPI_processed; row++)
+	{
+		Job		   *job = read_job(row);
+
+		dlist_push_tail(&planned, &job->node);
+	}
+	args.n = 1;
+	run_statement(&source_works, &args);
+}
+
+/* The keys wait; how long, the source's state says. */
+static void
+batch_failed(Batch *batch, ErrorData *error)
+{
+	Args		args = {0};
+
+	args_int8(&args, batch->source_id);
+	args_text(&args, unpack_sql_state(error->sqlerrcode));
+	args_text(&args, error->message);
+	run_statement(&source_failed, &args);
+	args.n = 1;
+	args_texts(&args, batch->keys);
+	run_statement(&give_back, &args);
+	ereport(LOG,
+			(errmsg("source " INT64_FORMAT " cannot be read: %s",
+					batch->source_id, error->message)));
+}
+
+static void
+plan_source(Batch *batch)
+{
+	ErrorData  *error = guarded(plan_batch, batch);
+
+	if (error != NULL)
+		batch_failed(batch, error);
+}
+
+/* Keys that waited for something that is known now. */
+static void
+plan_again(void)
+{
+	dlist_head *replans = lane_replans();
+
+	while (!dlist_is_empty(replans))
+	{
+		Batch		batch = {0};
+		dlist_mutable_iter iter;
+
+		batch.source_id =
+			dlist_head_element(Job, node, replans)->source_id;
+		dlist_foreach_modify(iter, replans)
+		{
+			Job		   *job = dlist_container(Job, node, iter.cur);
+
+			if (job->source_id != batch.source_id)
+				continue;
+			batch.keys = lappend(batch.keys, pstrdup(job->key));
+			dlist_delete(&job->node);
+			lane_free_job(job);
+		}
+		plan_source(&batch);
+	}
+}
+
+static List *
+text_list(Datum array)
+{
+	Datum	   *items;
+	int			n;
+	List	   *list = NIL;
+
+	deconstruct_array(DatumGetArrayTypeP(array), TEXTOID, -1, false,
+					  TYPALIGN_INT, &items, NULL, &n);
+	for (int i = 0; i < n; i++)
+		list = lappend(list, TextDatumGetCString(items[i]));
+	return list;
+}
+
+/* Keys worth having in memory: enough to keep every connection busy. */
+static int
+window(void)
+{
+	return Max(rsvp_sync_concurrency * 4, 256);
+}
+
+static void
+lease_and_plan(void)
+{
+	int			room = window() - lane_jobs();
+	Args		args = {0};
+	List	   *batches = NIL;
+	ListCell   *cell;
+	int			leased = 0;
+
+	if (room <= 0)
+		return;
+	args_int8(&args, incarnation);
+	args_int4(&args, room);
+	run_statement(&lease, &args);
+	for (uint64 row = 0; row < SPI_processed; row++)
+	{
+		Batch	   *batch = palloc0(sizeof(Batch));
+		bool		isnull;
+
+		batch->source_id = result_int8(row, 1, &isnull);
+		batch->keys = text_list(SPI_getbinval(SPI_tuptable->vals[row],
+											  SPI_tuptable->tupdesc, 2,
+											  &isnull));
+		leased += list_length(batch->keys);
+		batches = lappend(batches, batch);
+	}
+	more = more || leased == room;
+	foreach(cell, batches)
+		plan_source(lfirst(cell));
+}
+
+/* ------------------------------------------------------------------------
+ * Writing answers down
+ * ------------------------------------------------------------------------ */
+
+static void
+args_job(Args *args, Job *job)
+{
+	args_int8(args, job->source_id);
+	args_text(args, job->key);
+}
+
+static void
+record_failed(Outcome *o)
+{
+	Args		args = {0};
+
+	args_job(&args, o->job);
+	args_int8(&args, o->job->generation);
+	args_text(&args, o->how);
+	args_text(&args, o->code);
+	args_text(&args, o->message);
+	args_bool(&args, o->sure);
+	args_text(&args, o->job->cid);
+	args_int4(&args, (int32) o->wait_ms);
+	run_statement(&call_failed, &args);
+}
+
+static void
+record_write(Outcome *o)
+{
+	Args		args = {0};
+	bool		put = o->kind == OUTCOME_PUT;
+
+	args_job(&args, o->job);
+	args_int8(&args, o->job->generation);
+	args_text(&args, o->job->did);
+	args_text(&args, o->job->rkey);
+	if (put)
+	{
+		args_text(&args, o->job->record);
+		args_text(&args, o->cid);
+	}
+	args_text(&args, o->rev);
+	run_statement(put ? &put_done : &delete_done, &args);
+}
+
+static void
+record_read(Outcome *o)
+{
+	Args		args = {0};
+
+	args_job(&args, o->job);
+	args_text(&args, o->job->did);
+	args_text(&args, o->job->rkey);
+	args_text(&args, o->cid);
+	args_text(&args, o->text);
+	run_statement(&read_done, &args);
+}
+
+static void
+record_account(Outcome *o)
+{
+	Args		args = {0};
+
+	args_text(&args, o->subject);
+	args_text(&args, o->how);
+	args_text(&args, o->secret ? credential_seal(o->secret, strlen(o->secret),
+												 o->subject) : NULL);
+	args_text(&args, o->handle);
+	args_text(&args, o->message);
+	run_statement(&account_done, &args);
+}
+
+static void
+record_learnt(Outcome *o)
+{
+	Args		args = {0};
+
+	args_text(&args, o->subject);
+	if (o->kind == OUTCOME_EVENT)
+		args_text(&args, o->cid);
+	else
+		args_text(&args, o->text);
+	if (o->kind == OUTCOME_IDENTITY)
+		args_text(&args, o->handle);
+	run_statement(o->kind == OUTCOME_EVENT ? &event_done :
+				  o->kind == OUTCOME_LIST ? &list_done : &identity_done,
+				  &args);
+}
+
+static void
+record_outcome(void *arg)
+{
+	Outcome    *o = arg;
+
+	switch (o->kind)
+	{
+		case OUTCOME_PUT:
+		case OUTCOME_DELETE:
+			record_write(o);
+			break;
+		case OUTCOME_READ:
+			record_read(o);
+			break;
+		case OUTCOME_FAILED:
+			record_failed(o);
+			break;
+		case OUTCOME_ACCOUNT:
+			record_account(o);
+			break;
+		default:
+			record_learnt(o);
+			break;
+	}
+}
+
+/* Recording may produce further outcomes; they are recorded as well. */
+static void
+record_outcomes(void)
+{
+	dlist_head *outcomes = lane_outcomes();
+
+	while (!dlist_is_empty(outcomes))
+	{
+		Outcome    *o = dlist_container(Outcome, node,
+										dlist_pop_head_node(outcomes));
+		bool		hopeless = o->kind == OUTCOME_FAILED;
+		ErrorData  *error = guarded(record_outcome, o);
+
+		if (error == NULL)
+		{
+			lane_outcome_recorded(o);
+			continue;
+		}
+		if (hopeless)
+			ReThrowError(error);
+		ereport(WARNING,
+				(errmsg("an answer could not be recorded: %s",
+						error->message)));
+		lane_outcome_refused(o);
+	}
+}
+
+/* What an account's lane needs in order to sign in. */
+typedef struct Wanted
+{
+	const char *did;
+	char	   *password;
+	char	   *refresh_token;
+} Wanted;
+
+static void
+open_credentials(void *arg)
+{
+	Wanted	   *wanted = arg;
+	Args		args = {0};
+	char	   *credential;
+	char	   *session;
+
+	args_text(&args, wanted->did);
+	run_statement(&read_credential, &args);
+	if (SPI_processed != 1)
+		return;
+	credential = result_text(0, 1);
+	session = result_text(0, 2);
+	if (credential)
+		wanted->password = credential_open(credential, wanted->did);
+	if (session)
+		wanted->refresh_token = credential_open(session, wanted->did);
+}
+
+static void
+supply_credentials(void)
+{
+	ListCell   *cell;
+
+	foreach(cell, lane_credentials_wanted())
+	{
+		Wanted		wanted = {lfirst(cell), NULL, NULL};
+		ErrorData  *error = guarded(open_credentials, &wanted);
+
+		if (error != NULL)
+			ereport(WARNING,
+					(errmsg("the credential of %s cannot be read: %s",
+							wanted.did, error->message)));
+		lane_credentials(wanted.did, wanted.password, wanted.refresh_token);
+		if (wanted.password)
+			credential_wipe(wanted.password);
+		if (wanted.refresh_token)
+			credential_wipe(wanted.refresh_token);
+	}
+}
+
+/* ------------------------------------------------------------------------
+ * A turn
+ * ------------------------------------------------------------------------ */
+
+/* Copy of a database, or told to rest: keys wait. */
+static bool
+sending_allowed(void)
+{
+	bool		isnull;
+
+	if (rsvp_sync_mode == MODE_OFF)
+		return false;
+	run_statement(&may_send, NULL);
+	return DatumGetBool(SPI_getbinval(SPI_tuptable->vals[0],
+									  SPI_tuptable->tupdesc, 1, &isnull));
+}
+
+static void
+drain_log(void)
+{
+	Args		args = {0};
+	bool		isnull;
+	Datum		repeatable;
+
+	args_int4(&args, DRAIN_BATCH);
+	run_statement(&drain, &args);
+	more = result_int8(0, 1, &isnull) == DRAIN_BATCH;
+	repeatable = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc,
+							   2, &isnull);
+	if (!isnull)
+		writeback_note_repeatable(DatumGetArrayTypeP(repeatable));
+}
+
+static void
+find_next_due(void)
+{
+	bool		isnull;
+	int64		ms;
+
+	run_statement(&next_due, NULL);
+	ms = result_int8(0, 1, &isnull);
+	if (isnull || ms > POLL_MS)
+		ms = POLL_MS;
+	wake_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), Max(ms, 10));
+}
+
+/* The extension may be dropped at any time; then there is nothing to do. */
+static void
+leave_if_dropped(void)
+{
+	if (OidIsValid(get_extension_oid("rsvp_sync", true)))
+		return;
+	AbortCurrentTransaction();
+	proc_exit(0);
+}
+
+static void
+work(void)
+{
+	MemoryContext old;
+
+	begin_work("rsvp_sync: looking at the queue");
+	leave_if_dropped();
+	old = MemoryContextSwitchTo(turn_context);
+	supply_credentials();
+	record_outcomes();
+	drain_log();
+	if (sending_allowed())
+	{
+		plan_again();
+		lease_and_plan();
+	}
+	record_outcomes();
+	find_next_due();
+	MemoryContextSwitchTo(old);
+	end_work();
+	MemoryContextReset(turn_context);
+	lane_outcomes_recorded();
+	writeback_poke();
+	while (!dlist_is_empty(&planned))
+		lane_add(dlist_container(Job, node, dlist_pop_head_node(&planned)));
+}
+
+static void
+harvest(void)
+{
+	HttpRequest *req;
+
+	http_pump();
+	while ((req = http_finished()) != NULL)
+		lane_finished(req);
+}
+
+/* Is there anything that only a transaction can move on? */
+static bool
+work_to_do(void)
+{
+	return more || !dlist_is_empty(lane_outcomes()) ||
+		!dlist_is_empty(lane_replans()) ||
+		lane_credentials_wanted() != NIL ||
+		GetCurrentTimestamp() >= wake_at;
+}
+
+static long
+sooner(long a, long b)
+{
+	if (a < 0)
+		return b;
+	return b < 0 ? a : Min(a, b);
+}
+
+/* The one place where this process waits.  True: it was told something. */
+static bool
+wait_for_events(void)
+{
+	long		ms = TimestampDifferenceMilliseconds(GetCurrentTimestamp(),
+													 wake_at);
+	int			events;
+
+	ms = sooner(ms, http_timeout_ms());
+	ms = sooner(ms, lane_timeout_ms());
+	ms = sooner(ms, writeback_timeout_ms());
+	if (more)
+		ms = 0;
+	events = WaitLatchOrSocket(MyLatch,
+							   WL_LATCH_SET | WL_SOCKET_READABLE |
+							   WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+							   http_epoll_fd(), ms, PG_WAIT_EXTENSION);
+	if (events & WL_LATCH_SET)
+		ResetLatch(MyLatch);
+	CHECK_FOR_INTERRUPTS();
+	return (events & WL_LATCH_SET) != 0;
+}
+
+static void
+apply_settings(void)
+{
+	http_startup(rsvp_sync_concurrency, rsvp_sync_connections_per_host);
+	http_configure(rsvp_sync_insecure_hosts, rsvp_sync_user_agent_contact);
+}
+
+static void
+react_to_signals(void)
+{
+	if (ConfigReloadPending)
+	{
+		ConfigReloadPending = false;
+		ProcessConfigFile(PGC_SIGHUP);
+		apply_settings();
+		more = true;
+	}
+	if (registry_restart_requested())
+	{
+		ereport(LOG, (errmsg("rsvp_sync worker starts anew with changed"
+							 " settings")));
+		proc_exit(1);
+	}
+}
+
+static void
+turn(void)
+{
+	MemoryContext old = MemoryContextSwitchTo(turn_context);
+
+	registry_clear_told();
+	harvest();
+	if (work_to_do())
+		work();
+	lane_start();
+	writeback_step();
+	MemoryContextSwitchTo(old);
+	MemoryContextReset(turn_context);
+	if (dlist_is_empty(lane_outcomes()) && dlist_is_empty(lane_replans()) &&
+		lane_credentials_wanted() == NIL)
+	{
+		if (wait_for_events())
+			more = true;
+	}
+	react_to_signals();
+}
+
+/* ------------------------------------------------------------------------
+ * Start
+ * ------------------------------------------------------------------------ */
+
+/*
+ * Settings of the database or the role reach a worker, too; these are not
+ * theirs to choose.
+ */
+static void
+pin_settings(void)
+{
+	static const char *const pinned[][2] = {
+		{"search_path", "pg_catalog, pg_temp"},
+		{"synchronous_commit", "on"},
+		{"default_transaction_read_only", "off"},
+		{"default_transaction_isolation", "read committed"},
+		{"default_transaction_deferrable", "off"},
+		{"session_replication_role", "origin"},
+		{"DateStyle", "ISO, YMD"},
+		{"IntervalStyle", "postgres"},
+		{"TimeZone", "UTC"},
+		{"bytea_output", "hex"},
+		{"extra_float_digits", "1"},
+		{"row_security", "on"},
+		{"lock_timeout", "0"},
+		{"statement_timeout", "0"},
+		{"idle_in_transaction_session_timeout", "0"},
+		{"jit", "off"},
+		{"application_name", "rsvp_sync"},
+		{"rsvp_sync.skip", "off"},
+	};
+
+	for (int i = 0; i < lengthof(pinned); i++)
+		SetConfigOption(pinned[i][0], pinned[i][1], PGC_SUSET, PGC_S_OVERRIDE);
+}
+
+static void
+take_over(void)
+{
+	Args		args = {0};
+
+	incarnation = (int64) GetCurrentTimestamp();
+	begin_work("rsvp_sync: taking over");
+	leave_if_dropped();
+	args_int8(&args, incarnation);
+	run_statement(&release_leases, &args);
+	end_work();
+}
+
+void
+rsvp_sync_worker_main(Datum main_arg)
+{
+	pqsignal(SIGHUP, SignalHandlerForConfigReload);
+	pqsignal(SIGTERM, die);
+	BackgroundWorkerUnblockSignals();
+	BackgroundWorkerInitializeConnectionByOid(DatumGetObjectId(main_arg),
+											  InvalidOid, 0);
+	pin_settings();
+	if (!registry_worker_attach())
+		proc_exit(1);
+	owner_arms_deadline = true;
+	turn_context = AllocSetContextCreate(TopMemoryContext, "rsvp_sync turn",
+										 ALLOCSET_DEFAULT_SIZES);
+	take_over();
+	lane_startup();
+	apply_settings();
+	ereport(DEBUG1, (errmsg("rsvp_sync worker started")));
+	for (;;)
+		turn();
+}

@@ -1,0 +1,362 @@
+/*-------------------------------------------------------------------------
+ *
+ * writeback.c
+ *		Telling attendance rows what became of them.
+ *
+ * The one place where this extension changes an application's row.  An
+ * UPDATE by anybody makes a concurrent transaction fail that has an older,
+ * transaction-wide snapshot and updates the same row.  So a write-back is
+ * made when it can disturb nobody, and is left for later otherwise: the row
+ * is skipped if it is locked, nothing is waited for, and right before the
+ * commit (which is asynchronous, hence short) we look who is around:
+ *
+ *	- normally nobody may hold a lock on the attendance table; after
+ *	  PATIENCE_MS that is no longer asked;
+ *	- a table that transactions with a transaction-wide snapshot have changed
+ *	  lately is treated strictly: nobody in this database may hold a snapshot
+ *	  at all, and after STRICT_PATIENCE_MS nobody a lock on the table.
+ *
+ * A write-back that is lost or given up is no harm: intent and observed are
+ * the truth, the row only repeats it.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "catalog/pg_inherits.h"
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
+#include "miscadmin.h"
+#include "storage/lmgr.h"
+#include "storage/lock.h"
+#include "storage/proc.h"
+#include "storage/procarray.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+
+#include "changelog.h"
+#include "owner.h"
+#include "worker.h"
+#include "writeback.h"
+
+/* Rows told by one transaction, and for how long one may go on. */
+#define BATCH				50
+#define BATCH_MS			100
+/* Until we try again, when somebody was around or something is due. */
+#define AGAIN_MS			20
+#define IDLE_MS				60000
+#define LOCK_TIMEOUT_MS		100
+#define PATIENCE_MS			5000
+#define STRICT_PATIENCE_MS	2000
+/* How long a table that such a transaction has changed is treated so. */
+#define STRICT_FOR_MS		(10 * 60 * 1000)
+#define MAX_STRICT			256
+
+static Statement due_rows = {
+	"SELECT i.source_id, i.key, s.attendance::pg_catalog.oid, s.search_path,"
+	" rsvp_sync._writeback_query(i.source_id),"
+	" CASE WHEN i.bond IS NOT NULL"
+	" THEN rsvp_sync._rsvp_uri(i.did, i.rkey) END,"
+	" i.base_cid, i.rkey, i.synced_at,"
+	" (pg_catalog.extract('epoch', pg_catalog.clock_timestamp()"
+	" OPERATOR(pg_catalog.-) i.writeback_at)"
+	" OPERATOR(pg_catalog.*) 1000)::pg_catalog.int8"
+	" FROM rsvp_sync._intent i JOIN rsvp_sync._source s USING (source_id)"
+	" WHERE i.writeback AND s.state OPERATOR(pg_catalog.=) 'active'"
+	" AND i.writeback_at OPERATOR(pg_catalog.<=) pg_catalog.now()"
+	" ORDER BY i.source_id LIMIT $1", 1, {INT4OID}
+};
+static Statement told = {
+	"UPDATE rsvp_sync._intent SET writeback = false, writeback_failures = 0"
+	" WHERE source_id OPERATOR(pg_catalog.=) $1"
+	" AND key OPERATOR(pg_catalog.=) $2", 2, {INT8OID, TEXTOID}
+};
+static Statement not_told = {
+	"UPDATE rsvp_sync._intent SET"
+	" writeback_failures = writeback_failures OPERATOR(pg_catalog.+) 1,"
+	" writeback_at = pg_catalog.now() OPERATOR(pg_catalog.+)"
+	" LEAST('1 hour', '1 second'::pg_catalog.interval"
+	" OPERATOR(pg_catalog.*) (2 OPERATOR(pg_catalog.^)"
+	" LEAST(writeback_failures, 12)))"
+	" WHERE source_id OPERATOR(pg_catalog.=) $1"
+	" AND key OPERATOR(pg_catalog.=) $2", 2, {INT8OID, TEXTOID}
+};
+
+/* A row to be told. */
+typedef struct Row
+{
+	int64		source_id;
+	char	   *key;
+	Oid			relid;
+	char	   *search_path;
+	char	   *sql;			/* NULL: this source is not told anything */
+	char	   *uri;
+	char	   *cid;
+	char	   *rkey;
+	Datum		synced_at;
+	bool		never_synced;
+	int64		waited_ms;
+} Row;
+
+/* Sources whose tables are treated strictly, and until when. */
+static struct
+{
+	int64		source_id;
+	TimestampTz until;
+}			strict[MAX_STRICT];
+static int	nstrict = 0;
+
+static TimestampTz next_try = 0;
+
+void
+writeback_note_repeatable(ArrayType *sources)
+{
+	int64	   *ids = (int64 *) ARR_DATA_PTR(sources);
+	int			n = ArrayGetNItems(ARR_NDIM(sources), ARR_DIMS(sources));
+	TimestampTz until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+													STRICT_FOR_MS);
+
+	for (int i = 0; i < n; i++)
+	{
+		int			j = 0;
+
+		while (j < nstrict && strict[j].source_id != ids[i])
+			j++;
+		if (j == nstrict)
+			j = nstrict < MAX_STRICT ? nstrict++ : 0;
+		strict[j].source_id = ids[i];
+		strict[j].until = until;
+	}
+}
+
+static bool
+is_strict(int64 source_id)
+{
+	for (int i = 0; i < nstrict; i++)
+		if (strict[i].source_id == source_id)
+			return strict[i].until > GetCurrentTimestamp();
+	return false;
+}
+
+/* Does another transaction of this database hold a snapshot now? */
+static bool
+snapshots_around(void)
+{
+	int			n;
+	VirtualTransactionId *others =
+		GetCurrentVirtualXIDs(InvalidTransactionId, true, false,
+							  PROC_IS_AUTOVACUUM | PROC_IN_VACUUM, &n);
+
+	pfree(others);
+	return n > 0;
+}
+
+/* Does another transaction hold a lock on the table, or a part of it? */
+static bool
+users_around(Oid relid)
+{
+	List	   *relids = get_rel_relkind(relid) == RELKIND_PARTITIONED_TABLE ?
+		find_all_inheritors(relid, NoLock, NULL) : list_make1_oid(relid);
+	ListCell   *cell;
+
+	foreach(cell, relids)
+	{
+		LOCKTAG		tag;
+		int			n;
+
+		SET_LOCKTAG_RELATION(tag, MyDatabaseId, lfirst_oid(cell));
+		GetLockConflicts(&tag, AccessExclusiveLock, &n);
+		if (n > 0)
+			return true;
+	}
+	return false;
+}
+
+/* Could the commit of this row's update disturb anybody? */
+static bool
+disturbs(const Row *row)
+{
+	if (is_strict(row->source_id))
+		return row->waited_ms < STRICT_PATIENCE_MS ? snapshots_around() :
+			users_around(row->relid);
+	return row->waited_ms < PATIENCE_MS && users_around(row->relid);
+}
+
+/* All rows of a batch are told in one transaction, so all have to agree. */
+static bool
+batch_disturbs(List *rows)
+{
+	ListCell   *cell;
+
+	foreach(cell, rows)
+		if (disturbs(lfirst(cell)))
+			return true;
+	return false;
+}
+
+static List *
+read_rows(void)
+{
+	Args		args = {0};
+	List	   *rows = NIL;
+	bool		isnull;
+
+	args_int4(&args, BATCH);
+	run_statement(&due_rows, &args);
+	for (uint64 i = 0; i < SPI_processed; i++)
+	{
+		Row		   *row = palloc0(sizeof(Row));
+
+		row->source_id = result_int8(i, 1, &isnull);
+		/* One table at a time: its state decides for the whole batch. */
+		if (rows != NIL &&
+			((Row *) linitial(rows))->source_id != row->source_id)
+			break;
+		row->key = result_text(i, 2);
+		row->relid = DatumGetObjectId(SPI_getbinval(SPI_tuptable->vals[i],
+													SPI_tuptable->tupdesc, 3,
+													&isnull));
+		row->search_path = result_text(i, 4);
+		row->sql = result_text(i, 5);
+		row->uri = result_text(i, 6);
+		row->cid = result_text(i, 7);
+		row->rkey = result_text(i, 8);
+		row->synced_at = SPI_getbinval(SPI_tuptable->vals[i],
+									   SPI_tuptable->tupdesc, 9,
+									   &row->never_synced);
+		row->waited_ms = result_int8(i, 10, &isnull);
+		rows = lappend(rows, row);
+	}
+	return rows;
+}
+
+/* Update the row, as its owner. */
+static void
+tell_row(void *arg)
+{
+	Row		   *row = arg;
+	Oid			types[5] = {TEXTARRAYOID, TEXTOID, TEXTOID, TEXTOID,
+	TIMESTAMPTZOID};
+	OwnerScope	scope;
+	OwnerKey	key;
+	Args		args = {0};
+	char	  **parts;
+	List	   *part_list = NIL;
+
+	owner_enter(&scope, row->relid, row->search_path, LOCK_TIMEOUT_MS);
+	owner_key(&key, row->relid);
+	parts = owner_split_key(&key, row->key);
+	for (int i = 0; i < key.ncols; i++)
+		part_list = lappend(part_list, parts[i]);
+	args_texts(&args, part_list);
+	args_text(&args, row->uri);
+	args_text(&args, row->cid);
+	args_text(&args, row->rkey);
+	args.nulls[args.n] = row->never_synced ? 'n' : ' ';
+	args.values[args.n++] = row->synced_at;
+	/* In a security-restricted operation nothing may be left for later. */
+	SPI_execute("SET CONSTRAINTS ALL IMMEDIATE", false, 0);
+	SPI_execute_with_args(row->sql, 5, types, args.values, args.nulls, false,
+						  0);
+	owner_leave(&scope);
+	/* Nothing to change, or skipped because it is locked? */
+	if (SPI_processed == 0 && users_around(row->relid))
+		ereport(ERROR, (errcode(ERRCODE_LOCK_NOT_AVAILABLE),
+						errmsg("the row may be locked")));
+}
+
+static void
+mark(Statement *statement, Row *row)
+{
+	Args		args = {0};
+
+	args_int8(&args, row->source_id);
+	args_text(&args, row->key);
+	run_statement(statement, &args);
+}
+
+static void
+tell_or_postpone(Row *row)
+{
+	ErrorData  *error;
+
+	if (row->sql == NULL || !get_rel_name(row->relid))
+	{
+		mark(&told, row);
+		return;
+	}
+	changelog_muted = true;
+	error = guarded(tell_row, row);
+	changelog_muted = false;
+	if (error != NULL)
+		ereport(DEBUG1,
+				(errmsg("row %s of source " INT64_FORMAT
+						" could not be told: %s",
+						row->key, row->source_id, error->message)));
+	mark(error ? &not_told : &told, row);
+}
+
+/* Tell the rows; an error undoes all of it if somebody came along. */
+static void
+tell_rows(void *arg)
+{
+	List	   *rows = arg;
+	TimestampTz stop = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+												   BATCH_MS);
+	ListCell   *cell;
+
+	foreach(cell, rows)
+	{
+		tell_or_postpone(lfirst(cell));
+		if (GetCurrentTimestamp() > stop)
+			break;
+	}
+	if (batch_disturbs(rows))
+		ereport(ERROR, (errcode(ERRCODE_LOCK_NOT_AVAILABLE),
+						errmsg("the table is in use")));
+}
+
+static void
+try_again_in(long ms)
+{
+	next_try = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), ms);
+}
+
+/* There may be rows to tell. */
+void
+writeback_poke(void)
+{
+	next_try = 0;
+}
+
+void
+writeback_step(void)
+{
+	List	   *rows;
+	ErrorData  *error = NULL;
+
+	if (GetCurrentTimestamp() < next_try)
+		return;
+	begin_work("rsvp_sync: telling rows");
+	(void) set_config_option("synchronous_commit", "off", PGC_USERSET,
+							 PGC_S_SESSION, GUC_ACTION_LOCAL, true, 0, false);
+	rows = read_rows();
+	if (rows == NIL)
+		try_again_in(IDLE_MS);
+	else if (batch_disturbs(rows) ||
+			 (error = guarded(tell_rows, rows)) != NULL)
+		try_again_in(AGAIN_MS);
+	else
+		try_again_in(0);
+	end_work();
+}
+
+long
+writeback_timeout_ms(void)
+{
+	return TimestampDifferenceMilliseconds(GetCurrentTimestamp(), next_try);
+}
