@@ -148,6 +148,7 @@ owner_key(OwnerKey *key, Oid relid)
 			key->name[i] = pstrdup(NameStr(att->attname));
 			key->type[i] =
 				format_type_extended(att->atttypid, -1,
+									 FORMAT_TYPE_TYPEMOD_GIVEN |
 									 FORMAT_TYPE_FORCE_QUALIFY);
 		}
 		index_close(index, NoLock);
