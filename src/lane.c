@@ -29,6 +29,7 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
+#include "compat.h"
 #include "lane.h"
 #include "settings.h"
 #include "xrpc.h"
@@ -850,7 +851,9 @@ list_answer(Lane *lane, Answer *answer)
 Datum
 rsvp_sync_is_listed(PG_FUNCTION_ARGS)
 {
-	Lane	   *lane = find_lane(text_to_cstring(PG_GETARG_TEXT_PP(0)));
+	text	   *did = PG_GETARG_TEXT_PP(0);
+	Lane	   *lane = find_lane(pnstrdup(VARDATA_ANY(did),
+										  VARSIZE_ANY_EXHDR(did)));
 
 	PG_RETURN_BOOL(lane != NULL && lane->head != NULL &&
 				   lane->records == NULL);
