@@ -142,14 +142,15 @@ BEGIN
 		failures = s.failures + 1,
 		state_reason = format('%s (SQLSTATE %s)', message, code),
 		state = CASE WHEN s.state IN ('paused', 'detaching') THEN s.state
-			WHEN NOT passing THEN 'broken' ELSE s.state END,
-		state_since = CASE WHEN s.state = 'active' AND NOT passing
+			WHEN NOT passing THEN 'broken'
+			/* Slow again and again: it would go on holding up the others. */
+			WHEN code = '57014' AND s.failures >= 4 THEN 'paused'
+			ELSE s.state END,
+		state_since = CASE WHEN s.state = 'active' AND (NOT passing
+			OR code = '57014' AND s.failures >= 4)
 			THEN now() ELSE s.state_since END,
-		retry_at = now() + CASE WHEN passing THEN
-				least(interval '1 minute',
-					interval '500 milliseconds' * 2 ^ least(s.failures, 7))
-			ELSE least(interval '1 minute',
-				interval '1 second' * 2 ^ least(s.failures, 6)) END
+		retry_at = now() + least(interval '1 minute',
+			interval '500 milliseconds' * 2 ^ least(s.failures, 7))
 	WHERE s.source_id = of_source;
 END
 $$;
