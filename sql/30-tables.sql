@@ -36,6 +36,7 @@ CREATE TABLE rsvp_sync._source (
 	state_since timestamptz NOT NULL DEFAULT now(),
 	failures integer NOT NULL DEFAULT 0,	-- of the query, in a row
 	retry_at timestamptz,			-- a failed query is not asked again before
+	missed boolean NOT NULL DEFAULT false,	-- changes were lost to an error: compare as a whole
 	attached_at timestamptz NOT NULL DEFAULT now()
 );
 

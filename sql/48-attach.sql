@@ -93,8 +93,16 @@ BEGIN
 	ELSE
 		IF desired IS NOT NULL THEN
 			s := rsvp_sync._parse_desired(s, desired, path);
+			key_names := rsvp_sync._check_query(s);
+		ELSE
+			/* The key may have been renamed since; the query calls it so. */
+			SELECT array_agg(o.ref ->> 1 ORDER BY k.place) INTO key_names
+			FROM rsvp_sync._key_columns(s.attendance) k
+			LEFT JOIN jsonb_array_elements(s.shape -> 'key') AS o (ref)
+				ON (o.ref ->> 0)::smallint = k.attnum;
+			s.desired := coalesce(rsvp_sync._relation_ref(
+				(s.shape #>> '{view,0}')::oid) ->> 1, s.desired);
 		END IF;
-		key_names := rsvp_sync._check_query(s);
 	END IF;
 	s.shape := rsvp_sync._make_shape(s.attendance, s.kind, s.desired,
 		key_names, s.options, path);

@@ -259,8 +259,15 @@ CREATE TYPE rsvp_sync._evaluation AS (
 	old_reason_code text
 );
 
+/* Only the worker knows, and only of accounts whose lane it has. */
+CREATE FUNCTION rsvp_sync._is_listed(did text) RETURNS boolean
+LANGUAGE C VOLATILE STRICT
+AS 'MODULE_PATHNAME', 'rsvp_sync_is_listed';
+COMMENT ON FUNCTION rsvp_sync._is_listed(text) IS
+'Are the account''s records in _observed current? Always false outside the worker.';
+
 CREATE FUNCTION rsvp_sync._evaluate(of_source bigint, keys text[],
-	listed text[])
+	all_listed boolean)
 RETURNS SETOF rsvp_sync._evaluation
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
@@ -402,7 +409,7 @@ BEGIN
 			k.remote_seen, coalesce(k.remote_rkey, k.rkey), k.remote_cid,
 			k.remote_status,
 			coalesce(k.remote_cid = ANY (k.sent_cids), false),
-			rehearsal OR listed IS NULL OR coalesce(k.did = ANY (listed), false),
+			rehearsal OR all_listed OR coalesce(rsvp_sync._is_listed(k.did), false),
 			coalesce(k.local_at >= k.remote_at, false),
 			k.account, rsvp_sync._may_speak(src.attendance, k.did),
 			coalesce(src.options ->> 'on_cancel', 'notgoing'),
@@ -430,8 +437,8 @@ BEGIN
 		AND e.read_at > now() - interval '1 day';
 END
 $$;
-COMMENT ON FUNCTION rsvp_sync._evaluate(bigint, text[], text[]) IS
-'Situation and decision of these keys of a source (NULL: all). listed: DIDs whose records are current in _observed (NULL: take all for current).';
+COMMENT ON FUNCTION rsvp_sync._evaluate(bigint, text[], boolean) IS
+'Situation and decision of these keys of a source (NULL: all). all_listed: take every account''s records for current.';
 
 /* How a key stands once its decision is recorded. */
 CREATE FUNCTION rsvp_sync._standing(e rsvp_sync._evaluation,

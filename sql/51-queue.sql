@@ -105,7 +105,7 @@ BEGIN
 		FROM rsvp_sync._intent i WHERE i.source_id = entry.source_id
 		HAVING count(*) > 0;
 	ELSIF entry.op = 'd' THEN
-		/* A broken query must not stop the log: reconcile finds it later. */
+		/* A broken query must not stop the log; see _source_works(). */
 		BEGIN
 			PERFORM rsvp_sync._enqueue(entry.source_id, array_agg(k.key))
 			FROM rsvp_sync._dependent_keys(entry.source_id, entry.dep,
@@ -114,6 +114,8 @@ BEGIN
 		EXCEPTION WHEN OTHERS THEN
 			PERFORM rsvp_sync._source_failed(entry.source_id, SQLSTATE,
 				SQLERRM);
+			UPDATE rsvp_sync._source s SET missed = true
+			WHERE s.source_id = entry.source_id;
 		END;
 	ELSIF entry.op = 'b' THEN
 		PERFORM rsvp_sync._source_failed(entry.source_id, '42704',
@@ -154,14 +156,29 @@ $$;
 COMMENT ON FUNCTION rsvp_sync._source_failed(bigint, text, text) IS
 'Records that a source''s query failed; it is asked again later, and broken unless the error passes by itself.';
 
+/* It runs again; what was missed meanwhile is found by comparing. */
 CREATE FUNCTION rsvp_sync._source_works(of_source bigint) RETURNS void
-LANGUAGE sql VOLATILE
+LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
-UPDATE rsvp_sync._source s SET failures = 0, retry_at = NULL,
-	state_reason = NULL, state_since = now(),
-	state = CASE WHEN s.state = 'broken' THEN 'active' ELSE s.state END
-WHERE s.source_id = of_source AND (s.failures > 0 OR s.state = 'broken')
+DECLARE
+	src rsvp_sync._source;
+BEGIN
+	SELECT * INTO src FROM rsvp_sync._source s
+	WHERE s.source_id = of_source
+		AND (s.failures > 0 OR s.state = 'broken' OR s.missed);
+	IF NOT FOUND THEN
+		RETURN;
+	END IF;
+	IF src.missed THEN
+		INSERT INTO rsvp_sync._change_log (source_id, key, op)
+		SELECT of_source, d, 'l' FROM rsvp_sync._differences(of_source) d;
+	END IF;
+	UPDATE rsvp_sync._source s SET failures = 0, retry_at = NULL,
+		missed = false, state_reason = NULL, state_since = now(),
+		state = CASE WHEN s.state = 'broken' THEN 'active' ELSE s.state END
+	WHERE s.source_id = of_source;
+END
 $$;
 COMMENT ON FUNCTION rsvp_sync._source_works(bigint) IS
 'Records that a source''s query runs (again).';
@@ -187,6 +204,12 @@ WITH due AS MATERIALIZED (
 	RETURNING q.source_id, q.key
 )
 SELECT l.source_id, array_agg(l.key) FROM leased l GROUP BY l.source_id
+UNION ALL
+/* A source that failed is tried again even if no key of it waits. */
+SELECT s.source_id, '{}' FROM rsvp_sync._source s
+WHERE (s.state = 'broken' OR s.missed) AND s.state <> 'paused'
+	AND (s.retry_at IS NULL OR s.retry_at <= now())
+	AND NOT EXISTS (SELECT FROM leased l WHERE l.source_id = s.source_id)
 $$;
 COMMENT ON FUNCTION rsvp_sync._lease(bigint, integer) IS
 'Leases due keys for this incarnation of the worker.';
@@ -212,7 +235,8 @@ SELECT least(
 	FROM rsvp_sync._queue q
 	JOIN rsvp_sync._source s ON s.source_id = q.source_id
 	WHERE q.lease IS NULL AND s.state <> 'paused'),
-	(SELECT min(i.writeback_at) FROM rsvp_sync._intent i WHERE i.writeback))
+	(SELECT min(coalesce(s.retry_at, now())) FROM rsvp_sync._source s
+	WHERE (s.state = 'broken' OR s.missed) AND s.state <> 'paused'))
 $$;
 COMMENT ON FUNCTION rsvp_sync._next_due() IS
 'When the worker has to look again without being told.';
@@ -280,8 +304,7 @@ COMMENT ON FUNCTION rsvp_sync._rsvp_record(jsonb, text, text, text, text) IS
  * Plan leased keys, record the decisions, and hand out the network's part.
  * The caller commits before anything is sent.
  */
-CREATE FUNCTION rsvp_sync._plan_keys(of_source bigint, keys text[],
-	listed text[])
+CREATE FUNCTION rsvp_sync._plan_keys(of_source bigint, keys text[])
 RETURNS SETOF rsvp_sync._work
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
@@ -292,7 +315,7 @@ DECLARE
 	rehearsal boolean := current_setting('rsvp_sync.mode') = 'dry_run';
 BEGIN
 	SELECT array_agg(e) INTO es
-	FROM rsvp_sync._evaluate(of_source, keys, listed) e;
+	FROM rsvp_sync._evaluate(of_source, keys, false) e;
 	es := rsvp_sync._brake(of_source, es);
 	PERFORM rsvp_sync._take_over(of_source, es);
 	PERFORM rsvp_sync._record_decisions(of_source, es);
@@ -316,7 +339,7 @@ BEGIN
 	RETURN QUERY SELECT * FROM unnest(work);
 END
 $$;
-COMMENT ON FUNCTION rsvp_sync._plan_keys(bigint, text[], text[]) IS
+COMMENT ON FUNCTION rsvp_sync._plan_keys(bigint, text[]) IS
 'Plans leased keys; what the network has to do comes back as rows, already committed to in _intent once the caller commits.';
 
 /* The withdrawals of one batch that would go beyond the limit are held. */

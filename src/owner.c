@@ -148,6 +148,7 @@ owner_key(OwnerKey *key, Oid relid)
 			key->name[i] = pstrdup(NameStr(att->attname));
 			key->type[i] =
 				format_type_extended(att->atttypid, -1,
+									 FORMAT_TYPE_TYPEMOD_GIVEN |
 									 FORMAT_TYPE_FORCE_QUALIFY);
 		}
 		index_close(index, NoLock);
@@ -584,7 +585,7 @@ rsvp_sync_dependent_keys(PG_FUNCTION_ARGS)
 
 	for (int i = 0; i < INDEX_MAX_KEYS; i++)
 		number[i] = i + 1;
-	InitMaterializedSRF(fcinfo, 0);
+	InitMaterializedSRF(fcinfo, MAT_SRF_USE_EXPECTED_DESC);
 	SPI_connect();
 	SPI_execute_with_args("SELECT rsvp_sync._dependency_query($1, $2)", 2,
 						  types, args, NULL, true, 1);
