@@ -525,8 +525,9 @@ BEGIN
 		rkey = w.rkey, doubt = true,
 		sent_cids = CASE WHEN w.cid IS NULL OR w.cid = ANY (i.sent_cids)
 			THEN i.sent_cids ELSE i.sent_cids || w.cid END,
+		/* A deletion stands for a value only if that asked for it. */
 		sent_local = CASE WHEN w.action = 'put' THEN (e.d).send
-			ELSE i.local END
+			WHEN (e.d).live THEN (e.s).local END
 	FROM unnest(work) w
 	JOIN unnest(es) e ON e.key = w.key
 	WHERE i.source_id = of_source AND i.key = w.key
