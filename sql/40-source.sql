@@ -1,6 +1,6 @@
 /*
  * Sources: attach, detach, pause.  The doors are here; how a schema is
- * recognised, a query written and a trigger made is in 41 to 47.
+ * recognised, a query written and a trigger made is in 41 to 49.
  *
  * The public functions are C entries that put the caller's oid in front (see
  * 70-account.sql); the private ones of the same name run as the extension's
