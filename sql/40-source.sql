@@ -99,7 +99,7 @@ BEGIN
 	s := rsvp_sync._set_query(s, desired, path);
 	s := rsvp_sync._set_apply(s, apply, path);
 	s.source_id := rsvp_sync._store_source(s, known);
-	PERFORM rsvp_sync._check_lookup(s.source_id);
+	PERFORM rsvp_sync._warn_slow_lookup(s.source_id);
 
 	/*
 	 * The baseline takes its time and locks nothing; what is committed

@@ -361,14 +361,14 @@ COMMENT ON FUNCTION rsvp_sync._store_source(rsvp_sync._source, boolean) IS
  * Is one key found by index?  Asked without sequential scans, so that a small
  * table is not mistaken for one without an index.
  */
-CREATE FUNCTION rsvp_sync._check_lookup(source_id bigint) RETURNS void
+CREATE FUNCTION rsvp_sync._warn_slow_lookup(source_id bigint) RETURNS void
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off
 AS $$
 DECLARE
 	plan text := rsvp_sync._explain_key(source_id);
 	attendance regclass := (SELECT s.attendance FROM rsvp_sync._source s
-		WHERE s.source_id = _check_lookup.source_id);
+		WHERE s.source_id = _warn_slow_lookup.source_id);
 	node text;
 BEGIN
 	FOR node IN SELECT n FROM regexp_split_to_table(plan, '(?=\S[^\n]* Scan )')
@@ -393,6 +393,6 @@ BEGIN
 	END LOOP;
 END
 $$;
-REVOKE ALL ON FUNCTION rsvp_sync._check_lookup(bigint) FROM PUBLIC;
-COMMENT ON FUNCTION rsvp_sync._check_lookup(bigint) IS
+REVOKE ALL ON FUNCTION rsvp_sync._warn_slow_lookup(bigint) FROM PUBLIC;
+COMMENT ON FUNCTION rsvp_sync._warn_slow_lookup(bigint) IS
 'private: a warning if the desired query cannot look up one key by index';
