@@ -342,6 +342,9 @@ BEGIN
 	UPDATE rsvp_sync._source f SET state = 'active', state_reason = NULL,
 		state_since = now(), failures = 0, retry_at = NULL
 	WHERE f.source_id = s.source_id AND f.state IN ('paused', 'broken');
+	/* Nothing to look at but the queue: this wakes the worker. */
+	INSERT INTO rsvp_sync._change_log (source_id, op)
+	VALUES (s.source_id, 'w');
 END
 $$;
 REVOKE ALL ON FUNCTION rsvp_sync._resume(oid, regclass) FROM PUBLIC;

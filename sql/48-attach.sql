@@ -335,8 +335,11 @@ BEGIN
 		UPDATE rsvp_sync._source f SET attendance_name = s.attendance_name,
 			tenant = s.tenant, kind = s.kind, desired = s.desired,
 			apply = s.apply, search_path = s.search_path, shape = s.shape,
-			options = s.options, failures = 0, retry_at = NULL
+			options = s.options, failures = 0, retry_at = NULL,
+			missed = true		/* other rules: compare as a whole */
 		WHERE f.source_id = s.source_id;
+		INSERT INTO rsvp_sync._change_log (source_id, op)
+		VALUES (s.source_id, 'w');
 		UPDATE rsvp_sync._source f SET state = 'active', state_reason = NULL,
 			state_since = now()
 		WHERE f.source_id = s.source_id

@@ -142,14 +142,15 @@ BEGIN
 		failures = s.failures + 1,
 		state_reason = format('%s (SQLSTATE %s)', message, code),
 		state = CASE WHEN s.state IN ('paused', 'detaching') THEN s.state
-			WHEN NOT passing THEN 'broken' ELSE s.state END,
-		state_since = CASE WHEN s.state = 'active' AND NOT passing
+			WHEN NOT passing THEN 'broken'
+			/* Slow again and again: it would go on holding up the others. */
+			WHEN code = '57014' AND s.failures >= 4 THEN 'paused'
+			ELSE s.state END,
+		state_since = CASE WHEN s.state = 'active' AND (NOT passing
+			OR code = '57014' AND s.failures >= 4)
 			THEN now() ELSE s.state_since END,
-		retry_at = now() + CASE WHEN passing THEN
-				least(interval '1 minute',
-					interval '500 milliseconds' * 2 ^ least(s.failures, 7))
-			ELSE least(interval '1 minute',
-				interval '1 second' * 2 ^ least(s.failures, 6)) END
+		retry_at = now() + least(interval '1 minute',
+			interval '500 milliseconds' * 2 ^ least(s.failures, 7))
 	WHERE s.source_id = of_source;
 END
 $$;
@@ -524,8 +525,9 @@ BEGIN
 		rkey = w.rkey, doubt = true,
 		sent_cids = CASE WHEN w.cid IS NULL OR w.cid = ANY (i.sent_cids)
 			THEN i.sent_cids ELSE i.sent_cids || w.cid END,
+		/* A deletion stands for a value only if that asked for it. */
 		sent_local = CASE WHEN w.action = 'put' THEN (e.d).send
-			ELSE i.local END
+			WHEN (e.d).live THEN (e.s).local END
 	FROM unnest(work) w
 	JOIN unnest(es) e ON e.key = w.key
 	WHERE i.source_id = of_source AND i.key = w.key
