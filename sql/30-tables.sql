@@ -93,6 +93,8 @@ CREATE INDEX _intent_writeback ON rsvp_sync._intent (source_id)
  *     d  a row the query depends on       key = its key, dep = which one
  *     l  the row is not what it should be (low priority: reconcile)
  *     a  an account changed               source_id = 0, key = the did
+ *     b  a row of a table without a primary key
+ *     w  nothing but a reason to look at the queue
  */
 CREATE TABLE rsvp_sync._change_log (
 	source_id bigint NOT NULL,

@@ -86,6 +86,16 @@ LANGUAGE C AS 'MODULE_PATHNAME', 'rsvp_sync_wake';
 COMMENT ON FUNCTION rsvp_sync._wake() IS
 'Wakes the worker once this transaction has committed.';
 
+CREATE FUNCTION rsvp_sync._source_changed() RETURNS trigger
+LANGUAGE C AS 'MODULE_PATHNAME', 'rsvp_sync_source_changed';
+COMMENT ON FUNCTION rsvp_sync._source_changed() IS
+'Tells every process that a source''s query may be another.';
+
+CREATE TRIGGER source_changed
+AFTER UPDATE OF desired, apply, search_path, shape, options
+ON rsvp_sync._source
+FOR EACH STATEMENT EXECUTE FUNCTION rsvp_sync._source_changed();
+
 CREATE TRIGGER wake AFTER INSERT ON rsvp_sync._change_log
 FOR EACH STATEMENT EXECUTE FUNCTION rsvp_sync._wake();
 

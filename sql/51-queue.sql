@@ -142,14 +142,15 @@ BEGIN
 		failures = s.failures + 1,
 		state_reason = format('%s (SQLSTATE %s)', message, code),
 		state = CASE WHEN s.state IN ('paused', 'detaching') THEN s.state
-			WHEN NOT passing THEN 'broken' ELSE s.state END,
-		state_since = CASE WHEN s.state = 'active' AND NOT passing
+			WHEN NOT passing THEN 'broken'
+			/* Slow again and again: it would go on holding up the others. */
+			WHEN code = '57014' AND s.failures >= 4 THEN 'paused'
+			ELSE s.state END,
+		state_since = CASE WHEN s.state = 'active' AND (NOT passing
+			OR code = '57014' AND s.failures >= 4)
 			THEN now() ELSE s.state_since END,
-		retry_at = now() + CASE WHEN passing THEN
-				least(interval '1 minute',
-					interval '500 milliseconds' * 2 ^ least(s.failures, 7))
-			ELSE least(interval '1 minute',
-				interval '1 second' * 2 ^ least(s.failures, 6)) END
+		retry_at = now() + least(interval '1 minute',
+			interval '500 milliseconds' * 2 ^ least(s.failures, 7))
 	WHERE s.source_id = of_source;
 END
 $$;
@@ -316,6 +317,7 @@ DECLARE
 BEGIN
 	SELECT array_agg(e) INTO es
 	FROM rsvp_sync._evaluate(of_source, keys, false) e;
+	es := rsvp_sync._in_turn(of_source, es);
 	es := rsvp_sync._brake(of_source, es);
 	PERFORM rsvp_sync._take_over(of_source, es);
 	PERFORM rsvp_sync._record_decisions(of_source, es);
@@ -341,6 +343,50 @@ END
 $$;
 COMMENT ON FUNCTION rsvp_sync._plan_keys(bigint, text[]) IS
 'Plans leased keys; what the network has to do comes back as rows, already committed to in _intent once the caller commits.';
+
+/*
+ * One record, two keys: of those planned together the one that takes the
+ * record over comes first, and the other, then without it, in the next turn.
+ * A key whose call is under way is not taken from: the taker waits.
+ */
+CREATE FUNCTION rsvp_sync._in_turn(of_source bigint,
+	es rsvp_sync._evaluation[])
+RETURNS rsvp_sync._evaluation[]
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	waiting text[];
+	later text[];
+BEGIN
+	SELECT coalesce(array_agg(e.key), '{}') INTO waiting
+	FROM unnest(es) e
+	JOIN rsvp_sync._queue q
+		ON q.source_id = e.from_source AND q.key = e.from_key
+	WHERE q.lease IS NOT NULL AND (e.d).live
+		AND (e.d).state IS DISTINCT FROM 'superseded'
+		AND (e.from_source <> of_source
+			OR e.from_key NOT IN (SELECT o.key FROM unnest(es) o));
+	SELECT coalesce(array_agg(e.from_key), '{}') INTO later
+	FROM unnest(es) e
+	WHERE e.from_source = of_source AND (e.d).live
+		AND (e.d).state IS DISTINCT FROM 'superseded'
+		AND e.key <> ALL (waiting);
+	IF waiting = '{}' AND later = '{}' THEN
+		RETURN es;
+	END IF;
+	UPDATE rsvp_sync._queue q SET lease = NULL,
+		due_at = now() + CASE WHEN q.key = ANY (waiting)
+			THEN interval '100 milliseconds' ELSE interval '0' END
+	FROM unnest(es) e
+	WHERE q.source_id = of_source AND q.key = e.key
+		AND q.key = ANY (waiting || later);
+	RETURN ARRAY(SELECT e FROM unnest(es) e
+		WHERE e.key <> ALL (waiting || later));
+END
+$$;
+COMMENT ON FUNCTION rsvp_sync._in_turn(bigint, rsvp_sync._evaluation[]) IS
+'Leaves out of a batch the keys that have to wait for another one''s turn with the same record.';
 
 /* The withdrawals of one batch that would go beyond the limit are held. */
 CREATE FUNCTION rsvp_sync._brake(of_source bigint,
@@ -524,8 +570,9 @@ BEGIN
 		rkey = w.rkey, doubt = true,
 		sent_cids = CASE WHEN w.cid IS NULL OR w.cid = ANY (i.sent_cids)
 			THEN i.sent_cids ELSE i.sent_cids || w.cid END,
+		/* A deletion stands for a value only if that asked for it. */
 		sent_local = CASE WHEN w.action = 'put' THEN (e.d).send
-			ELSE i.local END
+			WHEN (e.d).live THEN (e.s).local END
 	FROM unnest(work) w
 	JOIN unnest(es) e ON e.key = w.key
 	WHERE i.source_id = of_source AND i.key = w.key
