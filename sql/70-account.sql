@@ -89,6 +89,7 @@ AS $$
 BEGIN
 	DELETE FROM rsvp_sync._installation;
 	PERFORM rsvp_sync._ensure_installation();
+	PERFORM rsvp_sync._rebind();
 	PERFORM rsvp_sync._account_changed(NULL);
 END
 $$;
