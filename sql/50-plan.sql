@@ -355,7 +355,9 @@ BEGIN
 			m.bond, m.rkey, m.base_local, m.base_cid, m.wrote, m.doubt,
 			coalesce(m.sent_cids, '{}') AS sent_cids, m.sent_local,
 			m.record_created_at,
-			CASE WHEN NOT k.moved THEN (k.intent).first_local END
+			/* A word, too, for a status that was not one to publish. */
+			CASE WHEN k.known AND NOT k.moved
+				THEN coalesce((k.intent).first_local, 'none') END
 				AS first_local
 		FROM slotted k
 		LEFT JOIN rsvp_sync._account a ON a.did = k.did
