@@ -36,6 +36,7 @@ CREATE TABLE rsvp_sync._source (
 	state_since timestamptz NOT NULL DEFAULT now(),
 	failures integer NOT NULL DEFAULT 0,	-- of the query, in a row
 	retry_at timestamptz,			-- a failed query is not asked again before
+	missed boolean NOT NULL DEFAULT false,	-- changes were lost to an error: compare as a whole
 	attached_at timestamptz NOT NULL DEFAULT now()
 );
 
@@ -92,6 +93,8 @@ CREATE INDEX _intent_writeback ON rsvp_sync._intent (source_id)
  *     d  a row the query depends on       key = its key, dep = which one
  *     l  the row is not what it should be (low priority: reconcile)
  *     a  an account changed               source_id = 0, key = the did
+ *     b  a row of a table without a primary key
+ *     w  nothing but a reason to look at the queue
  */
 CREATE TABLE rsvp_sync._change_log (
 	source_id bigint NOT NULL,

@@ -43,6 +43,7 @@ BEGIN
 	WHERE a.attrelid = (relation_ref ->> 0)::oid
 		AND a.attnum = (column_ref ->> 0)::smallint AND NOT a.attisdropped;
 	IF NOT FOUND THEN
+		PERFORM rsvp_sync._live_relation(relation_ref);
 		RAISE EXCEPTION
 			'column % of table %, which this source needs, is gone',
 			quote_ident(column_ref ->> 1), relation_ref ->> 1

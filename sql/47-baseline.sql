@@ -67,9 +67,13 @@ COMMENT ON FUNCTION rsvp_sync._backfill_again(rsvp_sync._source) IS
 'private: option backfill given to an attached table';
 
 /*
- * Keys of rows that may have been committed since a snapshot.  format() takes
- * the text from the type's output function; a cast could be the
- * application's, and this runs with more rights than the application has.
+ * Keys of rows that may have been committed since a snapshot; the triggers
+ * are there by now, so nobody can put another relation in the table's place.
+ *
+ * This runs with more rights than the application has, and so must not run
+ * anything of the application's.  format() takes a key's text from the type's
+ * output function; a cast could be the application's own.  A foreign table
+ * would be read with our rights at the other end: no partition may be one.
  */
 CREATE FUNCTION rsvp_sync._keys_since(relation regclass, snapshot pg_snapshot)
 RETURNS text[]
@@ -80,14 +84,26 @@ AS $$
 DECLARE
 	key text;
 	keys text[];
+	partitioned boolean;
 BEGIN
+	SELECT c.relkind = 'p' INTO partitioned
+	FROM pg_class c WHERE c.oid = relation;
+	IF EXISTS (SELECT FROM pg_partition_tree(relation) p
+		JOIN pg_class c ON c.oid = p.relid WHERE c.relkind = 'f')
+	THEN
+		RAISE EXCEPTION 'table % has foreign tables as partitions', relation
+			USING ERRCODE = 'wrong_object_type',
+				HINT = 'Their rows can change without a trigger of this '
+					'database being told. Attach the local partitions.';
+	END IF;
 	SELECT CASE WHEN count(*) = 1 THEN min(c.part) ELSE format(
 		'jsonb_build_array(%s)::text', string_agg(c.part, ', ' ORDER BY c.place))
 		END INTO key
 	FROM (SELECT format('format(''%%s'', a.%I)', k.name), k.place
 		FROM rsvp_sync._key_columns(relation) k) AS c (part, place);
-	EXECUTE format('SELECT coalesce(array_agg(%s), ''{}'') FROM %s a '
+	EXECUTE format('SELECT coalesce(array_agg(%s), ''{}'') FROM %s %s a '
 		'WHERE age(a.xmin) <= $1', key,
+		CASE WHEN partitioned THEN '' ELSE 'ONLY' END,
 		rsvp_sync._live_relation(rsvp_sync._relation_ref(relation)))
 		INTO keys
 		USING pg_current_xact_id()::text::bigint

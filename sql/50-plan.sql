@@ -86,6 +86,16 @@ LANGUAGE C AS 'MODULE_PATHNAME', 'rsvp_sync_wake';
 COMMENT ON FUNCTION rsvp_sync._wake() IS
 'Wakes the worker once this transaction has committed.';
 
+CREATE FUNCTION rsvp_sync._source_changed() RETURNS trigger
+LANGUAGE C AS 'MODULE_PATHNAME', 'rsvp_sync_source_changed';
+COMMENT ON FUNCTION rsvp_sync._source_changed() IS
+'Tells every process that a source''s query may be another.';
+
+CREATE TRIGGER source_changed
+AFTER UPDATE OF desired, apply, search_path, shape, options
+ON rsvp_sync._source
+FOR EACH STATEMENT EXECUTE FUNCTION rsvp_sync._source_changed();
+
 CREATE TRIGGER wake AFTER INSERT ON rsvp_sync._change_log
 FOR EACH STATEMENT EXECUTE FUNCTION rsvp_sync._wake();
 
@@ -259,8 +269,15 @@ CREATE TYPE rsvp_sync._evaluation AS (
 	old_reason_code text
 );
 
+/* Only the worker knows, and only of accounts whose lane it has. */
+CREATE FUNCTION rsvp_sync._is_listed(did text) RETURNS boolean
+LANGUAGE C VOLATILE STRICT
+AS 'MODULE_PATHNAME', 'rsvp_sync_is_listed';
+COMMENT ON FUNCTION rsvp_sync._is_listed(text) IS
+'Are the account''s records in _observed current? Always false outside the worker.';
+
 CREATE FUNCTION rsvp_sync._evaluate(of_source bigint, keys text[],
-	listed text[])
+	all_listed boolean)
 RETURNS SETOF rsvp_sync._evaluation
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
@@ -402,7 +419,7 @@ BEGIN
 			k.remote_seen, coalesce(k.remote_rkey, k.rkey), k.remote_cid,
 			k.remote_status,
 			coalesce(k.remote_cid = ANY (k.sent_cids), false),
-			rehearsal OR listed IS NULL OR coalesce(k.did = ANY (listed), false),
+			rehearsal OR all_listed OR coalesce(rsvp_sync._is_listed(k.did), false),
 			coalesce(k.local_at >= k.remote_at, false),
 			k.account, rsvp_sync._may_speak(src.attendance, k.did),
 			coalesce(src.options ->> 'on_cancel', 'notgoing'),
@@ -430,8 +447,8 @@ BEGIN
 		AND e.read_at > now() - interval '1 day';
 END
 $$;
-COMMENT ON FUNCTION rsvp_sync._evaluate(bigint, text[], text[]) IS
-'Situation and decision of these keys of a source (NULL: all). listed: DIDs whose records are current in _observed (NULL: take all for current).';
+COMMENT ON FUNCTION rsvp_sync._evaluate(bigint, text[], boolean) IS
+'Situation and decision of these keys of a source (NULL: all). all_listed: take every account''s records for current.';
 
 /* How a key stands once its decision is recorded. */
 CREATE FUNCTION rsvp_sync._standing(e rsvp_sync._evaluation,

@@ -105,7 +105,7 @@ BEGIN
 		FROM rsvp_sync._intent i WHERE i.source_id = entry.source_id
 		HAVING count(*) > 0;
 	ELSIF entry.op = 'd' THEN
-		/* A broken query must not stop the log: reconcile finds it later. */
+		/* A broken query must not stop the log; see _source_works(). */
 		BEGIN
 			PERFORM rsvp_sync._enqueue(entry.source_id, array_agg(k.key))
 			FROM rsvp_sync._dependent_keys(entry.source_id, entry.dep,
@@ -114,6 +114,8 @@ BEGIN
 		EXCEPTION WHEN OTHERS THEN
 			PERFORM rsvp_sync._source_failed(entry.source_id, SQLSTATE,
 				SQLERRM);
+			UPDATE rsvp_sync._source s SET missed = true
+			WHERE s.source_id = entry.source_id;
 		END;
 	ELSIF entry.op = 'b' THEN
 		PERFORM rsvp_sync._source_failed(entry.source_id, '42704',
@@ -140,28 +142,44 @@ BEGIN
 		failures = s.failures + 1,
 		state_reason = format('%s (SQLSTATE %s)', message, code),
 		state = CASE WHEN s.state IN ('paused', 'detaching') THEN s.state
-			WHEN NOT passing THEN 'broken' ELSE s.state END,
-		state_since = CASE WHEN s.state = 'active' AND NOT passing
+			WHEN NOT passing THEN 'broken'
+			/* Slow again and again: it would go on holding up the others. */
+			WHEN code = '57014' AND s.failures >= 4 THEN 'paused'
+			ELSE s.state END,
+		state_since = CASE WHEN s.state = 'active' AND (NOT passing
+			OR code = '57014' AND s.failures >= 4)
 			THEN now() ELSE s.state_since END,
-		retry_at = now() + CASE WHEN passing THEN
-				least(interval '1 minute',
-					interval '500 milliseconds' * 2 ^ least(s.failures, 7))
-			ELSE least(interval '1 minute',
-				interval '1 second' * 2 ^ least(s.failures, 6)) END
+		retry_at = now() + least(interval '1 minute',
+			interval '500 milliseconds' * 2 ^ least(s.failures, 7))
 	WHERE s.source_id = of_source;
 END
 $$;
 COMMENT ON FUNCTION rsvp_sync._source_failed(bigint, text, text) IS
 'Records that a source''s query failed; it is asked again later, and broken unless the error passes by itself.';
 
+/* It runs again; what was missed meanwhile is found by comparing. */
 CREATE FUNCTION rsvp_sync._source_works(of_source bigint) RETURNS void
-LANGUAGE sql VOLATILE
+LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
-UPDATE rsvp_sync._source s SET failures = 0, retry_at = NULL,
-	state_reason = NULL, state_since = now(),
-	state = CASE WHEN s.state = 'broken' THEN 'active' ELSE s.state END
-WHERE s.source_id = of_source AND (s.failures > 0 OR s.state = 'broken')
+DECLARE
+	src rsvp_sync._source;
+BEGIN
+	SELECT * INTO src FROM rsvp_sync._source s
+	WHERE s.source_id = of_source
+		AND (s.failures > 0 OR s.state = 'broken' OR s.missed);
+	IF NOT FOUND THEN
+		RETURN;
+	END IF;
+	IF src.missed THEN
+		INSERT INTO rsvp_sync._change_log (source_id, key, op)
+		SELECT of_source, d, 'l' FROM rsvp_sync._differences(of_source) d;
+	END IF;
+	UPDATE rsvp_sync._source s SET failures = 0, retry_at = NULL,
+		missed = false, state_reason = NULL, state_since = now(),
+		state = CASE WHEN s.state = 'broken' THEN 'active' ELSE s.state END
+	WHERE s.source_id = of_source;
+END
 $$;
 COMMENT ON FUNCTION rsvp_sync._source_works(bigint) IS
 'Records that a source''s query runs (again).';
@@ -187,6 +205,12 @@ WITH due AS MATERIALIZED (
 	RETURNING q.source_id, q.key
 )
 SELECT l.source_id, array_agg(l.key) FROM leased l GROUP BY l.source_id
+UNION ALL
+/* A source that failed is tried again even if no key of it waits. */
+SELECT s.source_id, '{}' FROM rsvp_sync._source s
+WHERE (s.state = 'broken' OR s.missed) AND s.state <> 'paused'
+	AND (s.retry_at IS NULL OR s.retry_at <= now())
+	AND NOT EXISTS (SELECT FROM leased l WHERE l.source_id = s.source_id)
 $$;
 COMMENT ON FUNCTION rsvp_sync._lease(bigint, integer) IS
 'Leases due keys for this incarnation of the worker.';
@@ -212,7 +236,8 @@ SELECT least(
 	FROM rsvp_sync._queue q
 	JOIN rsvp_sync._source s ON s.source_id = q.source_id
 	WHERE q.lease IS NULL AND s.state <> 'paused'),
-	(SELECT min(i.writeback_at) FROM rsvp_sync._intent i WHERE i.writeback))
+	(SELECT min(coalesce(s.retry_at, now())) FROM rsvp_sync._source s
+	WHERE (s.state = 'broken' OR s.missed) AND s.state <> 'paused'))
 $$;
 COMMENT ON FUNCTION rsvp_sync._next_due() IS
 'When the worker has to look again without being told.';
@@ -280,8 +305,7 @@ COMMENT ON FUNCTION rsvp_sync._rsvp_record(jsonb, text, text, text, text) IS
  * Plan leased keys, record the decisions, and hand out the network's part.
  * The caller commits before anything is sent.
  */
-CREATE FUNCTION rsvp_sync._plan_keys(of_source bigint, keys text[],
-	listed text[])
+CREATE FUNCTION rsvp_sync._plan_keys(of_source bigint, keys text[])
 RETURNS SETOF rsvp_sync._work
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
@@ -292,7 +316,8 @@ DECLARE
 	rehearsal boolean := current_setting('rsvp_sync.mode') = 'dry_run';
 BEGIN
 	SELECT array_agg(e) INTO es
-	FROM rsvp_sync._evaluate(of_source, keys, listed) e;
+	FROM rsvp_sync._evaluate(of_source, keys, false) e;
+	es := rsvp_sync._in_turn(of_source, es);
 	es := rsvp_sync._brake(of_source, es);
 	PERFORM rsvp_sync._take_over(of_source, es);
 	PERFORM rsvp_sync._record_decisions(of_source, es);
@@ -316,8 +341,52 @@ BEGIN
 	RETURN QUERY SELECT * FROM unnest(work);
 END
 $$;
-COMMENT ON FUNCTION rsvp_sync._plan_keys(bigint, text[], text[]) IS
+COMMENT ON FUNCTION rsvp_sync._plan_keys(bigint, text[]) IS
 'Plans leased keys; what the network has to do comes back as rows, already committed to in _intent once the caller commits.';
+
+/*
+ * One record, two keys: of those planned together the one that takes the
+ * record over comes first, and the other, then without it, in the next turn.
+ * A key whose call is under way is not taken from: the taker waits.
+ */
+CREATE FUNCTION rsvp_sync._in_turn(of_source bigint,
+	es rsvp_sync._evaluation[])
+RETURNS rsvp_sync._evaluation[]
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	waiting text[];
+	later text[];
+BEGIN
+	SELECT coalesce(array_agg(e.key), '{}') INTO waiting
+	FROM unnest(es) e
+	JOIN rsvp_sync._queue q
+		ON q.source_id = e.from_source AND q.key = e.from_key
+	WHERE q.lease IS NOT NULL AND (e.d).live
+		AND (e.d).state IS DISTINCT FROM 'superseded'
+		AND (e.from_source <> of_source
+			OR e.from_key NOT IN (SELECT o.key FROM unnest(es) o));
+	SELECT coalesce(array_agg(e.from_key), '{}') INTO later
+	FROM unnest(es) e
+	WHERE e.from_source = of_source AND (e.d).live
+		AND (e.d).state IS DISTINCT FROM 'superseded'
+		AND e.key <> ALL (waiting);
+	IF waiting = '{}' AND later = '{}' THEN
+		RETURN es;
+	END IF;
+	UPDATE rsvp_sync._queue q SET lease = NULL,
+		due_at = now() + CASE WHEN q.key = ANY (waiting)
+			THEN interval '100 milliseconds' ELSE interval '0' END
+	FROM unnest(es) e
+	WHERE q.source_id = of_source AND q.key = e.key
+		AND q.key = ANY (waiting || later);
+	RETURN ARRAY(SELECT e FROM unnest(es) e
+		WHERE e.key <> ALL (waiting || later));
+END
+$$;
+COMMENT ON FUNCTION rsvp_sync._in_turn(bigint, rsvp_sync._evaluation[]) IS
+'Leaves out of a batch the keys that have to wait for another one''s turn with the same record.';
 
 /* The withdrawals of one batch that would go beyond the limit are held. */
 CREATE FUNCTION rsvp_sync._brake(of_source bigint,
@@ -501,8 +570,9 @@ BEGIN
 		rkey = w.rkey, doubt = true,
 		sent_cids = CASE WHEN w.cid IS NULL OR w.cid = ANY (i.sent_cids)
 			THEN i.sent_cids ELSE i.sent_cids || w.cid END,
+		/* A deletion stands for a value only if that asked for it. */
 		sent_local = CASE WHEN w.action = 'put' THEN (e.d).send
-			ELSE i.local END
+			WHEN (e.d).live THEN (e.s).local END
 	FROM unnest(work) w
 	JOIN unnest(es) e ON e.key = w.key
 	WHERE i.source_id = of_source AND i.key = w.key

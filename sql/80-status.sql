@@ -234,7 +234,7 @@ BEGIN
 			ELSE rsvp_sync._reason(x.code) END
 	FROM rsvp_sync._evaluate(src.source_id,
 		CASE WHEN _preview.attendance_id IS NOT NULL
-			THEN ARRAY[_preview.attendance_id] END, NULL) e
+			THEN ARRAY[_preview.attendance_id] END, true) e
 	CROSS JOIN LATERAL (SELECT CASE
 		WHEN (e.d).action IN ('put', 'delete', 'read') THEN NULL
 		ELSE (rsvp_sync._standing(e)).code END AS code) x
@@ -261,7 +261,7 @@ LANGUAGE sql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
 SELECT e.key
-FROM rsvp_sync._evaluate(of_source, NULL, NULL) e
+FROM rsvp_sync._evaluate(of_source, NULL, true) e
 CROSS JOIN LATERAL rsvp_sync._standing(e) x
 WHERE NOT EXISTS (SELECT FROM rsvp_sync._queue q
 		WHERE q.source_id = of_source AND q.key = e.key)

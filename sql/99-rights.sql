@@ -2,6 +2,12 @@
  * Nothing but the pure functions is for PUBLIC.  New functions are executable
  * by everybody unless it is taken away; this is the one place where it is,
  * for all at once, so that none can be forgotten.
+ *
+ * _log_change() is the exception.  A partition made or attached later gets a
+ * copy of its parent's row trigger, and whoever makes it must be allowed to
+ * execute the function, or CREATE TABLE fails.  Who makes such a trigger on a
+ * table of his own can have keys looked at in vain, and nothing else.
+ * (_log_truncate() is never copied, and its marker does mean something.)
  */
 DO $$
 DECLARE
@@ -15,7 +21,9 @@ BEGIN
 				'is_at_uri', 'is_did', 'is_handle', 'is_nsid',
 				'is_record_key', 'is_tid', 'is_datetime', 'is_cid',
 				'parse_at_uri', 'tid_now', 'record_cid',
-				'rsvp_status_map', 'plan']::pg_catalog.name[])
+				'rsvp_status_map', 'plan', '_log_change',
+				'_may_see', '_queued_state', '_reason', '_rsvp_uri',
+				'_copied']::pg_catalog.name[])
 	LOOP
 		EXECUTE pg_catalog.format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', f);
 	END LOOP;

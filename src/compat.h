@@ -16,6 +16,9 @@
 #error "rsvp_sync needs PostgreSQL 15 or later"
 #endif
 
+#if PG_VERSION_NUM >= 160000
+#include "varatt.h"
+#endif
 #include "utils/rel.h"
 #include "utils/relcache.h"
 

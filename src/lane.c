@@ -22,12 +22,14 @@
 #include "postgres.h"
 
 #include "common/hashfn.h"
+#include "fmgr.h"
 #include "nodes/pg_list.h"
 #include "utils/hsearch.h"
 #include "utils/json.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
+#include "compat.h"
 #include "lane.h"
 #include "settings.h"
 #include "xrpc.h"
@@ -50,6 +52,8 @@ typedef enum SessionState
 typedef struct Lane
 {
 	const char *did;			/* hash key */
+	dlist_node	node;			/* among the active ones, or the idle ones */
+	bool		active;
 	MemoryContext context;
 	char	   *pds;
 	dlist_head	jobs;
@@ -64,6 +68,12 @@ typedef struct Lane
 	int			pages;
 	TimestampTz not_before;		/* the server asked to be left alone */
 } Lane;
+
+/*
+ * A lane is active while it has jobs or a call under way.  Idle ones are
+ * kept for their session, the one idle longest first to go.
+ */
+#define MAX_IDLE_LANES	4096
 
 typedef struct Task
 {
@@ -107,11 +117,14 @@ static MemoryContext outcome_context = NULL;
 static HTAB *lanes = NULL;
 static HTAB *tasks = NULL;
 static HTAB *hosts = NULL;
+static dlist_head active_lanes = DLIST_STATIC_INIT(active_lanes);
+static dlist_head idle_lanes = DLIST_STATIC_INIT(idle_lanes);
+static int	n_idle_lanes = 0;
 static dlist_head outcomes = DLIST_STATIC_INIT(outcomes);
 static dlist_head replans = DLIST_STATIC_INIT(replans);
 static int	njobs = 0;
 
-static void lane_pump(Lane *lane);
+PG_FUNCTION_INFO_V1(rsvp_sync_is_listed);
 
 static uint32
 text_hash(const void *key, Size size)
@@ -335,7 +348,69 @@ lane_of(const char *did)
 										  ALLOCSET_SMALL_SIZES);
 	lane->did = MemoryContextStrdup(lane->context, did);
 	dlist_init(&lane->jobs);
+	dlist_push_tail(&idle_lanes, &lane->node);
+	n_idle_lanes++;
 	return lane;
+}
+
+static Lane *
+find_lane(const char *did)
+{
+	return lanes ? hash_search(lanes, &did, HASH_FIND, NULL) : NULL;
+}
+
+static void
+wipe_lane(Lane *lane)
+{
+	replace_text(lane, &lane->password, NULL);
+	replace_text(lane, &lane->access_token, NULL);
+	replace_text(lane, &lane->refresh_token, NULL);
+}
+
+static void
+free_lane(Lane *lane)
+{
+	char	   *did = unconstify(char *, lane->did);
+	MemoryContext context = lane->context;
+
+	wipe_lane(lane);
+	dlist_delete(&lane->node);
+	n_idle_lanes--;
+	hash_search(lanes, &did, HASH_REMOVE, NULL);
+	MemoryContextDelete(context);
+}
+
+static void
+activate_lane(Lane *lane)
+{
+	if (lane->active)
+		return;
+	lane->active = true;
+	dlist_delete(&lane->node);
+	n_idle_lanes--;
+	dlist_push_tail(&active_lanes, &lane->node);
+}
+
+/* Put lanes aside that have nothing to do, and forget the oldest of those. */
+static void
+rest_lanes(void)
+{
+	dlist_mutable_iter iter;
+
+	dlist_foreach_modify(iter, &active_lanes)
+	{
+		Lane	   *lane = dlist_container(Lane, node, iter.cur);
+
+		if (lane->busy || lane->records != NULL ||
+			!dlist_is_empty(&lane->jobs))
+			continue;
+		lane->active = false;
+		dlist_delete(&lane->node);
+		dlist_push_tail(&idle_lanes, &lane->node);
+		n_idle_lanes++;
+	}
+	while (n_idle_lanes > MAX_IDLE_LANES)
+		free_lane(dlist_head_element(Lane, node, &idle_lanes));
 }
 
 /* ------------------------------------------------------------------------
@@ -390,6 +465,7 @@ lane_add(Job *job)
 	}
 	dlist_push_tail(&lane->jobs, &job->node);
 	lane->njobs++;
+	activate_lane(lane);
 }
 
 /* ------------------------------------------------------------------------
@@ -615,14 +691,16 @@ session_answer(Lane *lane, Answer *answer, bool refreshing)
 List *
 lane_credentials_wanted(void)
 {
-	HASH_SEQ_STATUS scan;
-	Lane	   *lane;
+	dlist_iter	iter;
 	List	   *wanted = NIL;
 
-	hash_seq_init(&scan, lanes);
-	while ((lane = hash_seq_search(&scan)) != NULL)
+	dlist_foreach(iter, &active_lanes)
+	{
+		Lane	   *lane = dlist_container(Lane, node, iter.cur);
+
 		if (lane->session == SESSION_WANTS_CREDENTIAL)
 			wanted = lappend(wanted, unconstify(char *, lane->did));
+	}
 	return wanted;
 }
 
@@ -769,18 +847,16 @@ list_answer(Lane *lane, Answer *answer)
 		listing_complete(lane);
 }
 
-List *
-lane_listed(void)
+/* rsvp_sync._is_listed(did text): are the account's records current? */
+Datum
+rsvp_sync_is_listed(PG_FUNCTION_ARGS)
 {
-	HASH_SEQ_STATUS scan;
-	Lane	   *lane;
-	List	   *listed = NIL;
+	text	   *did = PG_GETARG_TEXT_PP(0);
+	Lane	   *lane = find_lane(pnstrdup(VARDATA_ANY(did),
+										  VARSIZE_ANY_EXHDR(did)));
 
-	hash_seq_init(&scan, lanes);
-	while ((lane = hash_seq_search(&scan)) != NULL)
-		if (lane->head != NULL && lane->records == NULL)
-			listed = lappend(listed, unconstify(char *, lane->did));
-	return listed;
+	PG_RETURN_BOOL(lane != NULL && lane->head != NULL &&
+				   lane->records == NULL);
 }
 
 /* ------------------------------------------------------------------------
@@ -1018,15 +1094,15 @@ void
 lane_start(void)
 {
 	HASH_SEQ_STATUS scan;
-	Lane	   *lane;
+	dlist_iter	iter;
 	Task	   *task;
 
 	hash_seq_init(&scan, tasks);
 	while ((task = hash_seq_search(&scan)) != NULL)
 		start_task(task);
-	hash_seq_init(&scan, lanes);
-	while ((lane = hash_seq_search(&scan)) != NULL)
-		lane_pump(lane);
+	dlist_foreach(iter, &active_lanes)
+		lane_pump(dlist_container(Lane, node, iter.cur));
+	rest_lanes();
 }
 
 /* An answer came, or will never come. */
@@ -1069,14 +1145,13 @@ lane_finished(HttpRequest *req)
 long
 lane_timeout_ms(void)
 {
-	HASH_SEQ_STATUS scan;
-	Lane	   *lane;
+	dlist_iter	iter;
 	TimestampTz now = GetCurrentTimestamp();
 	long		shortest = -1;
 
-	hash_seq_init(&scan, lanes);
-	while ((lane = hash_seq_search(&scan)) != NULL)
+	dlist_foreach(iter, &active_lanes)
 	{
+		Lane	   *lane = dlist_container(Lane, node, iter.cur);
 		long		ms;
 
 		if (dlist_is_empty(&lane->jobs) || lane->not_before <= now)

@@ -76,9 +76,6 @@ extern void lane_finished(HttpRequest *req);
 extern int	lane_jobs(void);
 extern long lane_timeout_ms(void);
 
-/* Which accounts' records are current, as a list of C strings. */
-extern List *lane_listed(void);
-
 /* Outcomes to be recorded, and what follows once they are. */
 extern dlist_head *lane_outcomes(void);
 extern void lane_outcome_recorded(Outcome *outcome);

@@ -63,6 +63,7 @@ typedef struct OwnerQuery
 	Oid			relid;
 	MemoryContext context;		/* of everything below */
 	char	   *search_path;
+	int			sql_timeout;	/* ms; 0: as the setting says */
 	OwnerKey	key;
 	char	   *text;			/* the query, as given or generated */
 	SPIPlanPtr	some;			/* for the keys in $1... */
@@ -78,6 +79,7 @@ PG_FUNCTION_INFO_V1(rsvp_sync_desired);
 PG_FUNCTION_INFO_V1(rsvp_sync_describe_query);
 PG_FUNCTION_INFO_V1(rsvp_sync_explain_key);
 PG_FUNCTION_INFO_V1(rsvp_sync_dependent_keys);
+PG_FUNCTION_INFO_V1(rsvp_sync_source_changed);
 
 static void
 pin(const char *name, const char *value)
@@ -86,10 +88,10 @@ pin(const char *name, const char *value)
 							 GUC_ACTION_SAVE, true, 0, false);
 }
 
-/* Become the owner of the table. */
+/* Become the owner of the table.  sql_timeout_ms 0: as the setting says. */
 void
 owner_enter(OwnerScope *scope, Oid relid, const char *search_path,
-			int lock_timeout_ms)
+			int lock_timeout_ms, int sql_timeout_ms)
 {
 	Relation	rel = relation_open(relid, AccessShareLock);
 	Oid			owner = rel->rd_rel->relowner;
@@ -112,9 +114,11 @@ owner_enter(OwnerScope *scope, Oid relid, const char *search_path,
 	GetUserIdAndSecContext(&scope->user, &scope->context);
 	SetUserIdAndSecContext(owner, scope->context |
 						   SECURITY_RESTRICTED_OPERATION);
-	scope->armed = owner_arms_deadline && rsvp_sync_sql_timeout > 0;
+	if (sql_timeout_ms == 0)
+		sql_timeout_ms = rsvp_sync_sql_timeout;
+	scope->armed = owner_arms_deadline && sql_timeout_ms > 0;
 	if (scope->armed)
-		enable_timeout_after(STATEMENT_TIMEOUT, rsvp_sync_sql_timeout);
+		enable_timeout_after(STATEMENT_TIMEOUT, sql_timeout_ms);
 }
 
 void
@@ -148,6 +152,7 @@ owner_key(OwnerKey *key, Oid relid)
 			key->name[i] = pstrdup(NameStr(att->attname));
 			key->type[i] =
 				format_type_extended(att->atttypid, -1,
+									 FORMAT_TYPE_TYPEMOD_GIVEN |
 									 FORMAT_TYPE_FORCE_QUALIFY);
 		}
 		index_close(index, NoLock);
@@ -230,10 +235,12 @@ read_source(OwnerQuery *query)
 	MemoryContext old;
 	bool		isnull;
 	HeapTuple	row;
+	Datum		timeout;
 
 	if (SPI_execute_with_args("SELECT s.attendance::pg_catalog.oid,"
 							  " s.search_path,"
-							  " rsvp_sync._desired_query(s.source_id)"
+							  " rsvp_sync._desired_query(s.source_id),"
+							  " rsvp_sync._sql_timeout(s.options)"
 							  " FROM rsvp_sync._source s"
 							  " WHERE s.source_id OPERATOR(pg_catalog.=) $1",
 							  1, types, values, NULL, true, 1) != SPI_OK_SELECT
@@ -248,6 +255,8 @@ read_source(OwnerQuery *query)
 												  1, &isnull));
 	query->search_path = SPI_getvalue(row, SPI_tuptable->tupdesc, 2);
 	query->text = SPI_getvalue(row, SPI_tuptable->tupdesc, 3);
+	timeout = SPI_getbinval(row, SPI_tuptable->tupdesc, 4, &isnull);
+	query->sql_timeout = isnull ? 0 : DatumGetInt32(timeout);
 	if (query->search_path)
 		query->search_path = pstrdup(query->search_path);
 	if (query->text)
@@ -367,13 +376,13 @@ enter_query(int64 source_id, OwnerScope *scope)
 											   ALLOCSET_SMALL_SIZES);
 		read_source(query);
 		owner_enter(scope, query->relid, query->search_path,
-					QUERY_LOCK_TIMEOUT_MS);
+					QUERY_LOCK_TIMEOUT_MS, query->sql_timeout);
 		prepare_query(query);
 		query->generation = generation;
 	}
 	else
 		owner_enter(scope, query->relid, query->search_path,
-					QUERY_LOCK_TIMEOUT_MS);
+					QUERY_LOCK_TIMEOUT_MS, query->sql_timeout);
 	return query;
 }
 
@@ -506,7 +515,7 @@ rsvp_sync_describe_query(PG_FUNCTION_ARGS)
 
 	InitMaterializedSRF(fcinfo, 0);
 	SPI_connect();
-	owner_enter(&scope, relid, path, QUERY_LOCK_TIMEOUT_MS);
+	owner_enter(&scope, relid, path, QUERY_LOCK_TIMEOUT_MS, 0);
 	plan = SPI_prepare(psprintf("SELECT q.* FROM (%s\n) q", query), 0, NULL);
 	if (plan == NULL)
 		elog(ERROR, "could not prepare: %s",
@@ -584,7 +593,7 @@ rsvp_sync_dependent_keys(PG_FUNCTION_ARGS)
 
 	for (int i = 0; i < INDEX_MAX_KEYS; i++)
 		number[i] = i + 1;
-	InitMaterializedSRF(fcinfo, 0);
+	InitMaterializedSRF(fcinfo, MAT_SRF_USE_EXPECTED_DESC);
 	SPI_connect();
 	SPI_execute_with_args("SELECT rsvp_sync._dependency_query($1, $2)", 2,
 						  types, args, NULL, true, 1);
@@ -612,4 +621,19 @@ rsvp_sync_dependent_keys(PG_FUNCTION_ARGS)
 	}
 	SPI_finish();
 	return (Datum) 0;
+}
+
+/*
+ * rsvp_sync._source_changed(): statement trigger on _source.  Every process
+ * that keeps a query of a source learns at commit that it may be another.
+ */
+Datum
+rsvp_sync_source_changed(PG_FUNCTION_ARGS)
+{
+	TriggerData *data = (TriggerData *) fcinfo->context;
+
+	if (!CALLED_AS_TRIGGER(fcinfo))
+		elog(ERROR, "not called as a trigger");
+	CacheInvalidateRelcache(data->tg_relation);
+	return PointerGetDatum(NULL);
 }

@@ -167,14 +167,26 @@ wish_of(const Situation *s, Decision *d)
 	return wish_of_row(s, d);
 }
 
-/* Nothing of ours is out there: what wish_of() said stands. */
+/* No record is bound to this row from now on. */
 static void
-let_go(Decision *d)
+unbind(Decision *d)
 {
 	d->bond = NULL;
 	d->rkey = NULL;
 	d->base_cid = NULL;
 	d->confirmed = true;
+}
+
+/*
+ * Nothing of ours is out there: what wish_of() said stands.  If there was
+ * something, a later wish for a record is a new one.
+ */
+static void
+let_go(Decision *d)
+{
+	if (d->bond != NULL)
+		d->base_local = NULL;
+	unbind(d);
 }
 
 /* Overwrite the record with this value. */
@@ -281,7 +293,7 @@ plan_bonded(const Situation *s, Decision *d)
 			send_local(s, d);
 		else
 		{
-			let_go(d);
+			unbind(d);
 			say(d, "none", "done", "deleted_elsewhere");
 		}
 	}

@@ -67,8 +67,8 @@ static Statement plan_keys = {
 	"SELECT w.source_id, w.generation, w.mint, w.key, w.action, w.need,"
 	" w.subject, w.did, w.pds, w.rkey, w.record, w.cid, w.swap,"
 	" w.event_uri, w.organiser_pds"
-	" FROM rsvp_sync._plan_keys($1, $2, $3) w", 3,
-	{INT8OID, TEXTARRAYOID, TEXTARRAYOID}
+	" FROM rsvp_sync._plan_keys($1, $2) w", 2,
+	{INT8OID, TEXTARRAYOID}
 };
 static Statement source_failed = {
 	"SELECT rsvp_sync._source_failed($1, $2, $3)", 3,
@@ -132,6 +132,9 @@ static Statement account_done = {
 
 /* Names this process among all that ever served the database. */
 static int64 incarnation = 0;
+
+/* The extension as this process found it. */
+static Oid	extension = InvalidOid;
 
 static MemoryContext turn_context = NULL;
 
@@ -201,7 +204,6 @@ plan_batch(void *arg)
 
 	args_int8(&args, batch->source_id);
 	args_texts(&args, batch->keys);
-	args_texts(&args, lane_listed());
 	run_statement(&plan_keys, &args);
 	/* Nothing below raises: jobs outlive a rolled back subtransaction. */
 	for (uint64 row = 0; row < SPI_processed; row++)
@@ -229,7 +231,8 @@ batch_failed(Batch *batch, ErrorData *error)
 	run_statement(&give_back, &args);
 	ereport(LOG,
 			(errmsg("source " INT64_FORMAT " cannot be read: %s",
-					batch->source_id, error->message)));
+					batch->source_id, error->message),
+			 error->context ? errdetail_log("%s", error->context) : 0));
 }
 
 static void
@@ -563,10 +566,16 @@ find_next_due(void)
 static void
 leave_if_dropped(void)
 {
-	if (OidIsValid(get_extension_oid("rsvp_sync", true)))
+	Oid			now = get_extension_oid("rsvp_sync", true);
+
+	if (OidIsValid(now) && (now == extension || !OidIsValid(extension)))
+	{
+		extension = now;
 		return;
+	}
 	AbortCurrentTransaction();
-	proc_exit(0);
+	/* Dropped and created anew: a new process knows nothing of the old. */
+	proc_exit(OidIsValid(now) ? 1 : 0);
 }
 
 static void

@@ -247,7 +247,7 @@ tell_row(void *arg)
 	char	  **parts;
 	List	   *part_list = NIL;
 
-	owner_enter(&scope, row->relid, row->search_path, LOCK_TIMEOUT_MS);
+	owner_enter(&scope, row->relid, row->search_path, LOCK_TIMEOUT_MS, 0);
 	owner_key(&key, row->relid);
 	parts = owner_split_key(&key, row->key);
 	for (int i = 0; i < key.ncols; i++)
