@@ -549,14 +549,21 @@ drain_log(void)
 		writeback_note_repeatable(DatumGetArrayTypeP(repeatable));
 }
 
+/*
+ * When time alone makes something due.  Keys that may not be sent, or for
+ * which there is no room, wait for something else.
+ */
 static void
-find_next_due(void)
+find_next_due(bool sending)
 {
-	bool		isnull;
-	int64		ms;
+	bool		isnull = true;
+	int64		ms = POLL_MS;
 
-	run_statement(&next_due, NULL);
-	ms = result_int8(0, 1, &isnull);
+	if (sending && lane_jobs() < window())
+	{
+		run_statement(&next_due, NULL);
+		ms = result_int8(0, 1, &isnull);
+	}
 	if (isnull || ms > POLL_MS)
 		ms = POLL_MS;
 	wake_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), Max(ms, 10));
@@ -582,6 +589,7 @@ static void
 work(void)
 {
 	MemoryContext old;
+	bool		sending;
 
 	begin_work("rsvp_sync: looking at the queue");
 	leave_if_dropped();
@@ -589,13 +597,14 @@ work(void)
 	supply_credentials();
 	record_outcomes();
 	drain_log();
-	if (sending_allowed())
+	sending = sending_allowed();
+	if (sending)
 	{
 		plan_again();
 		lease_and_plan();
 	}
 	record_outcomes();
-	find_next_due();
+	find_next_due(sending);
 	MemoryContextSwitchTo(old);
 	end_work();
 	MemoryContextReset(turn_context);
