@@ -52,6 +52,8 @@
 #define DRAIN_BATCH		5000
 /* However quiet it is, the log is looked at this often. */
 #define POLL_MS			5000
+/* Between two looks at what has become old. */
+#define HOUSE_MS		(10 * 60 * 1000)
 
 static Statement drain = {
 	"SELECT d.drained, d.repeatable FROM rsvp_sync._drain($1) d", 1, {INT4OID}
@@ -84,6 +86,12 @@ static Statement give_back = {
 };
 static Statement may_send = {
 	"SELECT NOT rsvp_sync._copied()", 0
+};
+static Statement perform_rehearsed = {
+	"SELECT rsvp_sync._perform_rehearsed()", 0
+};
+static Statement forget_history = {
+	"SELECT rsvp_sync._forget_history()", 0
 };
 static Statement next_due = {
 	"SELECT (pg_catalog.extract('epoch', rsvp_sync._next_due()"
@@ -569,6 +577,25 @@ find_next_due(bool sending)
 	wake_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), Max(ms, 10));
 }
 
+/* What is done once in a while, whatever else is to do. */
+static void
+keep_house(void)
+{
+	static int	mode_seen = -1;
+	static TimestampTz next = 0;
+	TimestampTz now = GetCurrentTimestamp();
+	bool		isnull;
+
+	if (rsvp_sync_mode == MODE_LIVE && mode_seen != MODE_LIVE)
+		run_statement(&perform_rehearsed, NULL);
+	mode_seen = rsvp_sync_mode;
+	if (now < next)
+		return;
+	run_statement(&forget_history, NULL);
+	if (result_int8(0, 1, &isnull) == 0)
+		next = TimestampTzPlusMilliseconds(now, HOUSE_MS);
+}
+
 /* The extension may be dropped at any time; then there is nothing to do. */
 static void
 leave_if_dropped(void)
@@ -596,6 +623,7 @@ work(void)
 	old = MemoryContextSwitchTo(turn_context);
 	supply_credentials();
 	record_outcomes();
+	keep_house();
 	drain_log();
 	sending = sending_allowed();
 	if (sending)
