@@ -416,3 +416,9 @@ END
 $$;
 COMMENT ON FUNCTION rsvp_sync.wait_until_idle(interval, regclass) IS
 'Waits until nothing runnable is left (of one source, or of all): true; false after the timeout. What is blocked, held, withheld or failed is not runnable; what will be retried is. Errors: invalid_transaction_state in a transaction that changed attendance itself, or under REPEATABLE READ.';
+
+CREATE FUNCTION rsvp_sync.start_worker() RETURNS void
+LANGUAGE C VOLATILE
+AS 'MODULE_PATHNAME', 'rsvp_sync_start_worker';
+COMMENT ON FUNCTION rsvp_sync.start_worker() IS
+'Starts a worker for this database where the library is not preloaded (it polls, and is gone after a restart of the server); where it is, only pokes the launcher. Errors: configuration_limit_exceeded (no worker slot is free).';

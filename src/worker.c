@@ -45,6 +45,7 @@
 #include "owner.h"
 #include "registry.h"
 #include "settings.h"
+#include "start.h"
 #include "worker.h"
 #include "writeback.h"
 
@@ -52,6 +53,7 @@
 #define DRAIN_BATCH		5000
 /* However quiet it is, the log is looked at this often. */
 #define POLL_MS			5000
+#define POLL_BLIND_MS	250
 /* Between two looks at what has become old. */
 #define HOUSE_MS		(10 * 60 * 1000)
 
@@ -572,8 +574,8 @@ find_next_due(bool sending)
 		run_statement(&next_due, NULL);
 		ms = result_int8(0, 1, &isnull);
 	}
-	if (isnull || ms > POLL_MS)
-		ms = POLL_MS;
+	if (isnull || ms > poll_ms())
+		ms = poll_ms();
 	wake_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), Max(ms, 10));
 }
 
@@ -799,8 +801,8 @@ rsvp_sync_worker_main(Datum main_arg)
 	BackgroundWorkerInitializeConnectionByOid(DatumGetObjectId(main_arg),
 											  InvalidOid, 0);
 	pin_settings();
-	if (!registry_worker_attach())
-		proc_exit(1);
+	if (!registry_worker_attach() || !start_claim_database())
+		proc_exit(registry_available() ? 1 : 0);
 	owner_arms_deadline = true;
 	turn_context = AllocSetContextCreate(TopMemoryContext, "rsvp_sync turn",
 										 ALLOCSET_DEFAULT_SIZES);
