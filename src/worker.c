@@ -731,6 +731,7 @@ pin_settings(void)
 		{"statement_timeout", "0"},
 		{"idle_in_transaction_session_timeout", "0"},
 		{"jit", "off"},
+		{"plan_cache_mode", "force_generic_plan"},
 		{"application_name", "rsvp_sync"},
 		{"rsvp_sync.skip", "off"},
 	};
