@@ -636,6 +636,41 @@ $$;
 COMMENT ON FUNCTION rsvp_sync._rehearse(bigint, rsvp_sync._evaluation[]) IS
 'Mode dry_run: records what would be sent.';
 
+/* Mode live after dry_run: what was only rehearsed is done now. */
+CREATE FUNCTION rsvp_sync._perform_rehearsed() RETURNS void
+LANGUAGE sql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+INSERT INTO rsvp_sync._queue AS q (source_id, key, priority, due_at,
+	changed_at)
+SELECT i.source_id, i.key, 1, now(), coalesce(i.local_at, now())
+FROM rsvp_sync._intent i WHERE i.reason_code = 'dry_run'
+ON CONFLICT (source_id, key) DO UPDATE SET generation = q.generation + 1
+$$;
+COMMENT ON FUNCTION rsvp_sync._perform_rehearsed() IS
+'Puts keys in that mode dry_run only rehearsed.';
+
+/* History is deleted in small batches, as often as the worker likes. */
+CREATE FUNCTION rsvp_sync._forget_history() RETURNS bigint
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	forgotten bigint;
+BEGIN
+	DELETE FROM rsvp_sync._history h
+	WHERE h.ctid = ANY (ARRAY(
+		SELECT o.ctid FROM rsvp_sync._history o
+		WHERE o.at < now()
+			- current_setting('rsvp_sync.history_retention')::interval
+		ORDER BY o.at LIMIT 1000));
+	GET DIAGNOSTICS forgotten = ROW_COUNT;
+	RETURN forgotten;
+END
+$$;
+COMMENT ON FUNCTION rsvp_sync._forget_history() IS
+'Deletes some of the history beyond history_retention; how much.';
+
 /* Keys that stood back for one that has just left their slot. */
 CREATE FUNCTION rsvp_sync._wake_slots(of_source bigint,
 	es rsvp_sync._evaluation[])

@@ -225,7 +225,10 @@ DECLARE
 BEGIN
 	PERFORM rsvp_sync._check_reader(caller, attendance);
 	RETURN QUERY
-	SELECT e.key, e.did, e.event_uri, (e.d).action,
+	SELECT e.key, e.did, e.event_uri, CASE (e.d).action
+			WHEN 'none' THEN 'nothing' WHEN 'forget' THEN 'nothing'
+			WHEN 'handover' THEN 'nothing' WHEN 'list' THEN 'read'
+			ELSE (e.d).action END,
 		coalesce((e.d).send, (e.s).local), x.code,
 		CASE x.code WHEN 'withheld' THEN (e.d).reason_code
 			WHEN 'unmapped_status' THEN rsvp_sync._reason(x.code, e.status)
@@ -251,7 +254,7 @@ LANGUAGE C VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS 'MODULE_PATHNAME', 'rsvp_sync_preview';
 COMMENT ON FUNCTION rsvp_sync.preview(regclass, text) IS
-'What would be done for a row (NULL: all rows), seen from inside the calling transaction, committed or not; sends and changes nothing. action: none, put, delete, read, wait, hold, forget. Errors as sync_status().';
+'What would be done for a row (NULL: all rows), seen from inside the calling transaction, committed or not; sends and changes nothing. action: nothing, put, delete, read (first), wait, hold. Errors as sync_status().';
 
 /* Keys of a source whose decision differs from what is recorded. */
 CREATE FUNCTION rsvp_sync._differences(of_source bigint)
@@ -273,7 +276,8 @@ WHERE NOT EXISTS (SELECT FROM rsvp_sync._queue q
 			IS DISTINCT FROM (e.old_state, e.old_reason_code)
 		/* What was given up is not tried again for the same wish. */
 		ELSE e.old_state IS DISTINCT FROM 'failed'
-			AND e.old_reason_code IS DISTINCT FROM 'dry_run' END
+			AND (e.old_reason_code IS DISTINCT FROM 'dry_run'
+				OR current_setting('rsvp_sync.mode') = 'live') END
 $$;
 COMMENT ON FUNCTION rsvp_sync._differences(bigint) IS
 'Keys of a source that are not as they should be, whole table.';
@@ -411,3 +415,9 @@ END
 $$;
 COMMENT ON FUNCTION rsvp_sync.wait_until_idle(interval, regclass) IS
 'Waits until nothing runnable is left (of one source, or of all): true; false after the timeout. What is blocked, held, withheld or failed is not runnable; what will be retried is. Errors: invalid_transaction_state in a transaction that changed attendance itself, or under REPEATABLE READ.';
+
+CREATE FUNCTION rsvp_sync.start_worker() RETURNS void
+LANGUAGE C VOLATILE
+AS 'MODULE_PATHNAME', 'rsvp_sync_start_worker';
+COMMENT ON FUNCTION rsvp_sync.start_worker() IS
+'Starts a worker for this database where the library is not preloaded (it polls, and is gone after a restart of the server); where it is, only pokes the launcher. Errors: configuration_limit_exceeded (no worker slot is free).';
