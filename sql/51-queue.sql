@@ -357,8 +357,8 @@ COMMENT ON FUNCTION rsvp_sync._plan_keys(bigint, text[]) IS
 'Plans leased keys; what the network has to do comes back as rows, already committed to in _intent once the caller commits.';
 
 /*
- * One record, two keys: of those planned together the one that takes the
- * record over comes first, and the other, then without it, in the next turn.
+ * One record, several keys: of those planned together the ones that could
+ * take the record over come first, and the one that has it in the next turn.
  * A key whose call is under way is not taken from: the taker waits.
  */
 CREATE FUNCTION rsvp_sync._in_turn(of_source bigint,
@@ -379,11 +379,16 @@ BEGIN
 		AND (e.d).state IS DISTINCT FROM 'superseded'
 		AND (e.from_source <> of_source
 			OR e.from_key NOT IN (SELECT o.key FROM unnest(es) o));
-	SELECT coalesce(array_agg(e.from_key), '{}') INTO later
-	FROM unnest(es) e
-	WHERE e.from_source = of_source AND (e.d).live
-		AND (e.d).state IS DISTINCT FROM 'superseded'
-		AND e.key <> ALL (waiting);
+	SELECT coalesce(array_agg(l.key), '{}') INTO later
+	FROM (
+		SELECT e.from_key FROM unnest(es) e
+		WHERE e.from_source = of_source AND (e.d).live
+			AND (e.d).state IS DISTINCT FROM 'superseded'
+			AND e.key <> ALL (waiting)
+		UNION
+		SELECT e.key FROM unnest(es) e
+		WHERE (e.d).action = 'handover' AND e.heir_source = of_source
+			AND e.heir_key IN (SELECT o.key FROM unnest(es) o)) AS l (key);
 	IF waiting = '{}' AND later = '{}' THEN
 		RETURN es;
 	END IF;
