@@ -254,30 +254,48 @@ plan_source(Batch *batch)
 		batch_failed(batch, error);
 }
 
+/* Take the keys of one source out of those to be planned again. */
+static Batch *
+next_replans(dlist_head *replans)
+{
+	Batch	   *batch = palloc0(sizeof(Batch));
+	dlist_mutable_iter iter;
+
+	batch->source_id = dlist_head_element(Job, node, replans)->source_id;
+	dlist_foreach_modify(iter, replans)
+	{
+		Job		   *job = dlist_container(Job, node, iter.cur);
+
+		if (job->source_id != batch->source_id)
+			continue;
+		batch->keys = lappend(batch->keys, pstrdup(job->key));
+		dlist_delete(&job->node);
+		lane_free_job(job);
+	}
+	return batch;
+}
+
 /* Keys that waited for something that is known now. */
 static void
 plan_again(void)
 {
-	dlist_head *replans = lane_replans();
+	while (!dlist_is_empty(lane_replans()))
+		plan_source(next_replans(lane_replans()));
+}
 
-	while (!dlist_is_empty(replans))
+/* Nothing may be sent: whatever is not under way goes back to the queue. */
+static void
+stand_down(void)
+{
+	lane_recall();
+	while (!dlist_is_empty(lane_replans()))
 	{
-		Batch		batch = {0};
-		dlist_mutable_iter iter;
+		Batch	   *batch = next_replans(lane_replans());
+		Args		args = {0};
 
-		batch.source_id =
-			dlist_head_element(Job, node, replans)->source_id;
-		dlist_foreach_modify(iter, replans)
-		{
-			Job		   *job = dlist_container(Job, node, iter.cur);
-
-			if (job->source_id != batch.source_id)
-				continue;
-			batch.keys = lappend(batch.keys, pstrdup(job->key));
-			dlist_delete(&job->node);
-			lane_free_job(job);
-		}
-		plan_source(&batch);
+		args_int8(&args, batch->source_id);
+		args_texts(&args, batch->keys);
+		run_statement(&give_back, &args);
 	}
 }
 
@@ -640,6 +658,8 @@ work(void)
 		plan_again();
 		lease_and_plan();
 	}
+	else
+		stand_down();
 	record_outcomes();
 	find_next_due(sending);
 	MemoryContextSwitchTo(old);
