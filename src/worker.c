@@ -45,6 +45,7 @@
 #include "owner.h"
 #include "registry.h"
 #include "settings.h"
+#include "source.h"
 #include "start.h"
 #include "worker.h"
 #include "writeback.h"
@@ -56,6 +57,8 @@
 #define POLL_BLIND_MS	250
 /* Between two looks at what has become old. */
 #define HOUSE_MS		(10 * 60 * 1000)
+/* Until we ask again whether sources may be used. */
+#define AWAY_MS			50
 
 static Statement drain = {
 	"SELECT d.drained, d.repeatable FROM rsvp_sync._drain($1) d", 1, {INT4OID}
@@ -156,6 +159,9 @@ static bool more = true;
 
 /* When the next turn is due without being told. */
 static TimestampTz wake_at = 0;
+
+/* Sources are somebody else's until we ask again. */
+static TimestampTz away_until = 0;
 
 /* ------------------------------------------------------------------------
  * Planning
@@ -639,6 +645,17 @@ leave_if_dropped(void)
 	proc_exit(OidIsValid(now) ? 1 : 0);
 }
 
+/* Have sources for ourselves, or come back later. */
+static bool
+share_sources(void)
+{
+	if (source_try_share())
+		return true;
+	end_work();
+	away_until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), AWAY_MS);
+	return false;
+}
+
 static void
 work(void)
 {
@@ -647,6 +664,8 @@ work(void)
 
 	begin_work("rsvp_sync: looking at the queue");
 	leave_if_dropped();
+	if (!share_sources())
+		return;
 	old = MemoryContextSwitchTo(turn_context);
 	supply_credentials();
 	record_outcomes();
@@ -681,10 +700,19 @@ harvest(void)
 		lane_finished(req);
 }
 
+/* Does somebody change what is attached? */
+static bool
+is_away(void)
+{
+	return GetCurrentTimestamp() < away_until;
+}
+
 /* Is there anything that only a transaction can move on? */
 static bool
 work_to_do(void)
 {
+	if (is_away())
+		return false;
 	return more || !dlist_is_empty(lane_outcomes()) ||
 		!dlist_is_empty(lane_replans()) ||
 		lane_credentials_wanted() != NIL ||
@@ -703,15 +731,14 @@ sooner(long a, long b)
 static bool
 wait_for_events(void)
 {
-	long		ms = TimestampDifferenceMilliseconds(GetCurrentTimestamp(),
-													 wake_at);
+	TimestampTz now = GetCurrentTimestamp();
+	long		ms = more ? 0 : TimestampDifferenceMilliseconds(now, wake_at);
 	int			events;
 
+	ms = Max(ms, TimestampDifferenceMilliseconds(now, away_until));
 	ms = sooner(ms, http_timeout_ms());
 	ms = sooner(ms, lane_timeout_ms());
 	ms = sooner(ms, writeback_timeout_ms());
-	if (more)
-		ms = 0;
 	events = WaitLatchOrSocket(MyLatch,
 							   WL_LATCH_SET | WL_SOCKET_READABLE |
 							   WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
@@ -760,8 +787,9 @@ turn(void)
 	writeback_step();
 	MemoryContextSwitchTo(old);
 	MemoryContextReset(turn_context);
-	if (dlist_is_empty(lane_outcomes()) && dlist_is_empty(lane_replans()) &&
-		lane_credentials_wanted() == NIL)
+	if (is_away() ||
+		(dlist_is_empty(lane_outcomes()) && dlist_is_empty(lane_replans()) &&
+		 lane_credentials_wanted() == NIL))
 	{
 		if (wait_for_events())
 			more = true;
