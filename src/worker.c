@@ -559,6 +559,13 @@ drain_log(void)
 		writeback_note_repeatable(DatumGetArrayTypeP(repeatable));
 }
 
+/* Nobody can wake us where the library was not preloaded. */
+static int
+poll_ms(void)
+{
+	return registry_available() ? POLL_MS : POLL_BLIND_MS;
+}
+
 /*
  * When time alone makes something due.  Keys that may not be sent, or for
  * which there is no room, wait for something else.
