@@ -37,3 +37,7 @@ $(OBJS): $(wildcard src/*.h)
 
 sql/rsvp_sync--$(EXTVERSION).sql: $(SQL_PARTS) rsvp_sync.control
 	cat $(SQL_PARTS) > $@.tmp && mv $@.tmp $@
+
+.PHONY: localcheck
+localcheck:
+	PG_CONFIG=$(PG_CONFIG) scripts/check regress

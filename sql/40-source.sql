@@ -1,6 +1,6 @@
 /*
  * Sources: attach, detach, pause.  The doors are here; how a schema is
- * recognised, a query written and a trigger made is in 41 to 47.
+ * recognised, a query written and a trigger made is in 41 to 49.
  *
  * The public functions are C entries that put the caller's oid in front (see
  * 70-account.sql); the private ones of the same name run as the extension's
@@ -99,7 +99,7 @@ BEGIN
 	s := rsvp_sync._set_query(s, desired, path);
 	s := rsvp_sync._set_apply(s, apply, path);
 	s.source_id := rsvp_sync._store_source(s, known);
-	PERFORM rsvp_sync._check_lookup(s.source_id);
+	PERFORM rsvp_sync._warn_slow_lookup(s.source_id);
 
 	/*
 	 * The baseline takes its time and locks nothing; what is committed

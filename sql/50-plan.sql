@@ -313,7 +313,9 @@ BEGIN
 			w.event_cid, w.created_at,
 			coalesce(w.ends_at, w.starts_at) AS over_at,
 			map ->> w.status AS local, coalesce(map ? w.status, false) AS mapped,
-			i AS intent, i.key IS NOT NULL AS known,
+			CASE WHEN i.key IS NOT NULL
+				THEN ROW(i.*)::rsvp_sync._intent END AS intent,
+			i.key IS NOT NULL AS known,
 			i.did IS NOT DISTINCT FROM w.did
 				AND i.event_uri IS NOT DISTINCT FROM w.event_uri AS same_slot,
 			coalesce(q.changed_at, i.local_at, now()) AS changed_at,
@@ -321,10 +323,11 @@ BEGIN
 			coalesce(q.attempts, 0) AS attempts
 		FROM universe u
 		LEFT JOIN wanted w ON w.key = u.key
-		LEFT JOIN rsvp_sync._intent i
-			ON i.source_id = of_source AND i.key = u.key
-		LEFT JOIN rsvp_sync._queue q
-			ON q.source_id = of_source AND q.key = u.key
+		/* LIMIT makes each a look-up by key, whatever the statistics say. */
+		LEFT JOIN LATERAL (SELECT n.* FROM rsvp_sync._intent n
+			WHERE n.source_id = of_source AND n.key = u.key LIMIT 1) i ON true
+		LEFT JOIN LATERAL (SELECT n.* FROM rsvp_sync._queue n
+			WHERE n.source_id = of_source AND n.key = u.key LIMIT 1) q ON true
 	), slotted AS (
 		SELECT k.*, old_slot,
 			k.known AND NOT k.same_slot AND NOT old_slot
@@ -352,7 +355,9 @@ BEGIN
 			m.bond, m.rkey, m.base_local, m.base_cid, m.wrote, m.doubt,
 			coalesce(m.sent_cids, '{}') AS sent_cids, m.sent_local,
 			m.record_created_at,
-			CASE WHEN NOT k.moved THEN (k.intent).first_local END
+			/* A word, too, for a status that was not one to publish. */
+			CASE WHEN k.known AND NOT k.moved
+				THEN coalesce((k.intent).first_local, 'none') END
 				AS first_local
 		FROM slotted k
 		LEFT JOIN rsvp_sync._account a ON a.did = k.did
@@ -391,14 +396,16 @@ BEGIN
 		FROM joined k
 		/* The record of the bond first, else the newest of the slot. */
 		LEFT JOIN LATERAL (
-			SELECT b.* FROM rsvp_sync._observed b
-			WHERE b.did = k.did
-				AND ((k.rkey IS NOT NULL AND b.rkey = k.rkey
-						AND (b.cid IS NOT NULL OR k.bond IS NOT NULL))
-					OR (b.event_uri = k.event_uri AND b.cid IS NOT NULL
-						AND k.bond IS NULL))
-			ORDER BY b.rkey IS NOT DISTINCT FROM k.rkey DESC,
-				b.changed_at DESC NULLS LAST, b.rkey DESC
+			SELECT z.* FROM (
+				SELECT 0 AS rank, b.* FROM rsvp_sync._observed b
+				WHERE b.did = k.did AND b.rkey = k.rkey
+					AND (b.cid IS NOT NULL OR k.bond IS NOT NULL)
+				UNION ALL
+				SELECT 1, b.* FROM rsvp_sync._observed b
+				WHERE b.did = k.did AND b.event_uri = k.event_uri
+					AND b.cid IS NOT NULL AND k.bond IS NULL
+			) z
+			ORDER BY z.rank, z.changed_at DESC NULLS LAST, z.rkey DESC
 			LIMIT 1) o ON true
 	), situated AS (
 		SELECT k.*, ROW(

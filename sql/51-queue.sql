@@ -189,6 +189,8 @@ CREATE FUNCTION rsvp_sync._lease(incarnation bigint, at_most integer)
 RETURNS TABLE (source_id bigint, keys text[])
 LANGUAGE sql VOLATILE
 SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
+SET enable_bitmapscan = off
 AS $$
 WITH due AS MATERIALIZED (
 	SELECT q.source_id, q.key
@@ -226,18 +228,22 @@ $$;
 COMMENT ON FUNCTION rsvp_sync._release_leases(bigint) IS
 'Frees leases of earlier incarnations, at the worker''s start.';
 
-/* When something becomes due, or NULL. */
+/*
+ * When something becomes due, or NULL.  What is due already was leased just
+ * now, or belongs to a source at rest.
+ */
 CREATE FUNCTION rsvp_sync._next_due() RETURNS timestamptz
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET enable_bitmapscan = off
 AS $$
 SELECT least(
-	(SELECT min(greatest(q.due_at, s.retry_at))
-	FROM rsvp_sync._queue q
-	JOIN rsvp_sync._source s ON s.source_id = q.source_id
-	WHERE q.lease IS NULL AND s.state <> 'paused'),
-	(SELECT min(coalesce(s.retry_at, now())) FROM rsvp_sync._source s
-	WHERE (s.state = 'broken' OR s.missed) AND s.state <> 'paused'))
+	(SELECT min(q.due_at) FROM rsvp_sync._queue q
+	WHERE q.lease IS NULL AND q.priority = 0 AND q.due_at > now()),
+	(SELECT min(q.due_at) FROM rsvp_sync._queue q
+	WHERE q.lease IS NULL AND q.priority = 1 AND q.due_at > now()),
+	(SELECT min(s.retry_at) FROM rsvp_sync._source s
+	WHERE s.state <> 'paused' AND s.retry_at > now()))
 $$;
 COMMENT ON FUNCTION rsvp_sync._next_due() IS
 'When the worker has to look again without being told.';
@@ -304,11 +310,17 @@ COMMENT ON FUNCTION rsvp_sync._rsvp_record(jsonb, text, text, text, text) IS
 /*
  * Plan leased keys, record the decisions, and hand out the network's part.
  * The caller commits before anything is sent.
+ *
+ * Always some keys of large tables whose statistics may be old or missing:
+ * look-ups by index are right however the planner sees it.  src/owner.c takes
+ * these settings back for the application's query.
  */
 CREATE FUNCTION rsvp_sync._plan_keys(of_source bigint, keys text[])
 RETURNS SETOF rsvp_sync._work
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET enable_mergejoin = off
+SET enable_bitmapscan = off
 AS $$
 DECLARE
 	es rsvp_sync._evaluation[];
@@ -317,6 +329,7 @@ DECLARE
 BEGIN
 	SELECT array_agg(e) INTO es
 	FROM rsvp_sync._evaluate(of_source, keys, false) e;
+	es := rsvp_sync._in_turn(of_source, es);
 	es := rsvp_sync._brake(of_source, es);
 	PERFORM rsvp_sync._take_over(of_source, es);
 	PERFORM rsvp_sync._record_decisions(of_source, es);
@@ -342,6 +355,55 @@ END
 $$;
 COMMENT ON FUNCTION rsvp_sync._plan_keys(bigint, text[]) IS
 'Plans leased keys; what the network has to do comes back as rows, already committed to in _intent once the caller commits.';
+
+/*
+ * One record, several keys: of those planned together the ones that could
+ * take the record over come first, and the one that has it in the next turn.
+ * A key whose call is under way is not taken from: the taker waits.
+ */
+CREATE FUNCTION rsvp_sync._in_turn(of_source bigint,
+	es rsvp_sync._evaluation[])
+RETURNS rsvp_sync._evaluation[]
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	waiting text[];
+	later text[];
+BEGIN
+	SELECT coalesce(array_agg(e.key), '{}') INTO waiting
+	FROM unnest(es) e
+	JOIN rsvp_sync._queue q
+		ON q.source_id = e.from_source AND q.key = e.from_key
+	WHERE q.lease IS NOT NULL AND (e.d).live
+		AND (e.d).state IS DISTINCT FROM 'superseded'
+		AND (e.from_source <> of_source
+			OR e.from_key NOT IN (SELECT o.key FROM unnest(es) o));
+	SELECT coalesce(array_agg(l.key), '{}') INTO later
+	FROM (
+		SELECT e.from_key FROM unnest(es) e
+		WHERE e.from_source = of_source AND (e.d).live
+			AND (e.d).state IS DISTINCT FROM 'superseded'
+			AND e.key <> ALL (waiting)
+		UNION
+		SELECT e.key FROM unnest(es) e
+		WHERE (e.d).action = 'handover' AND e.heir_source = of_source
+			AND e.heir_key IN (SELECT o.key FROM unnest(es) o)) AS l (key);
+	IF waiting = '{}' AND later = '{}' THEN
+		RETURN es;
+	END IF;
+	UPDATE rsvp_sync._queue q SET lease = NULL,
+		due_at = now() + CASE WHEN q.key = ANY (waiting)
+			THEN interval '100 milliseconds' ELSE interval '0' END
+	FROM unnest(es) e
+	WHERE q.source_id = of_source AND q.key = e.key
+		AND q.key = ANY (waiting || later);
+	RETURN ARRAY(SELECT e FROM unnest(es) e
+		WHERE e.key <> ALL (waiting || later));
+END
+$$;
+COMMENT ON FUNCTION rsvp_sync._in_turn(bigint, rsvp_sync._evaluation[]) IS
+'Leaves out of a batch the keys that have to wait for another one''s turn with the same record.';
 
 /* The withdrawals of one batch that would go beyond the limit are held. */
 CREATE FUNCTION rsvp_sync._brake(of_source bigint,
@@ -401,6 +463,7 @@ CREATE FUNCTION rsvp_sync._take_over(of_source bigint,
 RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
+SET enable_hashjoin = off
 AS $$
 BEGIN
 	/* This key speaks now; the other one is superseded. */
@@ -430,6 +493,7 @@ CREATE FUNCTION rsvp_sync._record_decisions(of_source bigint,
 RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
+SET enable_hashjoin = off
 AS $$
 BEGIN
 	DELETE FROM rsvp_sync._intent i
@@ -488,6 +552,7 @@ CREATE FUNCTION rsvp_sync._make_work(of_source bigint,
 RETURNS SETOF rsvp_sync._work
 LANGUAGE sql VOLATILE
 SET search_path = pg_catalog, pg_temp
+SET enable_hashjoin = off
 AS $$
 WITH located AS MATERIALIZED (
 	SELECT e.*, rsvp_sync._pds_of(e.did) AS pds, o.organiser,
@@ -519,6 +584,7 @@ CREATE FUNCTION rsvp_sync._record_work(of_source bigint,
 RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
+SET enable_hashjoin = off
 AS $$
 BEGIN
 	UPDATE rsvp_sync._intent i SET
@@ -570,12 +636,48 @@ $$;
 COMMENT ON FUNCTION rsvp_sync._rehearse(bigint, rsvp_sync._evaluation[]) IS
 'Mode dry_run: records what would be sent.';
 
+/* Mode live after dry_run: what was only rehearsed is done now. */
+CREATE FUNCTION rsvp_sync._perform_rehearsed() RETURNS void
+LANGUAGE sql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+INSERT INTO rsvp_sync._queue AS q (source_id, key, priority, due_at,
+	changed_at)
+SELECT i.source_id, i.key, 1, now(), coalesce(i.local_at, now())
+FROM rsvp_sync._intent i WHERE i.reason_code = 'dry_run'
+ON CONFLICT (source_id, key) DO UPDATE SET generation = q.generation + 1
+$$;
+COMMENT ON FUNCTION rsvp_sync._perform_rehearsed() IS
+'Puts keys in that mode dry_run only rehearsed.';
+
+/* History is deleted in small batches, as often as the worker likes. */
+CREATE FUNCTION rsvp_sync._forget_history() RETURNS bigint
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	forgotten bigint;
+BEGIN
+	DELETE FROM rsvp_sync._history h
+	WHERE h.ctid = ANY (ARRAY(
+		SELECT o.ctid FROM rsvp_sync._history o
+		WHERE o.at < now()
+			- current_setting('rsvp_sync.history_retention')::interval
+		ORDER BY o.at LIMIT 1000));
+	GET DIAGNOSTICS forgotten = ROW_COUNT;
+	RETURN forgotten;
+END
+$$;
+COMMENT ON FUNCTION rsvp_sync._forget_history() IS
+'Deletes some of the history beyond history_retention; how much.';
+
 /* Keys that stood back for one that has just left their slot. */
 CREATE FUNCTION rsvp_sync._wake_slots(of_source bigint,
 	es rsvp_sync._evaluation[])
 RETURNS void
 LANGUAGE sql VOLATILE
 SET search_path = pg_catalog, pg_temp
+SET enable_hashjoin = off
 AS $$
 INSERT INTO rsvp_sync._queue AS q (source_id, key, due_at, changed_at)
 SELECT DISTINCT i.source_id, i.key, now(), i.local_at

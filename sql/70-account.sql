@@ -57,7 +57,7 @@ COMMENT ON FUNCTION rsvp_sync._ensure_installation() IS
 'private: first use records which database this is; later uses change nothing';
 
 CREATE FUNCTION rsvp_sync._copied() RETURNS boolean
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 	SELECT EXISTS (SELECT FROM rsvp_sync._installation)
 		AND NOT EXISTS (
@@ -65,7 +65,6 @@ AS $$
 			JOIN rsvp_sync._this_installation()
 				USING (system_identifier, database_oid))
 $$;
-REVOKE ALL ON FUNCTION rsvp_sync._copied() FROM PUBLIC;
 COMMENT ON FUNCTION rsvp_sync._copied() IS
 'private: is this database a copy of the one that was connected or attached?';
 
@@ -90,6 +89,7 @@ AS $$
 BEGIN
 	DELETE FROM rsvp_sync._installation;
 	PERFORM rsvp_sync._ensure_installation();
+	PERFORM rsvp_sync._rebind();
 	PERFORM rsvp_sync._account_changed(NULL);
 END
 $$;

@@ -88,6 +88,19 @@ pin(const char *name, const char *value)
 							 GUC_ACTION_SAVE, true, 0, false);
 }
 
+/* Our own functions steer the planner; the application's query is its own. */
+static void
+free_planner(void)
+{
+	static const char *const steered[] = {
+		"enable_seqscan", "enable_hashjoin", "enable_mergejoin",
+		"enable_bitmapscan", "plan_cache_mode"
+	};
+
+	for (int i = 0; i < lengthof(steered); i++)
+		pin(steered[i], GetConfigOptionResetString(steered[i]));
+}
+
 /* Become the owner of the table.  sql_timeout_ms 0: as the setting says. */
 void
 owner_enter(OwnerScope *scope, Oid relid, const char *search_path,
@@ -106,6 +119,7 @@ owner_enter(OwnerScope *scope, Oid relid, const char *search_path,
 	pin("TimeZone", "UTC");
 	pin("bytea_output", "hex");
 	pin("extra_float_digits", "1");
+	free_planner();
 	if (lock_timeout_ms > 0)
 	{
 		snprintf(ms, sizeof(ms), "%d", lock_timeout_ms);
@@ -190,7 +204,13 @@ owner_split_key(const OwnerKey *key, const char *text)
 	return parts;
 }
 
-/* Any change of a relation may change what a query means. */
+/* Grows with every change of a relation: it may change what a query means. */
+uint64
+owner_schema_generation(void)
+{
+	return schema_generation;
+}
+
 static void
 note_schema_change(Datum arg, Oid relid)
 {

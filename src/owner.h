@@ -32,6 +32,7 @@ extern bool owner_arms_deadline;
 
 extern void owner_enter(OwnerScope *scope, Oid relid, const char *search_path,
 						int lock_timeout_ms, int sql_timeout_ms);
+extern uint64 owner_schema_generation(void);
 extern void owner_leave(OwnerScope *scope);
 extern void owner_key(OwnerKey *key, Oid relid);
 extern char **owner_split_key(const OwnerKey *key, const char *text);

@@ -45,6 +45,7 @@
 #include "owner.h"
 #include "registry.h"
 #include "settings.h"
+#include "start.h"
 #include "worker.h"
 #include "writeback.h"
 
@@ -52,6 +53,9 @@
 #define DRAIN_BATCH		5000
 /* However quiet it is, the log is looked at this often. */
 #define POLL_MS			5000
+#define POLL_BLIND_MS	250
+/* Between two looks at what has become old. */
+#define HOUSE_MS		(10 * 60 * 1000)
 
 static Statement drain = {
 	"SELECT d.drained, d.repeatable FROM rsvp_sync._drain($1) d", 1, {INT4OID}
@@ -84,6 +88,12 @@ static Statement give_back = {
 };
 static Statement may_send = {
 	"SELECT NOT rsvp_sync._copied()", 0
+};
+static Statement perform_rehearsed = {
+	"SELECT rsvp_sync._perform_rehearsed()", 0
+};
+static Statement forget_history = {
+	"SELECT rsvp_sync._forget_history()", 0
 };
 static Statement next_due = {
 	"SELECT (pg_catalog.extract('epoch', rsvp_sync._next_due()"
@@ -549,17 +559,50 @@ drain_log(void)
 		writeback_note_repeatable(DatumGetArrayTypeP(repeatable));
 }
 
-static void
-find_next_due(void)
+/* Nobody can wake us where the library was not preloaded. */
+static int
+poll_ms(void)
 {
-	bool		isnull;
-	int64		ms;
+	return registry_available() ? POLL_MS : POLL_BLIND_MS;
+}
 
-	run_statement(&next_due, NULL);
-	ms = result_int8(0, 1, &isnull);
-	if (isnull || ms > POLL_MS)
-		ms = POLL_MS;
+/*
+ * When time alone makes something due.  Keys that may not be sent, or for
+ * which there is no room, wait for something else.
+ */
+static void
+find_next_due(bool sending)
+{
+	bool		isnull = true;
+	int64		ms = POLL_MS;
+
+	if (sending && lane_jobs() < window())
+	{
+		run_statement(&next_due, NULL);
+		ms = result_int8(0, 1, &isnull);
+	}
+	if (isnull || ms > poll_ms())
+		ms = poll_ms();
 	wake_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), Max(ms, 10));
+}
+
+/* What is done once in a while, whatever else is to do. */
+static void
+keep_house(void)
+{
+	static int	mode_seen = -1;
+	static TimestampTz next = 0;
+	TimestampTz now = GetCurrentTimestamp();
+	bool		isnull;
+
+	if (rsvp_sync_mode == MODE_LIVE && mode_seen != MODE_LIVE)
+		run_statement(&perform_rehearsed, NULL);
+	mode_seen = rsvp_sync_mode;
+	if (now < next)
+		return;
+	run_statement(&forget_history, NULL);
+	if (result_int8(0, 1, &isnull) == 0)
+		next = TimestampTzPlusMilliseconds(now, HOUSE_MS);
 }
 
 /* The extension may be dropped at any time; then there is nothing to do. */
@@ -582,20 +625,23 @@ static void
 work(void)
 {
 	MemoryContext old;
+	bool		sending;
 
 	begin_work("rsvp_sync: looking at the queue");
 	leave_if_dropped();
 	old = MemoryContextSwitchTo(turn_context);
 	supply_credentials();
 	record_outcomes();
+	keep_house();
 	drain_log();
-	if (sending_allowed())
+	sending = sending_allowed();
+	if (sending)
 	{
 		plan_again();
 		lease_and_plan();
 	}
 	record_outcomes();
-	find_next_due();
+	find_next_due(sending);
 	MemoryContextSwitchTo(old);
 	end_work();
 	MemoryContextReset(turn_context);
@@ -731,6 +777,7 @@ pin_settings(void)
 		{"statement_timeout", "0"},
 		{"idle_in_transaction_session_timeout", "0"},
 		{"jit", "off"},
+		{"plan_cache_mode", "force_generic_plan"},
 		{"application_name", "rsvp_sync"},
 		{"rsvp_sync.skip", "off"},
 	};
@@ -761,8 +808,8 @@ rsvp_sync_worker_main(Datum main_arg)
 	BackgroundWorkerInitializeConnectionByOid(DatumGetObjectId(main_arg),
 											  InvalidOid, 0);
 	pin_settings();
-	if (!registry_worker_attach())
-		proc_exit(1);
+	if (!registry_worker_attach() || !start_claim_database())
+		proc_exit(registry_available() ? 1 : 0);
 	owner_arms_deadline = true;
 	turn_context = AllocSetContextCreate(TopMemoryContext, "rsvp_sync turn",
 										 ALLOCSET_DEFAULT_SIZES);

@@ -58,7 +58,6 @@
 
 static Statement due_rows = {
 	"SELECT i.source_id, i.key, s.attendance::pg_catalog.oid, s.search_path,"
-	" rsvp_sync._writeback_query(i.source_id),"
 	" CASE WHEN i.bond IS NOT NULL"
 	" THEN rsvp_sync._rsvp_uri(i.did, i.rkey) END,"
 	" i.base_cid, i.rkey, i.synced_at,"
@@ -69,6 +68,9 @@ static Statement due_rows = {
 	" WHERE i.writeback AND s.state OPERATOR(pg_catalog.=) 'active'"
 	" AND i.writeback_at OPERATOR(pg_catalog.<=) pg_catalog.now()"
 	" ORDER BY i.source_id LIMIT $1", 1, {INT4OID}
+};
+static Statement read_query = {
+	"SELECT rsvp_sync._writeback_query($1)", 1, {INT8OID}
 };
 static Statement told = {
 	"UPDATE rsvp_sync._intent SET writeback = false, writeback_failures = 0"
@@ -93,7 +95,6 @@ typedef struct Row
 	char	   *key;
 	Oid			relid;
 	char	   *search_path;
-	char	   *sql;			/* NULL: this source is not told anything */
 	char	   *uri;
 	char	   *cid;
 	char	   *rkey;
@@ -111,6 +112,14 @@ static struct
 static int	nstrict = 0;
 
 static TimestampTz next_try = 0;
+
+/* The UPDATE of the source told last, and when it was made. */
+static struct
+{
+	int64		source_id;
+	uint64		generation;
+	char	   *sql;			/* NULL: its rows are not told anything */
+}			update;
 
 void
 writeback_note_repeatable(ArrayType *sources)
@@ -221,14 +230,13 @@ read_rows(void)
 													SPI_tuptable->tupdesc, 3,
 													&isnull));
 		row->search_path = result_text(i, 4);
-		row->sql = result_text(i, 5);
-		row->uri = result_text(i, 6);
-		row->cid = result_text(i, 7);
-		row->rkey = result_text(i, 8);
+		row->uri = result_text(i, 5);
+		row->cid = result_text(i, 6);
+		row->rkey = result_text(i, 7);
 		row->synced_at = SPI_getbinval(SPI_tuptable->vals[i],
-									   SPI_tuptable->tupdesc, 9,
+									   SPI_tuptable->tupdesc, 8,
 									   &row->never_synced);
-		row->waited_ms = result_int8(i, 10, &isnull);
+		row->waited_ms = result_int8(i, 9, &isnull);
 		rows = lappend(rows, row);
 	}
 	return rows;
@@ -260,13 +268,37 @@ tell_row(void *arg)
 	args.values[args.n++] = row->synced_at;
 	/* In a security-restricted operation nothing may be left for later. */
 	SPI_execute("SET CONSTRAINTS ALL IMMEDIATE", false, 0);
-	SPI_execute_with_args(row->sql, 5, types, args.values, args.nulls, false,
+	SPI_execute_with_args(update.sql, 5, types, args.values, args.nulls, false,
 						  0);
 	owner_leave(&scope);
 	/* Nothing to change, or skipped because it is locked? */
 	if (SPI_processed == 0 && users_around(row->relid))
 		ereport(ERROR, (errcode(ERRCODE_LOCK_NOT_AVAILABLE),
 						errmsg("the row may be locked")));
+}
+
+/* The source's UPDATE; it changes only if something in a schema does. */
+static void
+find_update(void *arg)
+{
+	int64		source_id = *(int64 *) arg;
+	uint64		generation = owner_schema_generation();
+	Args		args = {0};
+	char	   *sql;
+
+	if (update.source_id == source_id && update.generation == generation)
+		return;
+	update.source_id = 0;
+	if (update.sql)
+		pfree(update.sql);
+	update.sql = NULL;
+	args_int8(&args, source_id);
+	run_statement(&read_query, &args);
+	sql = result_text(0, 1);
+	if (sql)
+		update.sql = MemoryContextStrdup(TopMemoryContext, sql);
+	update.generation = generation;
+	update.source_id = source_id;
 }
 
 static void
@@ -284,7 +316,7 @@ tell_or_postpone(Row *row)
 {
 	ErrorData  *error;
 
-	if (row->sql == NULL || !get_rel_name(row->relid))
+	if (update.sql == NULL || !get_rel_name(row->relid))
 	{
 		mark(&told, row);
 		return;
@@ -305,13 +337,18 @@ static void
 tell_rows(void *arg)
 {
 	List	   *rows = arg;
+	ErrorData  *error = guarded(find_update,
+								&((Row *) linitial(rows))->source_id);
 	TimestampTz stop = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
 												   BATCH_MS);
 	ListCell   *cell;
 
 	foreach(cell, rows)
 	{
-		tell_or_postpone(lfirst(cell));
+		if (error != NULL)
+			mark(&not_told, lfirst(cell));
+		else
+			tell_or_postpone(lfirst(cell));
 		if (GetCurrentTimestamp() > stop)
 			break;
 	}

@@ -63,7 +63,9 @@ CREATE FUNCTION attach_test.logged(attendance regclass)
 RETURNS TABLE (key text, op "char")
 LANGUAGE sql VOLATILE SECURITY DEFINER AS $$
 	SELECT l.key, l.op FROM rsvp_sync._change_log l
-	WHERE l.source_id = attach_test.source_id(attendance) ORDER BY l.key
+	WHERE l.source_id = attach_test.source_id(attendance)
+		AND l.key IS NOT NULL
+	ORDER BY l.key
 $$;
 CREATE FUNCTION attach_test.triggers()
 RETURNS TABLE (relation text, definition text, enabled "char", dependent boolean)

@@ -44,7 +44,7 @@ my ($status, $out, $err) = $pg->psql('app', "SET lock_timeout = '500ms'; SELECT 
 is $out, 4, 'readers are not kept waiting' or diag $err;
 $attach->query('COMMIT');
 is baselines(), '1=notgoing 2=going 3=going 100=going', 'rows committed meanwhile have a baseline, changed ones the new value';
-is $pg->safe_psql('app', <<'SQL'), 'none', 'nothing of it would be published';
+is $pg->safe_psql('app', <<'SQL'), 'nothing', 'nothing of it would be published';
 SELECT string_agg(DISTINCT (e.d).action, ' ')
 FROM rsvp_sync._source s, rsvp_sync._evaluate(s.source_id, NULL, NULL) e
 SQL
@@ -56,6 +56,15 @@ $writer->query("BEGIN; UPDATE app.rsvps SET st = 'maybe' WHERE id = 2");
 	qq(SET lock_timeout = '500ms'; SELECT rsvp_sync.attach('app.rsvps', options => '{"on_cancel": "delete"}') > 0));
 is $out, 't', 'attaching again does not wait for a writer' or diag $err;
 $writer->query('ROLLBACK');
+
+# --- whoever has the query prepared hears of another one
+
+my $reader = $pg->session('app');
+my $statuses = q{SELECT string_agg(DISTINCT d.status, ' ') FROM rsvp_sync._source s, rsvp_sync._desired(s.source_id, NULL) d};
+is $reader->query($statuses), 'going notgoing', 'the query as it was';
+(my $other = $QUERY) =~ s/st AS status/upper(st) AS status/;
+$pg->safe_psql('app', "SELECT rsvp_sync.attach('app.rsvps', '$other')");
+is $reader->query($statuses), 'GOING NOTGOING', 'and as it is now';
 
 # --- dump and restore, where no oid means what it meant
 
@@ -88,9 +97,9 @@ my $dump = $pg->as_pg([ $pg->bin('pg_dump'), '-d', $pg->connstr('app') ]);
 is $err, '', 'a dump is restored without an error';
 is $pg->safe_psql('copy', $wanted), $before, 'the restored source finds its columns';
 is $pg->safe_psql('copy', $triggers), $had, 'its triggers are there, always enabled, and go with the extension';
-$pg->safe_psql('copy', 'SELECT rsvp_sync._rebind()');
+$pg->safe_psql('copy', 'SELECT rsvp_sync.activate()');
 is $pg->safe_psql('copy', "SELECT count(*) FROM rsvp_sync._source WHERE (shape ->> 'attendance')::oid = attendance"),
-  2, 'its shapes can be made its own';
+  2, 'activate() makes its shapes its own';
 is $pg->safe_psql('copy', $wanted), $before, 'and mean the same';
 $pg->safe_psql('copy', 'DROP EXTENSION rsvp_sync');
 is $pg->safe_psql('copy', $triggers), '', 'a plain DROP EXTENSION takes the triggers along';

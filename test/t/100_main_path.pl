@@ -191,7 +191,6 @@ is_deeply [ map { scalar $app->records($_) } 1 .. 4 ], [ 0, 0, 0, 0 ], 'no row, 
 $app->sql("INSERT INTO attendance (id, event_id, user_id, status) VALUES (61, 1, 1, 'invited'), (62, 1, 3, 'cancelled')");
 $pds->clear_log;
 $app->idle('invited');
-is_deeply [ $app->attempts ], [], 'invited: nothing' if 0;
 is $app->said(1), 'none', 'invited: nothing';
 is $app->state('attendance', 61), 'withheld/status_not_published', '... and sync_status says why';
 is $app->said(3), 'notgoing', 'first seen as cancelled: that is a statement';
