@@ -357,8 +357,8 @@ COMMENT ON FUNCTION rsvp_sync._plan_keys(bigint, text[]) IS
 'Plans leased keys; what the network has to do comes back as rows, already committed to in _intent once the caller commits.';
 
 /*
- * One record, two keys: of those planned together the one that takes the
- * record over comes first, and the other, then without it, in the next turn.
+ * One record, several keys: of those planned together the ones that could
+ * take the record over come first, and the one that has it in the next turn.
  * A key whose call is under way is not taken from: the taker waits.
  */
 CREATE FUNCTION rsvp_sync._in_turn(of_source bigint,
@@ -379,11 +379,16 @@ BEGIN
 		AND (e.d).state IS DISTINCT FROM 'superseded'
 		AND (e.from_source <> of_source
 			OR e.from_key NOT IN (SELECT o.key FROM unnest(es) o));
-	SELECT coalesce(array_agg(e.from_key), '{}') INTO later
-	FROM unnest(es) e
-	WHERE e.from_source = of_source AND (e.d).live
-		AND (e.d).state IS DISTINCT FROM 'superseded'
-		AND e.key <> ALL (waiting);
+	SELECT coalesce(array_agg(l.key), '{}') INTO later
+	FROM (
+		SELECT e.from_key FROM unnest(es) e
+		WHERE e.from_source = of_source AND (e.d).live
+			AND (e.d).state IS DISTINCT FROM 'superseded'
+			AND e.key <> ALL (waiting)
+		UNION
+		SELECT e.key FROM unnest(es) e
+		WHERE (e.d).action = 'handover' AND e.heir_source = of_source
+			AND e.heir_key IN (SELECT o.key FROM unnest(es) o)) AS l (key);
 	IF waiting = '{}' AND later = '{}' THEN
 		RETURN es;
 	END IF;
@@ -630,6 +635,41 @@ END
 $$;
 COMMENT ON FUNCTION rsvp_sync._rehearse(bigint, rsvp_sync._evaluation[]) IS
 'Mode dry_run: records what would be sent.';
+
+/* Mode live after dry_run: what was only rehearsed is done now. */
+CREATE FUNCTION rsvp_sync._perform_rehearsed() RETURNS void
+LANGUAGE sql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+INSERT INTO rsvp_sync._queue AS q (source_id, key, priority, due_at,
+	changed_at)
+SELECT i.source_id, i.key, 1, now(), coalesce(i.local_at, now())
+FROM rsvp_sync._intent i WHERE i.reason_code = 'dry_run'
+ON CONFLICT (source_id, key) DO UPDATE SET generation = q.generation + 1
+$$;
+COMMENT ON FUNCTION rsvp_sync._perform_rehearsed() IS
+'Puts keys in that mode dry_run only rehearsed.';
+
+/* History is deleted in small batches, as often as the worker likes. */
+CREATE FUNCTION rsvp_sync._forget_history() RETURNS bigint
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	forgotten bigint;
+BEGIN
+	DELETE FROM rsvp_sync._history h
+	WHERE h.ctid = ANY (ARRAY(
+		SELECT o.ctid FROM rsvp_sync._history o
+		WHERE o.at < now()
+			- current_setting('rsvp_sync.history_retention')::interval
+		ORDER BY o.at LIMIT 1000));
+	GET DIAGNOSTICS forgotten = ROW_COUNT;
+	RETURN forgotten;
+END
+$$;
+COMMENT ON FUNCTION rsvp_sync._forget_history() IS
+'Deletes some of the history beyond history_retention; how much.';
 
 /* Keys that stood back for one that has just left their slot. */
 CREATE FUNCTION rsvp_sync._wake_slots(of_source bigint,

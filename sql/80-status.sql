@@ -214,7 +214,7 @@ COMMENT ON FUNCTION rsvp_sync.sync_status(regclass, text) IS
 'State of one attendance row. attendance_id: its primary key as text (composite: a JSON array of texts). All NULL: there is no such row. Errors: undefined_object (not attached), insufficient_privilege (may not read the table).';
 
 CREATE FUNCTION rsvp_sync._preview(caller oid, attendance regclass,
-	attendance_id text)
+	of_key text)
 RETURNS TABLE (attendance_id text, did text, event_uri text, action text,
 	status text, reason_code text, reason text)
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
@@ -225,7 +225,10 @@ DECLARE
 BEGIN
 	PERFORM rsvp_sync._check_reader(caller, attendance);
 	RETURN QUERY
-	SELECT e.key, e.did, e.event_uri, (e.d).action,
+	SELECT e.key, e.did, e.event_uri, CASE (e.d).action
+			WHEN 'none' THEN 'nothing' WHEN 'forget' THEN 'nothing'
+			WHEN 'handover' THEN 'nothing' WHEN 'list' THEN 'read'
+			ELSE (e.d).action END,
 		coalesce((e.d).send, (e.s).local), x.code,
 		CASE x.code WHEN 'withheld' THEN (e.d).reason_code
 			WHEN 'unmapped_status' THEN rsvp_sync._reason(x.code, e.status)
@@ -233,8 +236,7 @@ BEGIN
 			THEN rsvp_sync._reason(x.code, e.status)
 			ELSE rsvp_sync._reason(x.code) END
 	FROM rsvp_sync._evaluate(src.source_id,
-		CASE WHEN _preview.attendance_id IS NOT NULL
-			THEN ARRAY[_preview.attendance_id] END, true) e
+		CASE WHEN of_key IS NOT NULL THEN ARRAY[of_key] END, true) e
 	CROSS JOIN LATERAL (SELECT CASE
 		WHEN (e.d).action IN ('put', 'delete', 'read') THEN NULL
 		ELSE (rsvp_sync._standing(e)).code END AS code) x
@@ -252,7 +254,7 @@ LANGUAGE C VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS 'MODULE_PATHNAME', 'rsvp_sync_preview';
 COMMENT ON FUNCTION rsvp_sync.preview(regclass, text) IS
-'What would be done for a row (NULL: all rows), seen from inside the calling transaction, committed or not; sends and changes nothing. action: none, put, delete, read, wait, hold, forget. Errors as sync_status().';
+'What would be done for a row (NULL: all rows), seen from inside the calling transaction, committed or not; sends and changes nothing. action: nothing, put, delete, read (first), wait, hold. Errors as sync_status().';
 
 /* Keys of a source whose decision differs from what is recorded. */
 CREATE FUNCTION rsvp_sync._differences(of_source bigint)
@@ -274,7 +276,8 @@ WHERE NOT EXISTS (SELECT FROM rsvp_sync._queue q
 			IS DISTINCT FROM (e.old_state, e.old_reason_code)
 		/* What was given up is not tried again for the same wish. */
 		ELSE e.old_state IS DISTINCT FROM 'failed'
-			AND e.old_reason_code IS DISTINCT FROM 'dry_run' END
+			AND (e.old_reason_code IS DISTINCT FROM 'dry_run'
+				OR current_setting('rsvp_sync.mode') = 'live') END
 $$;
 COMMENT ON FUNCTION rsvp_sync._differences(bigint) IS
 'Keys of a source that are not as they should be, whole table.';
@@ -412,3 +415,9 @@ END
 $$;
 COMMENT ON FUNCTION rsvp_sync.wait_until_idle(interval, regclass) IS
 'Waits until nothing runnable is left (of one source, or of all): true; false after the timeout. What is blocked, held, withheld or failed is not runnable; what will be retried is. Errors: invalid_transaction_state in a transaction that changed attendance itself, or under REPEATABLE READ.';
+
+CREATE FUNCTION rsvp_sync.start_worker() RETURNS void
+LANGUAGE C VOLATILE
+AS 'MODULE_PATHNAME', 'rsvp_sync_start_worker';
+COMMENT ON FUNCTION rsvp_sync.start_worker() IS
+'Starts a worker for this database where the library is not preloaded (it polls, and is gone after a restart of the server); where it is, only pokes the launcher. Errors: configuration_limit_exceeded (no worker slot is free).';

@@ -41,14 +41,20 @@ rel_primary_key(Relation rel)
 	pg_database_ownercheck(dboid, roleid)
 #define compat_owns_extension(extoid, roleid) \
 	pg_extension_ownercheck(extoid, roleid)
+#define compat_may_use_schema(schemaoid, roleid) \
+	(pg_namespace_aclcheck(schemaoid, roleid, ACL_USAGE) == ACLCHECK_OK)
 #else
 #include "catalog/pg_database.h"
 #include "catalog/pg_extension.h"
+#include "catalog/pg_namespace.h"
 
 #define compat_owns_database(dboid, roleid) \
 	object_ownercheck(DatabaseRelationId, dboid, roleid)
 #define compat_owns_extension(extoid, roleid) \
 	object_ownercheck(ExtensionRelationId, extoid, roleid)
+#define compat_may_use_schema(schemaoid, roleid) \
+	(object_aclcheck(NamespaceRelationId, schemaoid, roleid, ACL_USAGE) \
+	 == ACLCHECK_OK)
 #endif
 
 #endif							/* RSVP_SYNC_COMPAT_H */

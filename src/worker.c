@@ -46,6 +46,7 @@
 #include "registry.h"
 #include "settings.h"
 #include "source.h"
+#include "start.h"
 #include "worker.h"
 #include "writeback.h"
 
@@ -53,8 +54,11 @@
 #define DRAIN_BATCH		5000
 /* However quiet it is, the log is looked at this often. */
 #define POLL_MS			5000
+#define POLL_BLIND_MS	250
 /* Until we ask again whether sources may be used. */
 #define AWAY_MS			50
+/* Between two looks at what has become old. */
+#define HOUSE_MS		(10 * 60 * 1000)
 
 static Statement drain = {
 	"SELECT d.drained, d.repeatable FROM rsvp_sync._drain($1) d", 1, {INT4OID}
@@ -87,6 +91,12 @@ static Statement give_back = {
 };
 static Statement may_send = {
 	"SELECT NOT rsvp_sync._copied()", 0
+};
+static Statement perform_rehearsed = {
+	"SELECT rsvp_sync._perform_rehearsed()", 0
+};
+static Statement forget_history = {
+	"SELECT rsvp_sync._forget_history()", 0
 };
 static Statement next_due = {
 	"SELECT (pg_catalog.extract('epoch', rsvp_sync._next_due()"
@@ -555,6 +565,13 @@ drain_log(void)
 		writeback_note_repeatable(DatumGetArrayTypeP(repeatable));
 }
 
+/* Nobody can wake us where the library was not preloaded. */
+static int
+poll_ms(void)
+{
+	return registry_available() ? POLL_MS : POLL_BLIND_MS;
+}
+
 /*
  * When time alone makes something due.  Keys that may not be sent, or for
  * which there is no room, wait for something else.
@@ -570,9 +587,28 @@ find_next_due(bool sending)
 		run_statement(&next_due, NULL);
 		ms = result_int8(0, 1, &isnull);
 	}
-	if (isnull || ms > POLL_MS)
-		ms = POLL_MS;
+	if (isnull || ms > poll_ms())
+		ms = poll_ms();
 	wake_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), Max(ms, 10));
+}
+
+/* What is done once in a while, whatever else is to do. */
+static void
+keep_house(void)
+{
+	static int	mode_seen = -1;
+	static TimestampTz next = 0;
+	TimestampTz now = GetCurrentTimestamp();
+	bool		isnull;
+
+	if (rsvp_sync_mode == MODE_LIVE && mode_seen != MODE_LIVE)
+		run_statement(&perform_rehearsed, NULL);
+	mode_seen = rsvp_sync_mode;
+	if (now < next)
+		return;
+	run_statement(&forget_history, NULL);
+	if (result_int8(0, 1, &isnull) == 0)
+		next = TimestampTzPlusMilliseconds(now, HOUSE_MS);
 }
 
 /* The extension may be dropped at any time; then there is nothing to do. */
@@ -615,6 +651,7 @@ work(void)
 	old = MemoryContextSwitchTo(turn_context);
 	supply_credentials();
 	record_outcomes();
+	keep_house();
 	drain_log();
 	sending = sending_allowed();
 	if (sending)
@@ -799,8 +836,8 @@ rsvp_sync_worker_main(Datum main_arg)
 	BackgroundWorkerInitializeConnectionByOid(DatumGetObjectId(main_arg),
 											  InvalidOid, 0);
 	pin_settings();
-	if (!registry_worker_attach())
-		proc_exit(1);
+	if (!registry_worker_attach() || !start_claim_database())
+		proc_exit(registry_available() ? 1 : 0);
 	owner_arms_deadline = true;
 	turn_context = AllocSetContextCreate(TopMemoryContext, "rsvp_sync turn",
 										 ALLOCSET_DEFAULT_SIZES);

@@ -44,7 +44,7 @@ my ($status, $out, $err) = $pg->psql('app', "SET lock_timeout = '500ms'; SELECT 
 is $out, 4, 'readers are not kept waiting' or diag $err;
 $attach->query('COMMIT');
 is baselines(), '1=notgoing 2=going 3=going 100=going', 'rows committed meanwhile have a baseline, changed ones the new value';
-is $pg->safe_psql('app', <<'SQL'), 'none', 'nothing of it would be published';
+is $pg->safe_psql('app', <<'SQL'), 'nothing', 'nothing of it would be published';
 SELECT string_agg(DISTINCT (e.d).action, ' ')
 FROM rsvp_sync._source s, rsvp_sync._evaluate(s.source_id, NULL, NULL) e
 SQL
