@@ -1230,6 +1230,27 @@ lane_outcome_recorded(Outcome *outcome)
 	}
 }
 
+/* Nothing is to be sent for now: take back what has not been. */
+void
+lane_recall(void)
+{
+	dlist_iter	iter;
+	HASH_SEQ_STATUS scan;
+	Task	   *task;
+
+	dlist_foreach(iter, &active_lanes)
+	{
+		Lane	   *lane = dlist_container(Lane, node, iter.cur);
+
+		while (!dlist_is_empty(&lane->jobs))
+			dlist_push_tail(&replans, &pop_job(lane)->node);
+	}
+	hash_seq_init(&scan, tasks);
+	while ((task = hash_seq_search(&scan)) != NULL)
+		while (!dlist_is_empty(&task->jobs))
+			dlist_push_tail(&replans, dlist_pop_head_node(&task->jobs));
+}
+
 /* It could not be written down: those who wait for it try again later. */
 void
 lane_outcome_refused(Outcome *outcome)

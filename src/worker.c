@@ -55,10 +55,10 @@
 /* However quiet it is, the log is looked at this often. */
 #define POLL_MS			5000
 #define POLL_BLIND_MS	250
-/* Until we ask again whether sources may be used. */
-#define AWAY_MS			50
 /* Between two looks at what has become old. */
 #define HOUSE_MS		(10 * 60 * 1000)
+/* Until we ask again whether sources may be used. */
+#define AWAY_MS			50
 
 static Statement drain = {
 	"SELECT d.drained, d.repeatable FROM rsvp_sync._drain($1) d", 1, {INT4OID}
@@ -260,30 +260,48 @@ plan_source(Batch *batch)
 		batch_failed(batch, error);
 }
 
+/* Take the keys of one source out of those to be planned again. */
+static Batch *
+next_replans(dlist_head *replans)
+{
+	Batch	   *batch = palloc0(sizeof(Batch));
+	dlist_mutable_iter iter;
+
+	batch->source_id = dlist_head_element(Job, node, replans)->source_id;
+	dlist_foreach_modify(iter, replans)
+	{
+		Job		   *job = dlist_container(Job, node, iter.cur);
+
+		if (job->source_id != batch->source_id)
+			continue;
+		batch->keys = lappend(batch->keys, pstrdup(job->key));
+		dlist_delete(&job->node);
+		lane_free_job(job);
+	}
+	return batch;
+}
+
 /* Keys that waited for something that is known now. */
 static void
 plan_again(void)
 {
-	dlist_head *replans = lane_replans();
+	while (!dlist_is_empty(lane_replans()))
+		plan_source(next_replans(lane_replans()));
+}
 
-	while (!dlist_is_empty(replans))
+/* Nothing may be sent: whatever is not under way goes back to the queue. */
+static void
+stand_down(void)
+{
+	lane_recall();
+	while (!dlist_is_empty(lane_replans()))
 	{
-		Batch		batch = {0};
-		dlist_mutable_iter iter;
+		Batch	   *batch = next_replans(lane_replans());
+		Args		args = {0};
 
-		batch.source_id =
-			dlist_head_element(Job, node, replans)->source_id;
-		dlist_foreach_modify(iter, replans)
-		{
-			Job		   *job = dlist_container(Job, node, iter.cur);
-
-			if (job->source_id != batch.source_id)
-				continue;
-			batch.keys = lappend(batch.keys, pstrdup(job->key));
-			dlist_delete(&job->node);
-			lane_free_job(job);
-		}
-		plan_source(&batch);
+		args_int8(&args, batch->source_id);
+		args_texts(&args, batch->keys);
+		run_statement(&give_back, &args);
 	}
 }
 
@@ -360,7 +378,8 @@ record_failed(Outcome *o)
 	args_text(&args, o->how);
 	args_text(&args, o->code);
 	args_text(&args, o->message);
-	args_bool(&args, o->sure);
+	/* A read that failed leaves in doubt whatever was. */
+	args_bool(&args, o->sure && strcmp(o->job->action, "read") != 0);
 	args_text(&args, o->job->cid);
 	args_int4(&args, (int32) o->wait_ms);
 	run_statement(&call_failed, &args);
@@ -659,6 +678,8 @@ work(void)
 		plan_again();
 		lease_and_plan();
 	}
+	else
+		stand_down();
 	record_outcomes();
 	find_next_due(sending);
 	MemoryContextSwitchTo(old);
