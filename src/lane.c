@@ -60,6 +60,7 @@ typedef struct Lane
 	int			njobs;
 	bool		busy;			/* a call is under way */
 	SessionState session;
+	char	   *credential;		/* which one the next three come from */
 	char	   *password;
 	char	   *refresh_token;
 	char	   *access_token;
@@ -271,6 +272,7 @@ account_outcome(Lane *lane, const char *state, const char *error)
 
 	outcome->how = state;
 	outcome->message = keep(error);
+	outcome->credential = keep(lane->credential);
 }
 
 /* ------------------------------------------------------------------------
@@ -653,6 +655,7 @@ session_begins(Lane *lane, Answer *answer)
 	outcome = new_outcome(OUTCOME_ACCOUNT, NULL, lane->did);
 	outcome->how = "connected";
 	outcome->secret = keep(refresh);
+	outcome->credential = keep(lane->credential);
 	outcome->handle = keep(xrpc_text(answer->body, "handle"));
 }
 
@@ -705,11 +708,12 @@ lane_credentials_wanted(void)
 }
 
 void
-lane_credentials(const char *did, const char *password,
+lane_credentials(const char *did, const char *which, const char *password,
 				 const char *refresh_token)
 {
 	Lane	   *lane = lane_of(did);
 
+	replace_text(lane, &lane->credential, which);
 	replace_text(lane, &lane->password, password);
 	replace_text(lane, &lane->refresh_token, refresh_token);
 	if (password == NULL && refresh_token == NULL)
@@ -1228,6 +1232,27 @@ lane_outcome_recorded(Outcome *outcome)
 		case OUTCOME_ACCOUNT:
 			break;
 	}
+}
+
+/* Nothing is to be sent for now: take back what has not been. */
+void
+lane_recall(void)
+{
+	dlist_iter	iter;
+	HASH_SEQ_STATUS scan;
+	Task	   *task;
+
+	dlist_foreach(iter, &active_lanes)
+	{
+		Lane	   *lane = dlist_container(Lane, node, iter.cur);
+
+		while (!dlist_is_empty(&lane->jobs))
+			dlist_push_tail(&replans, &pop_job(lane)->node);
+	}
+	hash_seq_init(&scan, tasks);
+	while ((task = hash_seq_search(&scan)) != NULL)
+		while (!dlist_is_empty(&task->jobs))
+			dlist_push_tail(&replans, dlist_pop_head_node(&task->jobs));
 }
 
 /* It could not be written down: those who wait for it try again later. */

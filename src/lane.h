@@ -65,6 +65,7 @@ typedef struct Outcome
 	const char *message;
 	const char *secret;			/* ACCOUNT: refresh token */
 	const char *handle;
+	const char *credential;		/* ACCOUNT: which one was tried */
 	bool		sure;
 	long		wait_ms;
 } Outcome;
@@ -82,13 +83,15 @@ extern void lane_outcome_recorded(Outcome *outcome);
 extern void lane_outcome_refused(Outcome *outcome);
 extern void lane_outcomes_recorded(void);
 
-/* Keys to be planned again. */
+/* Keys to be planned again; lane_recall() makes all that are not sent so. */
 extern dlist_head *lane_replans(void);
+extern void lane_recall(void);
 extern void lane_free_job(Job *job);
 
 /* Accounts whose credentials are needed to go on. */
 extern List *lane_credentials_wanted(void);
-extern void lane_credentials(const char *did, const char *password,
+extern void lane_credentials(const char *did, const char *which,
+							 const char *password,
 							 const char *refresh_token);
 
 #endif							/* RSVP_SYNC_LANE_H */
