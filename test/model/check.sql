@@ -21,7 +21,7 @@ BEGIN
 	FOR r IN SELECT i.source_id, i.key, i.doubt, i.sent_cids
 		FROM rsvp_sync._intent i
 		WHERE (i.doubt OR i.sent_cids <> '{}')
-			AND i.state NOT IN ('blocked', 'held')
+			AND i.live AND i.state NOT IN ('blocked', 'held')
 	LOOP
 		PERFORM model.fail(format('%s.%s: at rest, and in doubt',
 			r.source_id, r.key));
