@@ -449,7 +449,9 @@ BEGIN
 			src.state = 'detaching',
 			coalesce((k.intent).truncated AND (NOT k.present OR k.old_slot),
 				false),
-			coalesce((k.intent).approved, false), over_limit
+			coalesce((k.intent).approved, false),
+			/* What is held stays so, however long ago that was. */
+			over_limit OR coalesce((k.intent).state = 'held', false)
 			)::rsvp_sync.situation AS s
 		FROM seen k
 	)

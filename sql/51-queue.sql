@@ -501,6 +501,9 @@ LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 SET enable_hashjoin = off
 AS $$
+DECLARE
+	unsent text[] := ARRAY(SELECT e.key FROM unnest(es) e
+		WHERE (e.d).action = 'none' AND (e.s).present);
 BEGIN
 	DELETE FROM rsvp_sync._intent i
 	WHERE i.source_id = of_source AND i.key = ANY (ARRAY(
@@ -543,8 +546,10 @@ BEGIN
 		approved = i.approved AND excluded.state = 'held',
 		state = excluded.state, reason_code = excluded.reason_code,
 		reason = excluded.reason,
+		/* Nothing to send: perhaps the application saved stale metadata. */
 		writeback = i.writeback OR excluded.rkey IS DISTINCT FROM i.rkey
-			OR excluded.base_cid IS DISTINCT FROM i.base_cid,
+			OR excluded.base_cid IS DISTINCT FROM i.base_cid
+			OR excluded.bond IS NOT NULL AND excluded.key = ANY (unsent),
 		writeback_at = CASE WHEN i.writeback THEN i.writeback_at
 			ELSE now() END,
 		synced_at = CASE WHEN excluded.state = 'done' AND i.state <> 'done'
