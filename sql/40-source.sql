@@ -7,6 +7,13 @@
  * owner and decide by that oid.  They never evaluate anything of the
  * application's with these rights: not a cast, not an operator, not a query.
  * _desired() and its kin do that, as the table's owner.
+ *
+ * Locks.  Whoever changes what is attached first shuts the worker out, then
+ * takes the locks of all tables concerned together, and only then touches
+ * rows of ours: so neither it nor an application's transaction can come to
+ * wait for us while we wait for it.  What the caller's transaction had locked
+ * before is the one thing left: the worker gives up such a wait after a
+ * second, and deadlock_timeout lets it.
  */
 
 CREATE FUNCTION rsvp_sync._caller_search_path() RETURNS text[]
@@ -15,6 +22,14 @@ AS 'MODULE_PATHNAME', 'rsvp_sync_caller_search_path';
 REVOKE ALL ON FUNCTION rsvp_sync._caller_search_path() FROM PUBLIC;
 COMMENT ON FUNCTION rsvp_sync._caller_search_path() IS
 'private: schemas in the search path of whoever called attach()';
+
+/* Every change of what is attached begins with this. */
+CREATE FUNCTION rsvp_sync._exclude_worker() RETURNS void
+LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp
+AS 'MODULE_PATHNAME', 'rsvp_sync_exclude_worker';
+REVOKE ALL ON FUNCTION rsvp_sync._exclude_worker() FROM PUBLIC;
+COMMENT ON FUNCTION rsvp_sync._exclude_worker() IS
+'private: until this transaction ends the worker leaves sources alone; waits for the transaction it is in';
 
 /* The source of a table that the caller owns. */
 CREATE FUNCTION rsvp_sync._owned_source(caller oid, attendance regclass)
@@ -76,7 +91,7 @@ COMMENT ON FUNCTION rsvp_sync._check_owner(oid, regclass) IS
 CREATE FUNCTION rsvp_sync._attach(caller oid, attendance regclass,
 	desired text, apply text, options jsonb) RETURNS bigint
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
-SET search_path = pg_catalog, pg_temp
+SET search_path = pg_catalog, pg_temp SET deadlock_timeout = '3s'
 AS $$
 DECLARE
 	s rsvp_sync._source;
@@ -89,6 +104,11 @@ BEGIN
 	PERFORM rsvp_sync._check_attendance(caller, attendance);
 	PERFORM rsvp_sync._ensure_installation();
 
+	IF EXISTS (SELECT FROM rsvp_sync._source f
+		WHERE f.attendance = _attach.attendance)
+	THEN
+		PERFORM rsvp_sync._exclude_worker();
+	END IF;
 	SELECT * INTO s FROM rsvp_sync._source f
 	WHERE f.attendance = _attach.attendance FOR UPDATE;
 	known := FOUND;
@@ -196,33 +216,59 @@ COMMENT ON FUNCTION rsvp_sync._check_attendance(oid, regclass) IS
  * Detach
  */
 
-CREATE FUNCTION rsvp_sync._remove_source(s rsvp_sync._source) RETURNS void
+/* Locks first, all of them, the worker's before any table's. */
+CREATE FUNCTION rsvp_sync._lock_sources(ids bigint[]) RETURNS void
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-	PERFORM rsvp_sync._drop_triggers(s.source_id);
-	PERFORM rsvp_sync._drop_index(s);
-	PERFORM rsvp_sync._forget_query(s.attendance);
-	DELETE FROM rsvp_sync._source f WHERE f.source_id = s.source_id;
-	DELETE FROM rsvp_sync._change_log l WHERE l.source_id = s.source_id;
+	PERFORM rsvp_sync._exclude_worker();
+	PERFORM rsvp_sync._lock_tables(array_agg(DISTINCT t.relid), true)
+	FROM unnest(ids) AS i (id)
+	CROSS JOIN LATERAL unnest(rsvp_sync._touched_tables(i.id)) AS t (relid);
 END
 $$;
-REVOKE ALL ON FUNCTION rsvp_sync._remove_source(rsvp_sync._source) FROM PUBLIC;
-COMMENT ON FUNCTION rsvp_sync._remove_source(rsvp_sync._source) IS
-'private: a source and all that it left on the application''s tables';
+REVOKE ALL ON FUNCTION rsvp_sync._lock_sources(bigint[]) FROM PUBLIC;
+COMMENT ON FUNCTION rsvp_sync._lock_sources(bigint[]) IS
+'private: have sources, and the tables with their triggers, for oneself';
+
+CREATE FUNCTION rsvp_sync._remove_sources(ids bigint[]) RETURNS integer
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	s rsvp_sync._source;
+	n integer := 0;
+BEGIN
+	PERFORM rsvp_sync._lock_sources(ids);
+	FOR s IN SELECT * FROM rsvp_sync._source f
+		WHERE f.source_id = ANY (ids) ORDER BY f.source_id
+	LOOP
+		PERFORM rsvp_sync._drop_triggers(s.source_id);
+		PERFORM rsvp_sync._drop_index(s);
+		PERFORM rsvp_sync._forget_query(s.attendance);
+		DELETE FROM rsvp_sync._source f WHERE f.source_id = s.source_id;
+		DELETE FROM rsvp_sync._change_log l WHERE l.source_id = s.source_id;
+		n := n + 1;
+	END LOOP;
+	RETURN n;
+END
+$$;
+REVOKE ALL ON FUNCTION rsvp_sync._remove_sources(bigint[]) FROM PUBLIC;
+COMMENT ON FUNCTION rsvp_sync._remove_sources(bigint[]) IS
+'private: remove sources and all that they left on the application''s tables; returns how many there were';
 
 CREATE FUNCTION rsvp_sync._detach(caller oid, attendance regclass,
 	withdraw boolean) RETURNS void
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
-SET search_path = pg_catalog, pg_temp
+SET search_path = pg_catalog, pg_temp SET deadlock_timeout = '3s'
 AS $$
 DECLARE
 	s rsvp_sync._source := rsvp_sync._owned_source(caller, attendance);
 BEGIN
 	IF NOT coalesce(withdraw, false) THEN
-		PERFORM rsvp_sync._remove_source(s);
+		PERFORM rsvp_sync._remove_sources(ARRAY[s.source_id]);
 		RETURN;
 	END IF;
+	PERFORM rsvp_sync._lock_sources(ARRAY[s.source_id]);
 	PERFORM rsvp_sync._drop_triggers(s.source_id);
 	PERFORM rsvp_sync._drop_index(s);
 	UPDATE rsvp_sync._source f SET state = 'detaching', index_name = NULL,
@@ -248,44 +294,25 @@ COMMENT ON FUNCTION rsvp_sync.detach(regclass, boolean) IS
 
 /* Sources whose table has been dropped; there is nobody to ask about them. */
 CREATE FUNCTION rsvp_sync._forget_dropped() RETURNS integer
-LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
+LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp
 AS $$
-DECLARE
-	s rsvp_sync._source;
-	n integer := 0;
-BEGIN
-	FOR s IN SELECT * FROM rsvp_sync._source f
-		WHERE NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = f.attendance)
-		ORDER BY f.source_id
-	LOOP
-		PERFORM rsvp_sync._remove_source(s);
-		n := n + 1;
-	END LOOP;
-	RETURN n;
-END
+	SELECT rsvp_sync._remove_sources(ARRAY(
+		SELECT s.source_id FROM rsvp_sync._source s
+		WHERE NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = s.attendance)))
 $$;
 REVOKE ALL ON FUNCTION rsvp_sync._forget_dropped() FROM PUBLIC;
 COMMENT ON FUNCTION rsvp_sync._forget_dropped() IS
 'private: remove the sources whose table no longer exists; returns how many';
 
 CREATE FUNCTION rsvp_sync._detach_all(caller oid) RETURNS integer
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER
-SET search_path = pg_catalog, pg_temp
+LANGUAGE sql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp SET deadlock_timeout = '3s'
 AS $$
-DECLARE
-	s rsvp_sync._source;
-	n integer := rsvp_sync._forget_dropped();
-BEGIN
-	FOR s IN SELECT f.* FROM rsvp_sync._source f
-		JOIN pg_class c ON c.oid = f.attendance
-		WHERE pg_has_role(caller, c.relowner, 'USAGE')
-		ORDER BY f.source_id
-	LOOP
-		PERFORM rsvp_sync._remove_source(s);
-		n := n + 1;
-	END LOOP;
-	RETURN n;
-END
+	SELECT rsvp_sync._remove_sources(ARRAY(
+		SELECT s.source_id
+		FROM rsvp_sync._source s
+		LEFT JOIN pg_class c ON c.oid = s.attendance
+		WHERE c.oid IS NULL OR pg_has_role(caller, c.relowner, 'USAGE')))
 $$;
 REVOKE ALL ON FUNCTION rsvp_sync._detach_all(oid) FROM PUBLIC;
 COMMENT ON FUNCTION rsvp_sync._detach_all(oid) IS

@@ -103,10 +103,10 @@ COMMENT ON FUNCTION rsvp_sync._argument_bytes(text[]) IS
 
 /* Our triggers of one source, wherever they are. */
 CREATE FUNCTION rsvp_sync._triggers(source_id bigint)
-RETURNS TABLE (relation regclass, name text, oid oid)
+RETURNS TABLE (relation oid, name text)
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
 AS $$
-	SELECT t.tgrelid::regclass, t.tgname::text, t.oid
+	SELECT t.tgrelid, t.tgname::text
 	FROM pg_trigger t
 	JOIN pg_proc p ON p.oid = t.tgfoid
 		AND p.proname IN ('_log_change', '_log_truncate')
@@ -119,6 +119,23 @@ REVOKE ALL ON FUNCTION rsvp_sync._triggers(bigint) FROM PUBLIC;
 COMMENT ON FUNCTION rsvp_sync._triggers(bigint) IS
 'private: the triggers that log for a source';
 
+CREATE FUNCTION rsvp_sync._trigger_stands(relation oid, name text,
+	arguments text[]) RETURNS boolean
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT EXISTS (
+		SELECT FROM pg_trigger t
+		JOIN pg_proc p ON p.oid = t.tgfoid
+			AND p.pronamespace = 'rsvp_sync'::regnamespace
+		WHERE t.tgrelid = relation AND t.tgname = name
+			AND t.tgenabled = 'A' AND encode(t.tgargs, 'hex')
+				= rsvp_sync._argument_bytes(arguments))
+$$;
+REVOKE ALL ON FUNCTION rsvp_sync._trigger_stands(oid, text, text[])
+	FROM PUBLIC;
+COMMENT ON FUNCTION rsvp_sync._trigger_stands(oid, text, text[]) IS
+'private: is this trigger as it has to be?';
+
 /* A trigger as it has to be; one that already is so is left alone. */
 CREATE FUNCTION rsvp_sync._put_trigger(relation oid, name text,
 	truncation boolean, arguments text[]) RETURNS void
@@ -126,24 +143,19 @@ LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
 	target text := rsvp_sync._live_relation(rsvp_sync._relation_ref(relation));
-	old record;
+	ours boolean;
 BEGIN
-	SELECT t.oid, t.tgenabled, encode(t.tgargs, 'hex') AS args,
-		t.tgfoid IN (SELECT p.oid FROM pg_proc p
-			WHERE p.pronamespace = 'rsvp_sync'::regnamespace) AS ours
-		INTO old
-	FROM pg_trigger t WHERE t.tgrelid = relation AND t.tgname = name;
-	IF FOUND THEN
-		IF NOT old.ours THEN
-			RAISE EXCEPTION 'table % already has a trigger "%"', target, name
-				USING ERRCODE = 'duplicate_object',
-					HINT = 'Give that trigger another name.';
-		END IF;
-		IF old.tgenabled = 'A'
-			AND old.args = rsvp_sync._argument_bytes(arguments)
-		THEN
-			RETURN;
-		END IF;
+	IF rsvp_sync._trigger_stands(relation, name, arguments) THEN
+		RETURN;
+	END IF;
+	SELECT p.pronamespace = 'rsvp_sync'::regnamespace INTO ours
+	FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid
+	WHERE t.tgrelid = relation AND t.tgname = name;
+	IF NOT ours THEN
+		RAISE EXCEPTION 'table % already has a trigger "%"', target, name
+			USING ERRCODE = 'duplicate_object',
+				HINT = 'Give that trigger another name.';
+	ELSIF ours THEN
 		EXECUTE format('DROP TRIGGER %I ON %s', name, target);
 	END IF;
 	EXECUTE format('CREATE TRIGGER %I AFTER %s ON %s FOR EACH %s '
@@ -165,44 +177,126 @@ REVOKE ALL ON FUNCTION rsvp_sync._put_trigger(oid, text, boolean, text[])
 COMMENT ON FUNCTION rsvp_sync._put_trigger(oid, text, boolean, text[]) IS
 'private: make or correct one trigger; duplicate_object if somebody else''s has its name';
 
+/* A table of another owner gets no trigger: attach() lends nobody a right. */
+CREATE FUNCTION rsvp_sync._may_watch(attendance oid, relation oid)
+RETURNS boolean
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT c.relkind IN ('r', 'p')
+		AND pg_has_role(a.relowner, c.relowner, 'USAGE')
+	FROM pg_class c, pg_class a
+	WHERE c.oid = relation AND a.oid = attendance
+$$;
+REVOKE ALL ON FUNCTION rsvp_sync._may_watch(oid, oid) FROM PUBLIC;
+COMMENT ON FUNCTION rsvp_sync._may_watch(oid, oid) IS
+'private: may the attendance table''s owner have a trigger on this table?';
+
+CREATE FUNCTION rsvp_sync._warn_unwatched(s rsvp_sync._source) RETURNS void
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	relation regclass;
+BEGIN
+	FOR relation IN
+		SELECT (d.value #>> '{rel,0}')::oid
+		FROM jsonb_array_elements(s.shape -> 'depends') d
+		WHERE NOT rsvp_sync._may_watch(s.attendance,
+			(d.value #>> '{rel,0}')::oid)
+	LOOP
+		RAISE WARNING 'changes of % will not be noticed at once', relation
+			USING DETAIL = format('It is not a table of the owner of %s, '
+				'and therefore gets no trigger.', s.attendance),
+				HINT = 'reconcile() finds such changes later.';
+	END LOOP;
+END
+$$;
+REVOKE ALL ON FUNCTION rsvp_sync._warn_unwatched(rsvp_sync._source)
+	FROM PUBLIC;
+COMMENT ON FUNCTION rsvp_sync._warn_unwatched(rsvp_sync._source) IS
+'private: a warning for each table that matters and cannot be watched';
+
+/* The triggers a source is to have. */
+CREATE FUNCTION rsvp_sync._wanted_triggers(s rsvp_sync._source)
+RETURNS TABLE (relation oid, name text, truncation boolean, arguments text[])
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT d.relation, format('rsvp_sync_depends_%s_%s', s.source_id, d.n),
+		false, rsvp_sync._dependency_arguments(s, d.n)
+	FROM (SELECT (e.dep #>> '{rel,0}')::oid, e.place::integer
+		FROM jsonb_array_elements(s.shape -> 'depends')
+			WITH ORDINALITY AS e (dep, place)) AS d (relation, n)
+	WHERE rsvp_sync._may_watch(s.attendance, d.relation)
+	UNION ALL
+	SELECT s.attendance::oid, 'rsvp_sync_log', false,
+		rsvp_sync._attendance_arguments(s)
+	UNION ALL
+	SELECT p.relid::oid, 'rsvp_sync_truncate', true,
+		ARRAY[s.source_id::text, '']
+	FROM (SELECT t.relid FROM pg_partition_tree(s.attendance) t
+		UNION SELECT s.attendance) AS p (relid)
+$$;
+REVOKE ALL ON FUNCTION rsvp_sync._wanted_triggers(rsvp_sync._source)
+	FROM PUBLIC;
+COMMENT ON FUNCTION rsvp_sync._wanted_triggers(rsvp_sync._source) IS
+'private: relation, name, kind and arguments of a source''s triggers';
+
+CREATE FUNCTION rsvp_sync._lock_tables(relations oid[], exclusive boolean)
+RETURNS void
+LANGUAGE c VOLATILE STRICT SET search_path = pg_catalog, pg_temp
+AS 'MODULE_PATHNAME', 'rsvp_sync_lock_tables';
+REVOKE ALL ON FUNCTION rsvp_sync._lock_tables(oid[], boolean) FROM PUBLIC;
+COMMENT ON FUNCTION rsvp_sync._lock_tables(oid[], boolean) IS
+'private: lock these tables together (ACCESS EXCLUSIVE, or only against writers), waiting for one only while none is held';
+
+/* With their partitions, in a fixed order. */
+CREATE FUNCTION rsvp_sync._with_partitions(relations oid[]) RETURNS oid[]
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT coalesce(array_agg(DISTINCT p.relid::oid ORDER BY p.relid::oid), '{}')
+	FROM unnest(relations) AS r (relid)
+	JOIN pg_class c ON c.oid = r.relid
+	CROSS JOIN LATERAL (SELECT t.relid FROM pg_partition_tree(r.relid) t
+		UNION SELECT r.relid) AS p (relid)
+$$;
+REVOKE ALL ON FUNCTION rsvp_sync._with_partitions(oid[]) FROM PUBLIC;
+COMMENT ON FUNCTION rsvp_sync._with_partitions(oid[]) IS
+'private: those of these tables that exist, and their partitions';
+
 /*
- * All triggers of a source.  The tables it depends on come first, as in an
- * application that deletes an event and, by cascade, its attendance.
+ * All triggers of a source.  What has to be locked is locked beforehand and
+ * together, so that no writer is in our way, nor we in his, halfway through.
+ * Where everything stands already nothing is locked.
  */
 CREATE FUNCTION rsvp_sync._put_triggers(s rsvp_sync._source) RETURNS void
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
 	t record;
-	keep text[] := '{rsvp_sync_log,rsvp_sync_truncate}';
-	name text;
+	relations oid[];
+	replaces boolean;
 BEGIN
-	FOR t IN
-		SELECT (d.dep #>> '{rel,0}')::oid AS relation, d.place::integer AS n
-		FROM jsonb_array_elements(s.shape -> 'depends')
-			WITH ORDINALITY AS d (dep, place)
-	LOOP
-		name := format('rsvp_sync_depends_%s_%s', s.source_id, t.n);
-		keep := keep || name;
-		IF rsvp_sync._may_watch(s, t.relation) THEN
-			PERFORM rsvp_sync._put_trigger(t.relation, name, false,
-				rsvp_sync._dependency_arguments(s, t.n));
-		END IF;
-	END LOOP;
+	PERFORM rsvp_sync._warn_unwatched(s);
+	SELECT array_agg(c.relation), bool_or(c.replaces)
+		INTO relations, replaces
+	FROM (SELECT w.relation, o.name IS NOT NULL
+		FROM rsvp_sync._wanted_triggers(s) w
+		LEFT JOIN rsvp_sync._triggers(s.source_id) o USING (relation, name)
+		WHERE NOT rsvp_sync._trigger_stands(w.relation, w.name, w.arguments)
+		UNION ALL
+		SELECT o.relation, true FROM rsvp_sync._obsolete_triggers(s) o)
+			AS c (relation, replaces);
+	IF relations IS NULL THEN
+		RETURN;
+	END IF;
+	PERFORM rsvp_sync._lock_tables(rsvp_sync._with_partitions(relations),
+		replaces);
 
-	PERFORM rsvp_sync._put_trigger(s.attendance, 'rsvp_sync_log', false,
-		rsvp_sync._attendance_arguments(s));
-	FOR t IN SELECT p.relid FROM pg_partition_tree(s.attendance) p
-		UNION SELECT s.attendance
-	LOOP
-		PERFORM rsvp_sync._put_trigger(t.relid, 'rsvp_sync_truncate', true,
-			ARRAY[s.source_id::text, '']);
+	FOR t IN SELECT * FROM rsvp_sync._obsolete_triggers(s) LOOP
+		EXECUTE format('DROP TRIGGER %I ON %s', t.name, t.relation::regclass);
 	END LOOP;
-
-	FOR t IN SELECT * FROM rsvp_sync._triggers(s.source_id) f
-		WHERE f.name <> ALL (keep)
-	LOOP
-		EXECUTE format('DROP TRIGGER %I ON %s', t.name, t.relation);
+	FOR t IN SELECT * FROM rsvp_sync._wanted_triggers(s) LOOP
+		PERFORM rsvp_sync._put_trigger(t.relation, t.name, t.truncation,
+			t.arguments);
 	END LOOP;
 END
 $$;
@@ -210,32 +304,31 @@ REVOKE ALL ON FUNCTION rsvp_sync._put_triggers(rsvp_sync._source) FROM PUBLIC;
 COMMENT ON FUNCTION rsvp_sync._put_triggers(rsvp_sync._source) IS
 'private: make or correct a source''s triggers';
 
-/* A table of another owner gets no trigger: attach() lends nobody a right. */
-CREATE FUNCTION rsvp_sync._may_watch(s rsvp_sync._source, relation oid)
-RETURNS boolean
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+CREATE FUNCTION rsvp_sync._obsolete_triggers(s rsvp_sync._source)
+RETURNS TABLE (relation oid, name text)
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
 AS $$
-DECLARE
-	may boolean;
-BEGIN
-	SELECT c.relkind IN ('r', 'p')
-		AND pg_has_role(a.relowner, c.relowner, 'USAGE') INTO may
-	FROM pg_class c, pg_class a
-	WHERE c.oid = relation AND a.oid = s.attendance;
-	IF NOT may THEN
-		RAISE WARNING 'changes of % will not be noticed at once',
-			relation::regclass
-			USING DETAIL = format('It is not a table of the owner of %s, '
-				'and therefore gets no trigger.', s.attendance),
-				HINT = 'reconcile() finds such changes later.';
-	END IF;
-	RETURN may;
-END
+	SELECT o.relation, o.name FROM rsvp_sync._triggers(s.source_id) o
+	WHERE NOT EXISTS (SELECT FROM rsvp_sync._wanted_triggers(s) w
+		WHERE w.relation = o.relation AND w.name = o.name)
 $$;
-REVOKE ALL ON FUNCTION rsvp_sync._may_watch(rsvp_sync._source, oid)
+REVOKE ALL ON FUNCTION rsvp_sync._obsolete_triggers(rsvp_sync._source)
 	FROM PUBLIC;
-COMMENT ON FUNCTION rsvp_sync._may_watch(rsvp_sync._source, oid) IS
-'private: may the attendance table''s owner have a trigger on this table?  A warning if not';
+COMMENT ON FUNCTION rsvp_sync._obsolete_triggers(rsvp_sync._source) IS
+'private: triggers a source has and is no longer to have';
+
+/* The tables that are locked to take a source's triggers and index away. */
+CREATE FUNCTION rsvp_sync._touched_tables(source_id bigint) RETURNS oid[]
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT rsvp_sync._with_partitions(array_agg(t.relation::oid)
+		|| (SELECT s.attendance::oid FROM rsvp_sync._source s
+			WHERE s.source_id = $1 AND s.index_name IS NOT NULL))
+	FROM rsvp_sync._triggers($1) t
+$$;
+REVOKE ALL ON FUNCTION rsvp_sync._touched_tables(bigint) FROM PUBLIC;
+COMMENT ON FUNCTION rsvp_sync._touched_tables(bigint) IS
+'private: tables that have something of a source''s';
 
 CREATE FUNCTION rsvp_sync._drop_triggers(source_id bigint) RETURNS void
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
@@ -243,10 +336,8 @@ AS $$
 DECLARE
 	t record;
 BEGIN
-	FOR t IN SELECT * FROM rsvp_sync._triggers(source_id) f
-		ORDER BY f.name NOT LIKE 'rsvp\_sync\_depends\_%', f.name
-	LOOP
-		EXECUTE format('DROP TRIGGER %I ON %s', t.name, t.relation);
+	FOR t IN SELECT * FROM rsvp_sync._triggers(source_id) LOOP
+		EXECUTE format('DROP TRIGGER %I ON %s', t.name, t.relation::regclass);
 	END LOOP;
 END
 $$;

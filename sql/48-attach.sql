@@ -360,13 +360,9 @@ REVOKE ALL ON FUNCTION rsvp_sync._store_source(rsvp_sync._source, boolean)
 COMMENT ON FUNCTION rsvp_sync._store_source(rsvp_sync._source, boolean) IS
 'private: write a source down; returns its id';
 
-/*
- * Is one key found by index?  Asked without sequential scans, so that a small
- * table is not mistaken for one without an index.
- */
+/* Is one key found by index?  _explain_key() plans without sequential scans. */
 CREATE FUNCTION rsvp_sync._warn_slow_lookup(source_id bigint) RETURNS void
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
-SET enable_seqscan = off
 AS $$
 DECLARE
 	plan text := rsvp_sync._explain_key(source_id);

@@ -43,7 +43,8 @@ BEGIN
 	metadata := (SELECT a.attnum FROM pg_attribute a
 		WHERE a.attrelid = relation AND NOT a.attisdropped
 			AND a.attnum = (shape #>> '{metadata,0}')::smallint);
-	indexed := rsvp_sync._metadata_is_indexed(relation, metadata);
+	indexed := NOT EXISTS (SELECT FROM rsvp_sync._find_unindexed(relation,
+		metadata));
 	key := ARRAY(SELECT k.attnum FROM rsvp_sync._key_columns(relation) k
 		ORDER BY k.place);
 	event := rsvp_sync._find_columns(relation, shape #> '{event,via}',
@@ -75,12 +76,12 @@ COMMENT ON FUNCTION rsvp_sync._find_columns(oid, jsonb, text) IS
 'private: numbers of the columns that a search returns under one name';
 
 /*
- * Can "metadata @> …" be answered by index?  A partitioned table's index is
- * valid when all its partitions have theirs; tables that merely inherit are
- * asked one by one.
+ * Where "metadata @> …" cannot be answered by index.  A partitioned table's
+ * index is valid when all its partitions have theirs; tables that merely
+ * inherit are asked one by one.
  */
-CREATE FUNCTION rsvp_sync._metadata_is_indexed(relation oid, attnum smallint)
-RETURNS boolean
+CREATE FUNCTION rsvp_sync._find_unindexed(relation oid, attnum smallint)
+RETURNS SETOF oid
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
 AS $$
 	WITH RECURSIVE tree (relid) AS (
@@ -90,27 +91,35 @@ AS $$
 		FROM tree t
 		JOIN pg_class c ON c.oid = t.relid AND c.relkind <> 'p'
 		JOIN pg_inherits i ON i.inhparent = t.relid)
-	SELECT bool_and(rsvp_sync._metadata_index(t.relid, a.attnum) IS NOT NULL)
+	SELECT t.relid
 	FROM pg_attribute m
 	CROSS JOIN tree t
 	JOIN pg_attribute a ON a.attrelid = t.relid AND a.attname = m.attname
 	WHERE m.attrelid = relation AND m.attnum = $2
+		AND rsvp_sync._metadata_index(t.relid, a.attnum) IS NULL
 $$;
-REVOKE ALL ON FUNCTION rsvp_sync._metadata_is_indexed(oid, smallint)
-	FROM PUBLIC;
-COMMENT ON FUNCTION rsvp_sync._metadata_is_indexed(oid, smallint) IS
-'private: is there a valid GIN index over a jsonb column, in all children too? NULL without such a column';
+REVOKE ALL ON FUNCTION rsvp_sync._find_unindexed(oid, smallint) FROM PUBLIC;
+COMMENT ON FUNCTION rsvp_sync._find_unindexed(oid, smallint) IS
+'private: the table itself, or tables that inherit from it, if they lack a valid GIN index over this column';
 
 /* For the hint.  It tells no more than whoever may read the table knows. */
-CREATE FUNCTION rsvp_sync._find_index_ddl(relation oid) RETURNS text
+CREATE FUNCTION rsvp_sync._find_index_ddl(relation oid, attnum smallint)
+RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
 AS $$
-	SELECT rsvp_sync._index_ddl(c.relowner, c.oid::regclass)
-	FROM pg_class c WHERE c.oid = relation
+	SELECT string_agg(CASE WHEN c.oid = relation
+		THEN rsvp_sync._index_ddl(c.relowner, c.oid::regclass)
+		ELSE format('CREATE INDEX CONCURRENTLY ON %s '
+			'USING gin (%I jsonb_path_ops);',
+			rsvp_sync._live_relation(rsvp_sync._relation_ref(c.oid)),
+			m.attname) END, E'\n' ORDER BY c.oid <> relation, c.oid)
+	FROM rsvp_sync._find_unindexed(relation, $2) AS u (relid)
+	JOIN pg_class c ON c.oid = u.relid
+	JOIN pg_attribute m ON m.attrelid = relation AND m.attnum = $2
 $$;
-REVOKE ALL ON FUNCTION rsvp_sync._find_index_ddl(oid) FROM PUBLIC;
-COMMENT ON FUNCTION rsvp_sync._find_index_ddl(oid) IS
-'private: index_ddl() of a table, whoever asks';
+REVOKE ALL ON FUNCTION rsvp_sync._find_index_ddl(oid, smallint) FROM PUBLIC;
+COMMENT ON FUNCTION rsvp_sync._find_index_ddl(oid, smallint) IS
+'private: the statements that build what a search is missing, whoever asks';
 
 /*
  * The doors.  user_id is there as text and as bigint, so that neither a

@@ -214,7 +214,7 @@ COMMENT ON FUNCTION rsvp_sync.sync_status(regclass, text) IS
 'State of one attendance row. attendance_id: its primary key as text (composite: a JSON array of texts). All NULL: there is no such row. Errors: undefined_object (not attached), insufficient_privilege (may not read the table).';
 
 CREATE FUNCTION rsvp_sync._preview(caller oid, attendance regclass,
-	attendance_id text)
+	of_key text)
 RETURNS TABLE (attendance_id text, did text, event_uri text, action text,
 	status text, reason_code text, reason text)
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
@@ -236,8 +236,7 @@ BEGIN
 			THEN rsvp_sync._reason(x.code, e.status)
 			ELSE rsvp_sync._reason(x.code) END
 	FROM rsvp_sync._evaluate(src.source_id,
-		CASE WHEN _preview.attendance_id IS NOT NULL
-			THEN ARRAY[_preview.attendance_id] END, true) e
+		CASE WHEN of_key IS NOT NULL THEN ARRAY[of_key] END, true) e
 	CROSS JOIN LATERAL (SELECT CASE
 		WHEN (e.d).action IN ('put', 'delete', 'read') THEN NULL
 		ELSE (rsvp_sync._standing(e)).code END AS code) x

@@ -123,9 +123,9 @@ short_pause(void)
 
 /* Take a lock without joining its queue, until the deadline at most. */
 static bool
-lock_until(Oid relid, TimestampTz deadline)
+lock_until(Oid relid, LOCKMODE mode, TimestampTz deadline)
 {
-	while (!ConditionalLockRelationOid(relid, AccessExclusiveLock))
+	while (!ConditionalLockRelationOid(relid, mode))
 	{
 		if (GetCurrentTimestamp() >= deadline)
 			return false;
@@ -135,12 +135,12 @@ lock_until(Oid relid, TimestampTz deadline)
 }
 
 static void
-unlock_all(List *relids)
+unlock_all(List *relids, LOCKMODE mode)
 {
 	ListCell   *lc;
 
 	foreach(lc, relids)
-		UnlockRelationOid(lfirst_oid(lc), AccessExclusiveLock);
+		UnlockRelationOid(lfirst_oid(lc), mode);
 }
 
 /*
@@ -149,7 +149,7 @@ unlock_all(List *relids)
  * Returns the relation that could not be had, with all locks given back.
  */
 static Oid
-try_lock_all(List *relids, Oid already_locked)
+try_lock_all(List *relids, LOCKMODE mode, Oid already_locked)
 {
 	int			hold_ms = Min(MAX_HOLD_MS, DeadlockTimeout / 2);
 	TimestampTz deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
@@ -165,9 +165,9 @@ try_lock_all(List *relids, Oid already_locked)
 
 		if (relid == already_locked)
 			continue;
-		if (!lock_until(relid, deadline))
+		if (!lock_until(relid, mode, deadline))
 		{
-			unlock_all(locked);
+			unlock_all(locked, mode);
 			return relid;
 		}
 		locked = lappend_oid(locked, relid);
@@ -180,15 +180,20 @@ try_lock_all(List *relids, Oid already_locked)
  * wait, interruptibly and under lock_timeout, writers go on.
  */
 void
-droplock_acquire(Oid extoid)
+lock_together(List *relids, LOCKMODE mode)
 {
-	List	   *relids = relations_to_lock(extoid);
 	Oid			locked = InvalidOid;
 	Oid			busy;
 
-	while (OidIsValid(busy = try_lock_all(relids, locked)))
+	while (OidIsValid(busy = try_lock_all(relids, mode, locked)))
 	{
-		LockRelationOid(busy, AccessExclusiveLock);
+		LockRelationOid(busy, mode);
 		locked = busy;
 	}
+}
+
+void
+droplock_acquire(Oid extoid)
+{
+	lock_together(relations_to_lock(extoid), AccessExclusiveLock);
 }

@@ -390,17 +390,22 @@ require_index(FindCall *call, FindSource *source)
 				 errhint("Name it with option \"metadata\" of"
 						 " rsvp_sync.attach().")));
 	if (!source->indexed)
+	{
+		/* Ask again next time: a child's new index is not told to us. */
+		source->stale = true;
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("table \"%s\" has no valid index by which metadata can"
 						" be found", get_rel_name(source->relid)),
 				 errhint("%s", find_source_index_ddl(source,
 													 call->function))));
+	}
 }
 
 /*
  * Does a policy stand between the caller and the rows, but not between the
- * owner and them?  The owner has policies against himself, if forced.
+ * owner and them?  The owner has policies against himself, if forced.  And
+ * a ctid is none of the columns that can be granted one by one.
  */
 static bool
 needs_places(Oid relid)
@@ -408,7 +413,8 @@ needs_places(Oid relid)
 	HeapTuple	tuple;
 	Oid			owner;
 
-	if (check_enable_rls(relid, InvalidOid, true) != RLS_ENABLED)
+	if (check_enable_rls(relid, InvalidOid, true) != RLS_ENABLED ||
+		pg_class_aclcheck(relid, GetUserId(), ACL_SELECT) != ACLCHECK_OK)
 		return false;
 	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
 	owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
@@ -490,9 +496,9 @@ search_all(FindCall *call)
 	}
 }
 
-/* The one table whose row type this is. */
-static void
-search_type(FindCall *call, Oid type)
+/* The table whose row type this is. */
+static Oid
+table_of_type(Oid type)
 {
 	Oid			relid = get_typ_typrelid(getBaseType(type));
 	char		kind = OidIsValid(relid) ? get_rel_relkind(relid) : '\0';
@@ -504,16 +510,25 @@ search_type(FindCall *call, Oid type)
 						format_type_be(type)),
 				 errhint("Say which attendance table is meant, for example"
 						 " NULL::app.attendance.")));
+	return relid;
+}
+
+static void
+search_one(FindCall *call, Oid relid)
+{
+	const char *name;
+
 	if (!may_read(relid))
 		aclcheck_error(ACLCHECK_NO_PRIV, OBJECT_TABLE, get_rel_name(relid));
-	if (!search_table(call, relid))
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_OBJECT),
-				 errmsg("table \"%s\" is not attached", get_rel_name(relid)),
-				 errhint("Attach it: SELECT rsvp_sync.attach(%s).",
-						 quote_literal_cstr(quote_qualified_identifier(
-																	   get_namespace_name(get_rel_namespace(relid)),
-																	   get_rel_name(relid))))));
+	if (search_table(call, relid))
+		return;
+	name = quote_qualified_identifier(get_namespace_name(get_rel_namespace(relid)),
+									  get_rel_name(relid));
+	ereport(ERROR,
+			(errcode(ERRCODE_UNDEFINED_OBJECT),
+			 errmsg("table %s is not attached", name),
+			 errhint("Attach it: SELECT rsvp_sync.attach(%s).",
+					 quote_literal_cstr(name))));
 }
 
 /* first: the number of the argument "key" */
@@ -527,7 +542,12 @@ find(FunctionCallInfo fcinfo, FindForm form, int first, char *user_id)
 		.user_id = user_id
 	};
 
-	InitMaterializedSRF(fcinfo, 0);
+	Oid			relid = InvalidOid;
+
+	if (form == FIND_ROWS)
+		relid = table_of_type(get_fn_expr_argtype(fcinfo->flinfo, 0));
+	/* The caller has described the rows already. */
+	InitMaterializedSRF(fcinfo, MAT_SRF_USE_EXPECTED_DESC);
 	if (PG_ARGISNULL(first) || PG_ARGISNULL(first + 1))
 		return (Datum) 0;
 	read_value(&call, PG_GETARG_TEXT_PP(first), PG_GETARG_TEXT_PP(first + 1));
@@ -535,7 +555,7 @@ find(FunctionCallInfo fcinfo, FindForm form, int first, char *user_id)
 		return (Datum) 0;
 	SPI_connect();
 	if (form == FIND_ROWS)
-		search_type(&call, get_fn_expr_argtype(fcinfo->flinfo, 0));
+		search_one(&call, relid);
 	else
 		search_all(&call);
 	SPI_finish();

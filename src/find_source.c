@@ -19,6 +19,8 @@
  */
 #include "postgres.h"
 
+#include "catalog/pg_class.h"
+#include "catalog/pg_inherits.h"
 #include "catalog/pg_proc.h"
 #include "catalog/pg_type.h"
 #include "lib/stringinfo.h"
@@ -301,6 +303,16 @@ load_source(Oid relid, Oid definer)
 }
 
 /*
+ * Nobody tells us when a table that merely inherits loses its index; so
+ * nothing is kept of its parent.
+ */
+static bool
+has_plain_children(Oid relid)
+{
+	return get_rel_relkind(relid) == RELKIND_RELATION && has_subclass(relid);
+}
+
+/*
  * An attached table as it is now, or NULL.  It stays as it is until it is
  * released.
  */
@@ -327,7 +339,7 @@ find_source_acquire(Oid relid, Oid definer)
 		source = load_source(relid, definer);
 		if (source == NULL)
 			return NULL;
-		source->stale = reading != generation;
+		source->stale = reading != generation || has_plain_children(relid);
 		entry = hash_search(sources, &relid, HASH_ENTER, &found);
 		entry->source = source;
 	}
@@ -346,13 +358,16 @@ find_source_release(FindSource *source)
 char *
 find_source_index_ddl(FindSource *source, Oid definer)
 {
-	Oid			types[1] = {OIDOID};
-	Datum		values[1] = {ObjectIdGetDatum(source->relid)};
+	Oid			types[2] = {OIDOID, INT2OID};
+	Datum		values[2] = {
+		ObjectIdGetDatum(source->relid),
+		Int16GetDatum(source->metadata)
+	};
 	DefinerScope scope;
 
 	enter_definer(&scope, definer);
-	SPI_execute_with_args("SELECT rsvp_sync._find_index_ddl($1)",
-						  1, types, values, NULL, true, 1);
+	SPI_execute_with_args("SELECT rsvp_sync._find_index_ddl($1, $2)",
+						  2, types, values, NULL, true, 1);
 	leave_definer(&scope);
 	return SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1);
 }

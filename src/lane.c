@@ -1067,8 +1067,8 @@ job_answer(Lane *lane, Job *job, Answer *answer)
  * Going on
  * ------------------------------------------------------------------------ */
 
-/* The next call of a lane, if it may make one. */
-static void
+/* The next call of a lane, if it may make one.  Did it? */
+static bool
 lane_pump(Lane *lane)
 {
 	Job		   *job;
@@ -1076,9 +1076,9 @@ lane_pump(Lane *lane)
 
 	if (lane->busy || lane->records != NULL || dlist_is_empty(&lane->jobs) ||
 		lane->session == SESSION_WANTS_CREDENTIAL)
-		return;
+		return false;
 	if (lane->not_before > GetCurrentTimestamp() || !host_has_room(lane->pds))
-		return;
+		return false;
 	job = dlist_head_element(Job, node, &lane->jobs);
 	writes = job_is(job, "put") || job_is(job, "delete");
 	if (job->need != NULL || (job->mint && writes && lane->head == NULL))
@@ -1090,7 +1090,11 @@ lane_pump(Lane *lane)
 	else if (lane->session == SESSION_HAS_CREDENTIAL)
 		start_session(lane);
 	else
+	{
 		lane->session = SESSION_WANTS_CREDENTIAL;
+		return false;
+	}
+	return true;
 }
 
 /* Start whatever can be started now.  Nothing may be open. */
@@ -1098,14 +1102,30 @@ void
 lane_start(void)
 {
 	HASH_SEQ_STATUS scan;
-	dlist_iter	iter;
+	dlist_mutable_iter iter;
+	Lane	   *last = dlist_is_empty(&active_lanes) ? NULL :
+		dlist_tail_element(Lane, node, &active_lanes);
+	bool		round_over = false;
 	Task	   *task;
 
 	hash_seq_init(&scan, tasks);
 	while ((task = hash_seq_search(&scan)) != NULL)
 		start_task(task);
-	dlist_foreach(iter, &active_lanes)
-		lane_pump(dlist_container(Lane, node, iter.cur));
+	/*
+	 * A lane that got its turn goes to the end, so that a few with much to do
+	 * cannot keep the connections of a host to themselves.
+	 */
+	dlist_foreach_modify(iter, &active_lanes)
+	{
+		Lane	   *lane = dlist_container(Lane, node, iter.cur);
+
+		if (lane == last)
+			round_over = true;
+		if (lane_pump(lane))
+			dlist_move_tail(&active_lanes, &lane->node);
+		if (round_over)
+			break;
+	}
 	rest_lanes();
 }
 
@@ -1212,6 +1232,27 @@ lane_outcome_recorded(Outcome *outcome)
 		case OUTCOME_ACCOUNT:
 			break;
 	}
+}
+
+/* Nothing is to be sent for now: take back what has not been. */
+void
+lane_recall(void)
+{
+	dlist_iter	iter;
+	HASH_SEQ_STATUS scan;
+	Task	   *task;
+
+	dlist_foreach(iter, &active_lanes)
+	{
+		Lane	   *lane = dlist_container(Lane, node, iter.cur);
+
+		while (!dlist_is_empty(&lane->jobs))
+			dlist_push_tail(&replans, &pop_job(lane)->node);
+	}
+	hash_seq_init(&scan, tasks);
+	while ((task = hash_seq_search(&scan)) != NULL)
+		while (!dlist_is_empty(&task->jobs))
+			dlist_push_tail(&replans, dlist_pop_head_node(&task->jobs));
 }
 
 /* It could not be written down: those who wait for it try again later. */

@@ -44,8 +44,13 @@
 #include "owner.h"
 #include "settings.h"
 
-/* How long application SQL of ours waits for a lock. */
-#define QUERY_LOCK_TIMEOUT_MS	1000
+/*
+ * How long application SQL of ours waits for a lock in the worker: well below
+ * any deadlock_timeout.  An ALTER or DROP of the application's that wants the
+ * table we have while we wait for one that it has must not be the one to die.
+ * In a session its own lock_timeout holds.
+ */
+#define QUERY_LOCK_TIMEOUT_MS	(owner_arms_deadline ? 200 : 0)
 
 /* Columns of the desired query's result, after the key. */
 static const char *const desired_columns[] = {
@@ -573,6 +578,8 @@ rsvp_sync_explain_key(PG_FUNCTION_ARGS)
 
 	SPI_connect();
 	query = enter_query(PG_GETARG_INT64(0), &scope);
+	/* A small table is scanned although it could be looked up in. */
+	pin("enable_seqscan", "off");
 	initStringInfo(&sql);
 	appendStringInfo(&sql, "EXPLAIN (COSTS OFF) SELECT q.* FROM (%s\n) q"
 					 " WHERE ", query->text);

@@ -6,8 +6,8 @@
  * The work is done in SQL (sql/40-source.sql and its neighbours) with the
  * extension owner's rights; these entries say who calls.  What SQL cannot do
  * is done here: see the caller's search_path, which the functions' own SET
- * clauses hide, and make an object depend on the extension without locking
- * its table.
+ * clauses hide, make an object depend on the extension without locking its
+ * table, and take locks so that neither a writer nor the worker is harmed.
  *
  * May touch: pg_depend.
  *
@@ -22,6 +22,8 @@
 #include "catalog/pg_type.h"
 #include "commands/extension.h"
 #include "fmgr.h"
+#include "miscadmin.h"
+#include "storage/lock.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/inval.h"
@@ -30,6 +32,8 @@
 
 #include "compat.h"
 #include "definer.h"
+#include "droplock.h"
+#include "source.h"
 
 /* Schemas, as oids, of the search path of the attach() that is under way. */
 static List *attach_path = NIL;
@@ -192,5 +196,61 @@ rsvp_sync_forget_query(PG_FUNCTION_ARGS)
 
 	if (SearchSysCacheExists1(RELOID, ObjectIdGetDatum(relid)))
 		CacheInvalidateRelcacheByRelid(relid);
+	PG_RETURN_VOID();
+}
+
+/*
+ * _lock_tables(relations oid[], exclusive boolean): all that attach() or
+ * detach() will lock, before they touch any of it.
+ */
+PG_FUNCTION_INFO_V1(rsvp_sync_lock_tables);
+Datum
+rsvp_sync_lock_tables(PG_FUNCTION_ARGS)
+{
+	LOCKMODE	mode = PG_GETARG_BOOL(1) ? AccessExclusiveLock :
+		ShareRowExclusiveLock;
+	List	   *relids = NIL;
+	Datum	   *items;
+	int			nitems;
+
+	deconstruct_array(PG_GETARG_ARRAYTYPE_P(0), OIDOID, sizeof(Oid), true,
+					  TYPALIGN_INT, &items, NULL, &nitems);
+	for (int i = 0; i < nitems; i++)
+		relids = lappend_oid(relids, DatumGetObjectId(items[i]));
+	lock_together(relids, mode);
+	PG_RETURN_VOID();
+}
+
+/*
+ * The advisory lock that stands for all sources: whoever changes or removes
+ * one has it exclusively, the worker shares it while it works.  Without it
+ * the two could meet on rows and tables in opposite order.  Taken by name of
+ * the table, like pg_advisory_xact_lock('rsvp_sync._source'::regclass, 0).
+ */
+static bool
+lock_sources(LOCKMODE mode, bool wait)
+{
+	Oid			schema = get_namespace_oid("rsvp_sync", false);
+	Oid			relid = get_relname_relid("_source", schema);
+	LOCKTAG		tag;
+
+	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, relid, 0, 2);
+	return LockAcquire(&tag, mode, false, !wait) != LOCKACQUIRE_NOT_AVAIL;
+}
+
+bool
+source_try_share(void)
+{
+	return lock_sources(ShareLock, false);
+}
+
+/*
+ * _exclude_worker()
+ */
+PG_FUNCTION_INFO_V1(rsvp_sync_exclude_worker);
+Datum
+rsvp_sync_exclude_worker(PG_FUNCTION_ARGS)
+{
+	(void) lock_sources(ExclusiveLock, true);
 	PG_RETURN_VOID();
 }

@@ -45,6 +45,7 @@
 #include "owner.h"
 #include "registry.h"
 #include "settings.h"
+#include "source.h"
 #include "start.h"
 #include "worker.h"
 #include "writeback.h"
@@ -56,6 +57,8 @@
 #define POLL_BLIND_MS	250
 /* Between two looks at what has become old. */
 #define HOUSE_MS		(10 * 60 * 1000)
+/* Until we ask again whether sources may be used. */
+#define AWAY_MS			50
 
 static Statement drain = {
 	"SELECT d.drained, d.repeatable FROM rsvp_sync._drain($1) d", 1, {INT4OID}
@@ -159,6 +162,9 @@ static bool more = true;
 /* When the next turn is due without being told. */
 static TimestampTz wake_at = 0;
 
+/* Sources are somebody else's until we ask again. */
+static TimestampTz away_until = 0;
+
 /* ------------------------------------------------------------------------
  * Planning
  * ------------------------------------------------------------------------ */
@@ -256,30 +262,48 @@ plan_source(Batch *batch)
 		batch_failed(batch, error);
 }
 
+/* Take the keys of one source out of those to be planned again. */
+static Batch *
+next_replans(dlist_head *replans)
+{
+	Batch	   *batch = palloc0(sizeof(Batch));
+	dlist_mutable_iter iter;
+
+	batch->source_id = dlist_head_element(Job, node, replans)->source_id;
+	dlist_foreach_modify(iter, replans)
+	{
+		Job		   *job = dlist_container(Job, node, iter.cur);
+
+		if (job->source_id != batch->source_id)
+			continue;
+		batch->keys = lappend(batch->keys, pstrdup(job->key));
+		dlist_delete(&job->node);
+		lane_free_job(job);
+	}
+	return batch;
+}
+
 /* Keys that waited for something that is known now. */
 static void
 plan_again(void)
 {
-	dlist_head *replans = lane_replans();
+	while (!dlist_is_empty(lane_replans()))
+		plan_source(next_replans(lane_replans()));
+}
 
-	while (!dlist_is_empty(replans))
+/* Nothing may be sent: whatever is not under way goes back to the queue. */
+static void
+stand_down(void)
+{
+	lane_recall();
+	while (!dlist_is_empty(lane_replans()))
 	{
-		Batch		batch = {0};
-		dlist_mutable_iter iter;
+		Batch	   *batch = next_replans(lane_replans());
+		Args		args = {0};
 
-		batch.source_id =
-			dlist_head_element(Job, node, replans)->source_id;
-		dlist_foreach_modify(iter, replans)
-		{
-			Job		   *job = dlist_container(Job, node, iter.cur);
-
-			if (job->source_id != batch.source_id)
-				continue;
-			batch.keys = lappend(batch.keys, pstrdup(job->key));
-			dlist_delete(&job->node);
-			lane_free_job(job);
-		}
-		plan_source(&batch);
+		args_int8(&args, batch->source_id);
+		args_texts(&args, batch->keys);
+		run_statement(&give_back, &args);
 	}
 }
 
@@ -628,6 +652,17 @@ leave_if_dropped(void)
 	proc_exit(OidIsValid(now) ? 1 : 0);
 }
 
+/* Have sources for ourselves, or come back later. */
+static bool
+share_sources(void)
+{
+	if (source_try_share())
+		return true;
+	end_work();
+	away_until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), AWAY_MS);
+	return false;
+}
+
 static void
 work(void)
 {
@@ -636,6 +671,8 @@ work(void)
 
 	begin_work("rsvp_sync: looking at the queue");
 	leave_if_dropped();
+	if (!share_sources())
+		return;
 	old = MemoryContextSwitchTo(turn_context);
 	supply_credentials();
 	record_outcomes();
@@ -647,6 +684,8 @@ work(void)
 		plan_again();
 		lease_and_plan();
 	}
+	else
+		stand_down();
 	record_outcomes();
 	find_next_due(sending);
 	MemoryContextSwitchTo(old);
@@ -668,10 +707,19 @@ harvest(void)
 		lane_finished(req);
 }
 
+/* Does somebody change what is attached? */
+static bool
+is_away(void)
+{
+	return GetCurrentTimestamp() < away_until;
+}
+
 /* Is there anything that only a transaction can move on? */
 static bool
 work_to_do(void)
 {
+	if (is_away())
+		return false;
 	return more || !dlist_is_empty(lane_outcomes()) ||
 		!dlist_is_empty(lane_replans()) ||
 		lane_credentials_wanted() != NIL ||
@@ -690,15 +738,14 @@ sooner(long a, long b)
 static bool
 wait_for_events(void)
 {
-	long		ms = TimestampDifferenceMilliseconds(GetCurrentTimestamp(),
-													 wake_at);
+	TimestampTz now = GetCurrentTimestamp();
+	long		ms = more ? 0 : TimestampDifferenceMilliseconds(now, wake_at);
 	int			events;
 
+	ms = Max(ms, TimestampDifferenceMilliseconds(now, away_until));
 	ms = sooner(ms, http_timeout_ms());
 	ms = sooner(ms, lane_timeout_ms());
 	ms = sooner(ms, writeback_timeout_ms());
-	if (more)
-		ms = 0;
 	events = WaitLatchOrSocket(MyLatch,
 							   WL_LATCH_SET | WL_SOCKET_READABLE |
 							   WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
@@ -747,8 +794,9 @@ turn(void)
 	writeback_step();
 	MemoryContextSwitchTo(old);
 	MemoryContextReset(turn_context);
-	if (dlist_is_empty(lane_outcomes()) && dlist_is_empty(lane_replans()) &&
-		lane_credentials_wanted() == NIL)
+	if (is_away() ||
+		(dlist_is_empty(lane_outcomes()) && dlist_is_empty(lane_replans()) &&
+		 lane_credentials_wanted() == NIL))
 	{
 		if (wait_for_events())
 			more = true;

@@ -40,6 +40,7 @@
 
 #include "changelog.h"
 #include "owner.h"
+#include "source.h"
 #include "worker.h"
 #include "writeback.h"
 
@@ -379,6 +380,12 @@ writeback_step(void)
 	if (GetCurrentTimestamp() < next_try)
 		return;
 	begin_work("rsvp_sync: telling rows");
+	if (!source_try_share())
+	{
+		try_again_in(AGAIN_MS);
+		end_work();
+		return;
+	}
 	(void) set_config_option("synchronous_commit", "off", PGC_USERSET,
 							 PGC_S_SESSION, GUC_ACTION_LOCAL, true, 0, false);
 	rows = read_rows();

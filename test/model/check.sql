@@ -1,0 +1,192 @@
+/*
+ * What has to hold once the faults are over.
+ */
+CREATE FUNCTION model.check_rest() RETURNS void
+LANGUAGE plpgsql AS $$
+DECLARE
+	r record;
+BEGIN
+	FOR r IN SELECT n.did, n.uri, count(*) FROM model.net n WHERE n.ours
+		GROUP BY n.did, n.uri HAVING count(*) > 1
+	LOOP
+		PERFORM model.fail(format('%s: %s records of ours',
+			model.short(r.did, r.uri), r.count));
+	END LOOP;
+	FOR r IN SELECT m.* FROM model.mark m LEFT JOIN model.net n USING (did, rkey)
+		WHERE n.cid IS DISTINCT FROM m.cid
+	LOOP
+		PERFORM model.fail(format('%s %s: a statement made elsewhere does not '
+			'stand', model.short(r.did, r.uri), r.rkey));
+	END LOOP;
+	FOR r IN SELECT i.source_id, i.key, i.doubt, i.sent_cids
+		FROM rsvp_sync._intent i
+		WHERE (i.doubt OR i.sent_cids <> '{}')
+			AND i.live AND i.state NOT IN ('blocked', 'held')
+	LOOP
+		PERFORM model.fail(format('%s.%s: at rest, and in doubt',
+			r.source_id, r.key));
+	END LOOP;
+	FOR r IN SELECT b.did, b.rkey, count(*) FROM rsvp_sync._intent b
+		WHERE b.bond IS NOT NULL GROUP BY 1, 2 HAVING count(*) > 1
+	LOOP
+		PERFORM model.fail(format('%s: bound to %s keys', r.rkey, r.count));
+	END LOOP;
+	PERFORM model.check_states();
+	PERFORM model.check_slot(p.did, e.uri)
+	FROM model.person p, model.event e;
+END
+$$;
+
+/* No state may say what is not so. */
+CREATE FUNCTION model.check_states() RETURNS void
+LANGUAGE plpgsql AS $$
+DECLARE
+	r record;
+BEGIN
+	FOR r IN SELECT a.src, w.key, s.state, s.reason_code, s.uri, s.cid,
+			w.value, n.cid AS net_cid, n.value AS net_value
+		FROM model.want w JOIN model.attached a USING (src)
+		LEFT JOIN rsvp_sync.status s ON s.source_id = a.source_id
+			AND s.attendance_id = w.key
+		LEFT JOIN model.net n
+			ON rsvp_sync._rsvp_uri(n.did, n.rkey) = s.uri
+		WHERE s.state IS NULL
+			OR s.state NOT IN ('done', 'blocked', 'held', 'withheld',
+				'superseded')
+			OR (s.state = 'done' AND s.reason_code = 'published'
+				AND (n.cid IS NULL OR n.cid <> s.cid
+					OR w.value IS DISTINCT FROM n.value))
+			OR (s.state = 'blocked' AND EXISTS (SELECT
+				FROM rsvp_sync._account c WHERE c.did = w.did))
+	LOOP
+		PERFORM model.fail(format('%s.%s wants %s, is %s/%s, network %s',
+			r.src, r.key, r.value, r.state, r.reason_code, r.net_value));
+	END LOOP;
+END
+$$;
+
+/* One slot: is what is out there what it should be? */
+CREATE FUNCTION model.check_slot(of_did text, of_uri text) RETURNS void
+LANGUAGE plpgsql AS $$
+DECLARE
+	speaker record;
+	remote model.net;
+	edited timestamptz;
+	mine boolean;
+	what text := model.short(of_did, of_uri);
+BEGIN
+	SELECT max(f.at) INTO edited FROM model.foreign_edit f
+	WHERE f.did = of_did AND f.uri = of_uri;
+	SELECT * INTO remote FROM model.net n
+	WHERE n.did = of_did AND n.uri = of_uri
+	ORDER BY n.ours DESC, n.wrote DESC, n.rkey DESC LIMIT 1;
+	IF NOT EXISTS (SELECT FROM rsvp_sync._account a WHERE a.did = of_did) THEN
+		RETURN;
+	END IF;
+	SELECT w.*, a.*, s.at, s.baseline, s.network, s.before, s.first_value
+	INTO speaker
+	FROM model.want w JOIN model.attached a USING (src)
+	JOIN model.said s USING (src, key)
+	WHERE w.did = of_did AND w.uri = of_uri AND w.value IS NOT NULL
+		AND w.withheld IS NULL
+	ORDER BY s.at DESC, a.source_id DESC, w.key DESC LIMIT 1;
+	IF FOUND THEN
+		PERFORM model.check_speaker(speaker, remote, edited, what);
+	ELSIF remote.ours AND edited IS NULL THEN
+		PERFORM model.check_nobody(of_did, of_uri, what);
+	END IF;
+END
+$$;
+
+/* Somebody speaks for the slot. */
+CREATE FUNCTION model.check_speaker(speaker record, remote model.net,
+	edited timestamptz, what text) RETURNS void
+LANGUAGE plpgsql AS $$
+DECLARE
+	state record;
+BEGIN
+	IF remote.value = speaker.value THEN
+		RETURN;
+	END IF;
+	SELECT i.state, i.reason_code INTO state FROM rsvp_sync._intent i
+	WHERE i.source_id = speaker.source_id AND i.key = speaker.key;
+	/* It was there before attach(), or the network said it. */
+	IF (speaker.baseline AND remote.did IS NULL) OR speaker.network THEN
+		RETURN;
+	END IF;
+	/* Declining what was never published says nothing. */
+	IF speaker.value = 'notgoing' AND remote.did IS NULL
+		AND (speaker.on_cancel = 'delete'
+			OR speaker.first_value IS DISTINCT FROM 'notgoing') THEN
+		RETURN;
+	END IF;
+	/* Someone else had a word, later or at a time we cannot tell. */
+	IF edited > speaker.at OR (edited IS NOT NULL
+		AND (speaker.conflict = 'remote' OR speaker.baseline
+			OR speaker.value = ANY (speaker.before))) THEN
+		RETURN;
+	END IF;
+	PERFORM model.fail(format('%s: %s.%s wants %s (%s %s), network says %s',
+		what, speaker.source_id, speaker.key, speaker.value, state.state,
+		state.reason_code, coalesce(remote.value, 'nothing')));
+END
+$$;
+
+/* Nobody does, and what we published is still there. */
+CREATE FUNCTION model.check_nobody(of_did text, of_uri text, what text)
+RETURNS void
+LANGUAGE plpgsql AS $$
+BEGIN
+	IF EXISTS (SELECT FROM model.attached a WHERE a.on_delete <> 'delete')
+		OR EXISTS (SELECT FROM model.want w
+			WHERE (w.withheld = 'keep' OR NOT w.mapped)) THEN
+		RETURN;
+	END IF;
+	PERFORM model.fail(what || ': nobody speaks, and our record is there');
+END
+$$;
+
+/* Everything comes to rest, is looked at, and stays. */
+CREATE PROCEDURE model.finish()
+LANGUAGE plpgsql AS $$
+DECLARE
+	n bigint;
+	writes bigint;
+BEGIN
+	CALL model.quiesce();
+	FOR i IN 1 .. 5 LOOP
+		PERFORM rsvp_sync.approve_withdrawals(('model.' || a.src)::regclass)
+		FROM model.attached a;
+		COMMIT;
+		CALL model.quiesce();
+	END LOOP;
+	PERFORM model.tell('all is read again');
+	PERFORM rsvp_sync._list_done(p.did, model.listing(p.did))
+	FROM model.person p;
+	PERFORM rsvp_sync.reconcile();
+	COMMIT;
+	CALL model.quiesce();
+	n := rsvp_sync.reconcile();
+	IF n > 0 THEN
+		PERFORM model.fail(format('a second reconcile found %s: %s', n,
+			(SELECT string_agg(format('%s.%s %s, %s/%s before', l.source_id,
+				l.key, e.d, e.old_state, e.old_reason_code), '; ')
+			FROM rsvp_sync._change_log l, rsvp_sync._evaluate(l.source_id,
+				ARRAY[l.key], true) e)));
+	END IF;
+	COMMIT;
+	CALL model.quiesce();
+	PERFORM model.check_rest();
+	SELECT sum(h.n) INTO writes FROM model.head h;
+	INSERT INTO rsvp_sync._change_log (source_id, key, op)
+	SELECT a.source_id, k::text, 'l' FROM model.attached a,
+		generate_series(1, 9) k;
+	COMMIT;
+	CALL model.quiesce();
+	SELECT sum(h.n) - writes INTO writes FROM model.head h;
+	IF writes > 0 THEN
+		PERFORM model.fail('a look at every key made writes: ' || writes);
+	END IF;
+	COMMIT;
+END
+$$;
