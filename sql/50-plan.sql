@@ -423,7 +423,7 @@ BEGIN
 					(rsvp_sync.parse_at_uri(k.new_event_uri)).authority),
 			k.mapped, k.local,
 			k.past, k.by_network, k.known,
-			k.same_slot OR NOT k.known, k.bond, coalesce(k.wrote, false),
+			NOT k.old_slot, k.bond, coalesce(k.wrote, false),
 			k.base_local, k.base_cid, k.sent_local,
 			k.first_local, coalesce(k.doubt, false), k.rival, k.heir_key IS NOT NULL,
 			k.remote_seen, coalesce(k.remote_rkey, k.rkey), k.remote_cid,
