@@ -342,11 +342,16 @@ BEGIN
 		FROM rsvp_sync._make_work(of_source, es) w;
 		PERFORM rsvp_sync._record_work(of_source, work);
 	END IF;
+	/* Nothing left to do about its old slot: it is planned for the new one. */
+	UPDATE rsvp_sync._queue q SET lease = NULL, due_at = now()
+	WHERE q.source_id = of_source AND q.key = ANY (ARRAY(
+		SELECT e.key FROM unnest(es) e WHERE (e.d).reason_code = 'moved'));
 	DELETE FROM rsvp_sync._queue q
 	WHERE q.source_id = of_source AND q.key = ANY (ARRAY(
 		SELECT e.key FROM unnest(es) e
-		WHERE rehearsal OR (e.d).action NOT IN ('put', 'delete', 'read',
-			'list')));
+		WHERE (rehearsal OR (e.d).action NOT IN ('put', 'delete', 'read',
+				'list'))
+			AND (e.d).reason_code IS DISTINCT FROM 'moved'));
 	PERFORM rsvp_sync._wake_slots(of_source, es);
 	IF EXISTS (SELECT FROM rsvp_sync._source s
 		WHERE s.source_id = of_source AND s.state = 'detaching') THEN
