@@ -21,7 +21,7 @@ BEGIN
 	FOR r IN SELECT i.source_id, i.key, i.doubt, i.sent_cids
 		FROM rsvp_sync._intent i
 		WHERE (i.doubt OR i.sent_cids <> '{}')
-			AND i.state NOT IN ('blocked', 'held')
+			AND i.live AND i.state NOT IN ('blocked', 'held')
 	LOOP
 		PERFORM model.fail(format('%s.%s: at rest, and in doubt',
 			r.source_id, r.key));
@@ -146,6 +146,15 @@ BEGIN
 END
 $$;
 
+/* What is remembered of each key, for the reader of a failure. */
+CREATE FUNCTION model.tell_intents() RETURNS void LANGUAGE sql AS $$
+SELECT model.tell(format('  %s.%s of %s %s%s, base %s %s, bond %s %s, %s/%s',
+	i.source_id, i.key, model.short(i.did, i.event_uri), i.local,
+	CASE WHEN NOT i.live THEN ' (not live)' END, i.base_local,
+	right(i.base_cid, 4), i.bond, i.rkey, i.state, i.reason_code))
+FROM rsvp_sync._intent i ORDER BY i.source_id, i.key
+$$;
+
 /* Everything comes to rest, is looked at, and stays. */
 CREATE PROCEDURE model.finish()
 LANGUAGE plpgsql AS $$
@@ -160,17 +169,21 @@ BEGIN
 		COMMIT;
 		CALL model.quiesce();
 	END LOOP;
+	PERFORM model.tell_intents();
 	PERFORM model.tell('all is read again');
 	PERFORM rsvp_sync._list_done(p.did, model.listing(p.did))
 	FROM model.person p;
 	PERFORM rsvp_sync.reconcile();
 	COMMIT;
 	CALL model.quiesce();
+	PERFORM model.tell_intents();
 	n := rsvp_sync.reconcile();
 	IF n > 0 THEN
 		PERFORM model.fail(format('a second reconcile found %s: %s', n,
-			(SELECT string_agg(l.source_id || '.' || l.key, ', ')
-			FROM rsvp_sync._change_log l)));
+			(SELECT string_agg(format('%s.%s %s, %s/%s before', l.source_id,
+				l.key, e.d, e.old_state, e.old_reason_code), '; ')
+			FROM rsvp_sync._change_log l, rsvp_sync._evaluate(l.source_id,
+				ARRAY[l.key], true) e)));
 	END IF;
 	COMMIT;
 	CALL model.quiesce();
