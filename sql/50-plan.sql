@@ -311,7 +311,9 @@ BEGIN
 			w.did AS new_did, w.event_uri AS new_event_uri, w.status,
 			w.withheld, coalesce(w.on_withheld, 'keep') AS on_withheld,
 			w.event_cid, w.created_at,
-			coalesce(w.ends_at, w.starts_at) AS over_at,
+			coalesce(coalesce(w.ends_at, w.starts_at) < now(), false)
+				AND NOT coalesce((src.options
+					->> 'publish_past_events')::boolean, false) AS past,
 			map ->> w.status AS local, coalesce(map ? w.status, false) AS mapped,
 			CASE WHEN i.key IS NOT NULL
 				THEN ROW(i.*)::rsvp_sync._intent END AS intent,
@@ -378,6 +380,9 @@ BEGIN
 				AND (g.source_id, g.key) <> (of_source, k.key)
 				AND NOT k.old_slot AND (k.intent).bond IS NULL
 				AND rival.key IS NULL
+				/* Only by a key that wants a record. */
+				AND k.present AND k.withheld IS NULL
+				AND k.local IS NOT NULL AND NOT k.past
 			LIMIT 1) giver ON true
 		LEFT JOIN LATERAL (
 			SELECT (r).* FROM (SELECT CASE
@@ -426,9 +431,7 @@ BEGIN
 				AND rsvp_sync.is_did(
 					(rsvp_sync.parse_at_uri(k.new_event_uri)).authority),
 			k.mapped, k.local,
-			coalesce(k.over_at < now(), false) AND NOT coalesce(
-				(src.options ->> 'publish_past_events')::boolean, false),
-			k.by_network, k.known,
+			k.past, k.by_network, k.known,
 			k.same_slot OR NOT k.known,
 			CASE WHEN NOT k.replaced THEN k.bond END,
 			coalesce(k.wrote, false) AND NOT k.replaced,
@@ -444,7 +447,8 @@ BEGIN
 			coalesce(src.options ->> 'on_delete', 'delete'),
 			coalesce(src.options ->> 'conflict', 'latest'),
 			src.state = 'detaching',
-			coalesce((k.intent).truncated AND NOT k.present, false),
+			coalesce((k.intent).truncated AND (NOT k.present OR k.old_slot),
+				false),
 			coalesce((k.intent).approved, false),
 			/* What is held stays so, however long ago that was. */
 			over_limit OR coalesce((k.intent).state = 'held', false)

@@ -255,7 +255,9 @@ CREATE TYPE rsvp_sync._work AS (
 	subject text,					-- of the need: a DID or an at-uri
 	did text, pds text, rkey text,
 	record text, cid text, swap text, mint boolean,
-	event_uri text, organiser text, organiser_pds text
+	event_uri text, organiser text, organiser_pds text,
+	sent_local text,				-- the local value the call stands for
+	withdraws boolean				-- counts as a withdrawal
 );
 
 /* What is still missing before the call can be made. */
@@ -338,7 +340,7 @@ BEGIN
 	ELSE
 		SELECT array_agg(w) INTO work
 		FROM rsvp_sync._make_work(of_source, es) w;
-		PERFORM rsvp_sync._record_work(of_source, work, es);
+		PERFORM rsvp_sync._record_work(of_source, work);
 	END IF;
 	DELETE FROM rsvp_sync._queue q
 	USING unnest(es) e
@@ -574,7 +576,11 @@ WITH located AS MATERIALIZED (
 SELECT of_source, l.key, q.generation, (l.d).action, n.need, n.subject,
 	l.did, l.pds, l.the_rkey, l.new_record::text,
 	CASE WHEN n.need IS NULL THEN rsvp_sync.record_cid(l.new_record) END,
-	(l.d).swap, (l.d).swap IS NULL, l.event_uri, l.organiser, l.organiser_pds
+	(l.d).swap, (l.d).swap IS NULL, l.event_uri, l.organiser, l.organiser_pds,
+	/* A deletion stands for a value only if that asked for it. */
+	CASE WHEN (l.d).action = 'put' THEN (l.d).send
+		WHEN (l.d).live THEN (l.s).local END,
+	(l.d).withdraws AND l.attempts = 0
 FROM located l
 JOIN rsvp_sync._queue q ON q.source_id = of_source AND q.key = l.key
 CROSS JOIN LATERAL rsvp_sync._need((l.d).action, l.pds, l.did, l.event_uri,
@@ -585,7 +591,7 @@ COMMENT ON FUNCTION rsvp_sync._make_work(bigint, rsvp_sync._evaluation[]) IS
 
 /* What is about to be sent, before it is sent. */
 CREATE FUNCTION rsvp_sync._record_work(of_source bigint,
-	work rsvp_sync._work[], es rsvp_sync._evaluation[])
+	work rsvp_sync._work[])
 RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
@@ -596,26 +602,22 @@ BEGIN
 		rkey = w.rkey, doubt = true,
 		sent_cids = CASE WHEN w.cid IS NULL OR w.cid = ANY (i.sent_cids)
 			THEN i.sent_cids ELSE i.sent_cids || w.cid END,
-		/* A deletion stands for a value only if that asked for it. */
-		sent_local = CASE WHEN w.action = 'put' THEN (e.d).send
-			WHEN (e.d).live THEN (e.s).local END
+		sent_local = w.sent_local
 	FROM unnest(work) w
-	JOIN unnest(es) e ON e.key = w.key
 	WHERE i.source_id = of_source AND i.key = w.key
 		AND w.need IS NULL AND w.action IN ('put', 'delete');
 
 	INSERT INTO rsvp_sync._withdrawal AS t (source_id, minute, n)
 	SELECT of_source, date_trunc('minute', now()), count(*)
 	FROM unnest(work) w
-	JOIN unnest(es) e ON e.key = w.key
-	WHERE w.need IS NULL AND (e.d).withdraws AND e.attempts = 0
+	WHERE w.need IS NULL AND w.withdraws
 	HAVING count(*) > 0
 	ON CONFLICT (source_id, minute) DO UPDATE SET n = t.n + excluded.n;
 	DELETE FROM rsvp_sync._withdrawal t
 	WHERE t.source_id = of_source AND t.minute < now() - interval '1 hour';
 END
 $$;
-COMMENT ON FUNCTION rsvp_sync._record_work(bigint, rsvp_sync._work[], rsvp_sync._evaluation[]) IS
+COMMENT ON FUNCTION rsvp_sync._record_work(bigint, rsvp_sync._work[]) IS
 'Commits to calls before they are made: record key, cid, doubt.';
 
 /* Mode dry_run: what would be sent goes to the history only. */

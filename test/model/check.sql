@@ -21,7 +21,7 @@ BEGIN
 	FOR r IN SELECT i.source_id, i.key, i.doubt, i.sent_cids
 		FROM rsvp_sync._intent i
 		WHERE (i.doubt OR i.sent_cids <> '{}')
-			AND i.state NOT IN ('blocked', 'held')
+			AND i.live AND i.state NOT IN ('blocked', 'held')
 	LOOP
 		PERFORM model.fail(format('%s.%s: at rest, and in doubt',
 			r.source_id, r.key));
@@ -169,8 +169,10 @@ BEGIN
 	n := rsvp_sync.reconcile();
 	IF n > 0 THEN
 		PERFORM model.fail(format('a second reconcile found %s: %s', n,
-			(SELECT string_agg(l.source_id || '.' || l.key, ', ')
-			FROM rsvp_sync._change_log l)));
+			(SELECT string_agg(format('%s.%s %s, %s/%s before', l.source_id,
+				l.key, e.d, e.old_state, e.old_reason_code), '; ')
+			FROM rsvp_sync._change_log l, rsvp_sync._evaluate(l.source_id,
+				ARRAY[l.key], true) e)));
 	END IF;
 	COMMIT;
 	CALL model.quiesce();

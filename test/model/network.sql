@@ -60,9 +60,11 @@ DECLARE
 	value text := split_part(new_record ->> 'status', '#', 2);
 BEGIN
 	SELECT * INTO o FROM model.net n WHERE n.did = of_did AND n.rkey = of_rkey;
-	IF o.cid = new_cid THEN
+	IF swap = new_cid THEN
 		PERFORM model.fail(format('%s %s: a write where nothing changed',
 			model.short(of_did, uri), of_rkey));
+	END IF;
+	IF o.cid = new_cid THEN
 		RETURN 'noop';
 	ELSIF swap_commit <> (SELECT n FROM model.head h WHERE h.did = of_did) THEN
 		RETURN 'commit';

@@ -61,7 +61,7 @@ ON CONFLICT (src, key) DO UPDATE SET did = excluded.did,
 	network = excluded.network, baseline = false,
 	before = s.before || coalesce(s.value, 'null'),
 	first_value = CASE WHEN (s.did, s.uri) = (excluded.did, excluded.uri)
-		THEN coalesce(s.first_value, excluded.value) ELSE excluded.value END
+		THEN s.first_value ELSE excluded.value END
 WHERE (s.did, s.uri, s.value) IS DISTINCT FROM
 	(excluded.did, excluded.uri, excluded.value)
 $$;
