@@ -147,12 +147,11 @@ TODO: {
 	is $wrong->('maybe'), 'blocked/wrong_password', 'a new password: the old session is not used any more';
 }
 $app->admin("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = 'rsvp_sync worker' AND datname = 'app'");
-$wrong->('confirmed');
-$wrong->('maybe');
+$wrong->('cancelled');
 is $app->state('attendance', 2), 'blocked/wrong_password', 'a wrong password: blocked, and why';
 is $app->sql(sprintf "SELECT state FROM rsvp_sync.account WHERE did = '%s'", $pds->did(2)), 'wrong_password', '... the account says so, too';
 $pds->clear_log;
-$app->sql("UPDATE attendance SET status = 'cancelled' WHERE id = 2");
+$app->sql(q{UPDATE attendance SET metadata = '{"seat": 1}' WHERE id = 2});
 $app->idle('again');
 is_deeply [ $pds->log ], [], '... it is not tried again';
 $app->connect_account(2);
