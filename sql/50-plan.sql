@@ -432,7 +432,7 @@ BEGIN
 					(rsvp_sync.parse_at_uri(k.new_event_uri)).authority),
 			k.mapped, k.local,
 			k.past, k.by_network, k.known,
-			k.same_slot OR NOT k.known,
+			NOT k.old_slot,
 			CASE WHEN NOT k.replaced THEN k.bond END,
 			coalesce(k.wrote, false) AND NOT k.replaced,
 			k.base_local, k.base_cid, k.sent_local,

@@ -342,11 +342,16 @@ BEGIN
 		FROM rsvp_sync._make_work(of_source, es) w;
 		PERFORM rsvp_sync._record_work(of_source, work);
 	END IF;
+	/* Nothing left to do about its old slot: it is planned for the new one. */
+	UPDATE rsvp_sync._queue q SET lease = NULL, due_at = now()
+	WHERE q.source_id = of_source AND q.key = ANY (ARRAY(
+		SELECT e.key FROM unnest(es) e WHERE (e.d).reason_code = 'moved'));
 	DELETE FROM rsvp_sync._queue q
-	USING unnest(es) e
-	WHERE q.source_id = of_source AND q.key = e.key
-		AND (rehearsal OR (e.d).action NOT IN ('put', 'delete', 'read',
-			'list'));
+	WHERE q.source_id = of_source AND q.key = ANY (ARRAY(
+		SELECT e.key FROM unnest(es) e
+		WHERE (rehearsal OR (e.d).action NOT IN ('put', 'delete', 'read',
+				'list'))
+			AND (e.d).reason_code IS DISTINCT FROM 'moved'));
 	PERFORM rsvp_sync._wake_slots(of_source, es);
 	IF EXISTS (SELECT FROM rsvp_sync._source s
 		WHERE s.source_id = of_source AND s.state = 'detaching') THEN
@@ -468,6 +473,10 @@ SET search_path = pg_catalog, pg_temp
 SET enable_hashjoin = off
 AS $$
 BEGIN
+	IF NOT EXISTS (SELECT FROM unnest(es) e
+		WHERE e.from_key IS NOT NULL OR (e.d).action = 'handover') THEN
+		RETURN;
+	END IF;
 	/* This key speaks now; the other one is superseded. */
 	UPDATE rsvp_sync._intent i SET bond = NULL, doubt = false,
 		sent_cids = '{}', base_cid = NULL, state = 'superseded',
@@ -502,9 +511,10 @@ DECLARE
 		WHERE (e.d).action = 'none' AND (e.s).present);
 BEGIN
 	DELETE FROM rsvp_sync._intent i
-	USING unnest(es) e
-	WHERE i.source_id = of_source AND i.key = e.key
-		AND (e.d).action IN ('forget', 'handover') AND NOT (e.s).present;
+	WHERE i.source_id = of_source AND i.key = ANY (ARRAY(
+		SELECT e.key FROM unnest(es) e
+		WHERE (e.d).action IN ('forget', 'handover')
+			AND NOT (e.s).present));
 
 	INSERT INTO rsvp_sync._intent AS i (source_id, key, did, event_uri, live,
 		local, local_at, first_local, bond, wrote, rkey, record_created_at,
@@ -597,6 +607,8 @@ LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 SET enable_hashjoin = off
 AS $$
+DECLARE
+	keys text[] := ARRAY(SELECT w.key FROM unnest(work) w);
 BEGIN
 	UPDATE rsvp_sync._intent i SET
 		rkey = w.rkey, doubt = true,
@@ -605,6 +617,8 @@ BEGIN
 		sent_local = w.sent_local
 	FROM unnest(work) w
 	WHERE i.source_id = of_source AND i.key = w.key
+		/* Says it again, so that the index is used for both columns. */
+		AND i.key = ANY (keys)
 		AND w.need IS NULL AND w.action IN ('put', 'delete');
 
 	INSERT INTO rsvp_sync._withdrawal AS t (source_id, minute, n)
