@@ -397,18 +397,27 @@ BEGIN
 	), seen AS (
 		SELECT k.*, o.rkey AS remote_rkey, o.cid AS remote_cid,
 			o.status AS remote_status, o.record, o.changed_at AS remote_at,
-			o.did IS NOT NULL AS remote_seen
+			o.did IS NOT NULL AS remote_seen,
+			coalesce(o.rkey <> k.rkey, false) AS replaced
 		FROM joined k
-		/* The record of the bond first, else the newest of the slot. */
+		/*
+		 * The record of the bond first, else the newest of the slot.  Where
+		 * the bond's is known to be gone, another one has replaced it.
+		 */
 		LEFT JOIN LATERAL (
 			SELECT z.* FROM (
-				SELECT 0 AS rank, b.* FROM rsvp_sync._observed b
+				SELECT CASE WHEN b.cid IS NULL THEN 2 ELSE 0 END AS rank, b.*
+				FROM rsvp_sync._observed b
 				WHERE b.did = k.did AND b.rkey = k.rkey
 					AND (b.cid IS NOT NULL OR k.bond IS NOT NULL)
 				UNION ALL
 				SELECT 1, b.* FROM rsvp_sync._observed b
 				WHERE b.did = k.did AND b.event_uri = k.event_uri
-					AND b.cid IS NOT NULL AND k.bond IS NULL
+					AND b.cid IS NOT NULL
+					AND (k.bond IS NULL OR NOT k.doubt AND EXISTS (
+						SELECT FROM rsvp_sync._observed g
+						WHERE g.did = k.did AND g.rkey = k.rkey
+							AND g.cid IS NULL))
 			) z
 			ORDER BY z.rank, z.changed_at DESC NULLS LAST, z.rkey DESC
 			LIMIT 1) o ON true
@@ -423,7 +432,9 @@ BEGIN
 					(rsvp_sync.parse_at_uri(k.new_event_uri)).authority),
 			k.mapped, k.local,
 			k.past, k.by_network, k.known,
-			NOT k.old_slot, k.bond, coalesce(k.wrote, false),
+			NOT k.old_slot,
+			CASE WHEN NOT k.replaced THEN k.bond END,
+			coalesce(k.wrote, false) AND NOT k.replaced,
 			k.base_local, k.base_cid, k.sent_local,
 			k.first_local, coalesce(k.doubt, false), k.rival, k.heir_key IS NOT NULL,
 			k.remote_seen, coalesce(k.remote_rkey, k.rkey), k.remote_cid,
@@ -438,7 +449,9 @@ BEGIN
 			src.state = 'detaching',
 			coalesce((k.intent).truncated AND (NOT k.present OR k.old_slot),
 				false),
-			coalesce((k.intent).approved, false), over_limit
+			coalesce((k.intent).approved, false),
+			/* What is held stays so, however long ago that was. */
+			over_limit OR coalesce((k.intent).state = 'held', false)
 			)::rsvp_sync.situation AS s
 		FROM seen k
 	)

@@ -255,7 +255,9 @@ CREATE TYPE rsvp_sync._work AS (
 	subject text,					-- of the need: a DID or an at-uri
 	did text, pds text, rkey text,
 	record text, cid text, swap text, mint boolean,
-	event_uri text, organiser text, organiser_pds text
+	event_uri text, organiser text, organiser_pds text,
+	sent_local text,				-- the local value the call stands for
+	withdraws boolean				-- counts as a withdrawal
 );
 
 /* What is still missing before the call can be made. */
@@ -338,19 +340,18 @@ BEGIN
 	ELSE
 		SELECT array_agg(w) INTO work
 		FROM rsvp_sync._make_work(of_source, es) w;
-		PERFORM rsvp_sync._record_work(of_source, work, es);
+		PERFORM rsvp_sync._record_work(of_source, work);
 	END IF;
 	/* Nothing left to do about its old slot: it is planned for the new one. */
 	UPDATE rsvp_sync._queue q SET lease = NULL, due_at = now()
-	FROM unnest(es) e
-	WHERE q.source_id = of_source AND q.key = e.key
-		AND (e.d).reason_code = 'moved';
+	WHERE q.source_id = of_source AND q.key = ANY (ARRAY(
+		SELECT e.key FROM unnest(es) e WHERE (e.d).reason_code = 'moved'));
 	DELETE FROM rsvp_sync._queue q
-	USING unnest(es) e
-	WHERE q.source_id = of_source AND q.key = e.key
-		AND (rehearsal OR (e.d).action NOT IN ('put', 'delete', 'read',
-			'list'))
-		AND (e.d).reason_code IS DISTINCT FROM 'moved';
+	WHERE q.source_id = of_source AND q.key = ANY (ARRAY(
+		SELECT e.key FROM unnest(es) e
+		WHERE (rehearsal OR (e.d).action NOT IN ('put', 'delete', 'read',
+				'list'))
+			AND (e.d).reason_code IS DISTINCT FROM 'moved'));
 	PERFORM rsvp_sync._wake_slots(of_source, es);
 	IF EXISTS (SELECT FROM rsvp_sync._source s
 		WHERE s.source_id = of_source AND s.state = 'detaching') THEN
@@ -472,6 +473,10 @@ SET search_path = pg_catalog, pg_temp
 SET enable_hashjoin = off
 AS $$
 BEGIN
+	IF NOT EXISTS (SELECT FROM unnest(es) e
+		WHERE e.from_key IS NOT NULL OR (e.d).action = 'handover') THEN
+		RETURN;
+	END IF;
 	/* This key speaks now; the other one is superseded. */
 	UPDATE rsvp_sync._intent i SET bond = NULL, doubt = false,
 		sent_cids = '{}', base_cid = NULL, state = 'superseded',
@@ -501,11 +506,15 @@ LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 SET enable_hashjoin = off
 AS $$
+DECLARE
+	unsent text[] := ARRAY(SELECT e.key FROM unnest(es) e
+		WHERE (e.d).action = 'none' AND (e.s).present);
 BEGIN
 	DELETE FROM rsvp_sync._intent i
-	USING unnest(es) e
-	WHERE i.source_id = of_source AND i.key = e.key
-		AND (e.d).action IN ('forget', 'handover') AND NOT (e.s).present;
+	WHERE i.source_id = of_source AND i.key = ANY (ARRAY(
+		SELECT e.key FROM unnest(es) e
+		WHERE (e.d).action IN ('forget', 'handover')
+			AND NOT (e.s).present));
 
 	INSERT INTO rsvp_sync._intent AS i (source_id, key, did, event_uri, live,
 		local, local_at, first_local, bond, wrote, rkey, record_created_at,
@@ -542,8 +551,10 @@ BEGIN
 		approved = i.approved AND excluded.state = 'held',
 		state = excluded.state, reason_code = excluded.reason_code,
 		reason = excluded.reason,
+		/* Nothing to send: perhaps the application saved stale metadata. */
 		writeback = i.writeback OR excluded.rkey IS DISTINCT FROM i.rkey
-			OR excluded.base_cid IS DISTINCT FROM i.base_cid,
+			OR excluded.base_cid IS DISTINCT FROM i.base_cid
+			OR excluded.bond IS NOT NULL AND excluded.key = ANY (unsent),
 		writeback_at = CASE WHEN i.writeback THEN i.writeback_at
 			ELSE now() END,
 		synced_at = CASE WHEN excluded.state = 'done' AND i.state <> 'done'
@@ -575,7 +586,11 @@ WITH located AS MATERIALIZED (
 SELECT of_source, l.key, q.generation, (l.d).action, n.need, n.subject,
 	l.did, l.pds, l.the_rkey, l.new_record::text,
 	CASE WHEN n.need IS NULL THEN rsvp_sync.record_cid(l.new_record) END,
-	(l.d).swap, (l.d).swap IS NULL, l.event_uri, l.organiser, l.organiser_pds
+	(l.d).swap, (l.d).swap IS NULL, l.event_uri, l.organiser, l.organiser_pds,
+	/* A deletion stands for a value only if that asked for it. */
+	CASE WHEN (l.d).action = 'put' THEN (l.d).send
+		WHEN (l.d).live THEN (l.s).local END,
+	(l.d).withdraws AND l.attempts = 0
 FROM located l
 JOIN rsvp_sync._queue q ON q.source_id = of_source AND q.key = l.key
 CROSS JOIN LATERAL rsvp_sync._need((l.d).action, l.pds, l.did, l.event_uri,
@@ -586,37 +601,37 @@ COMMENT ON FUNCTION rsvp_sync._make_work(bigint, rsvp_sync._evaluation[]) IS
 
 /* What is about to be sent, before it is sent. */
 CREATE FUNCTION rsvp_sync._record_work(of_source bigint,
-	work rsvp_sync._work[], es rsvp_sync._evaluation[])
+	work rsvp_sync._work[])
 RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 SET enable_hashjoin = off
 AS $$
+DECLARE
+	keys text[] := ARRAY(SELECT w.key FROM unnest(work) w);
 BEGIN
 	UPDATE rsvp_sync._intent i SET
 		rkey = w.rkey, doubt = true,
 		sent_cids = CASE WHEN w.cid IS NULL OR w.cid = ANY (i.sent_cids)
 			THEN i.sent_cids ELSE i.sent_cids || w.cid END,
-		/* A deletion stands for a value only if that asked for it. */
-		sent_local = CASE WHEN w.action = 'put' THEN (e.d).send
-			WHEN (e.d).live THEN (e.s).local END
+		sent_local = w.sent_local
 	FROM unnest(work) w
-	JOIN unnest(es) e ON e.key = w.key
 	WHERE i.source_id = of_source AND i.key = w.key
+		/* Says it again, so that the index is used for both columns. */
+		AND i.key = ANY (keys)
 		AND w.need IS NULL AND w.action IN ('put', 'delete');
 
 	INSERT INTO rsvp_sync._withdrawal AS t (source_id, minute, n)
 	SELECT of_source, date_trunc('minute', now()), count(*)
 	FROM unnest(work) w
-	JOIN unnest(es) e ON e.key = w.key
-	WHERE w.need IS NULL AND (e.d).withdraws AND e.attempts = 0
+	WHERE w.need IS NULL AND w.withdraws
 	HAVING count(*) > 0
 	ON CONFLICT (source_id, minute) DO UPDATE SET n = t.n + excluded.n;
 	DELETE FROM rsvp_sync._withdrawal t
 	WHERE t.source_id = of_source AND t.minute < now() - interval '1 hour';
 END
 $$;
-COMMENT ON FUNCTION rsvp_sync._record_work(bigint, rsvp_sync._work[], rsvp_sync._evaluation[]) IS
+COMMENT ON FUNCTION rsvp_sync._record_work(bigint, rsvp_sync._work[]) IS
 'Commits to calls before they are made: record key, cid, doubt.';
 
 /* Mode dry_run: what would be sent goes to the history only. */

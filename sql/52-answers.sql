@@ -204,9 +204,12 @@ $$;
 COMMENT ON FUNCTION rsvp_sync._event_done(text, text) IS
 'The cid of an event record, read from its organiser''s PDS.';
 
-/* A session began, was refreshed, or could not be had. */
+/*
+ * A session began, was refreshed, or could not be had.  That says nothing of
+ * an account that was connected anew while it was tried.
+ */
 CREATE FUNCTION rsvp_sync._account_done(of_did text, new_state text,
-	new_session text, new_handle text, error text)
+	new_session text, new_handle text, error text, credential_of timestamptz)
 RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
@@ -225,16 +228,18 @@ BEGIN
 			WHEN new_state = 'unreachable' THEN a.session END,
 		handle = coalesce(new_handle, a.handle),
 		last_error = error
-	WHERE a.did = of_did AND (a.state <> new_state
-		OR new_session IS NOT NULL
-		OR a.last_error IS DISTINCT FROM error);
-	IF old_state IS DISTINCT FROM new_state THEN
+	WHERE a.did = of_did
+		AND (credential_of IS NULL OR a.connected_at = credential_of)
+		AND (a.state <> new_state
+			OR new_session IS NOT NULL
+			OR a.last_error IS DISTINCT FROM error);
+	IF FOUND AND old_state IS DISTINCT FROM new_state THEN
 		PERFORM pg_notify('rsvp_sync_account', jsonb_build_object(
 			'did', of_did, 'state', new_state)::text);
 	END IF;
 END
 $$;
-COMMENT ON FUNCTION rsvp_sync._account_done(text, text, text, text, text) IS
+COMMENT ON FUNCTION rsvp_sync._account_done(text, text, text, text, text, timestamptz) IS
 'New state of an account; a change is announced by NOTIFY rsvp_sync_account.';
 
 /* Wait before try number attempt + 1: exponential, full jitter. */
@@ -270,6 +275,14 @@ DECLARE
 BEGIN
 	SELECT q.attempts + 1 INTO tries FROM rsvp_sync._queue q
 	WHERE q.source_id = w_source AND q.key = w_key;
+	/* Connected anew meanwhile: there is nothing to wait for. */
+	IF how = 'wait' AND code <> 'no_account' AND EXISTS (SELECT FROM rsvp_sync._intent i
+		JOIN rsvp_sync._account a ON a.did = i.did
+		WHERE i.source_id = w_source AND i.key = w_key
+			AND a.state = 'unverified' AND a.credential IS NOT NULL)
+	THEN
+		how := 'again';
+	END IF;
 	IF how = 'retry'
 		AND tries >= current_setting('rsvp_sync.max_attempts')::integer
 	THEN

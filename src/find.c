@@ -546,7 +546,8 @@ find(FunctionCallInfo fcinfo, FindForm form, int first, char *user_id)
 
 	if (form == FIND_ROWS)
 		relid = table_of_type(get_fn_expr_argtype(fcinfo->flinfo, 0));
-	InitMaterializedSRF(fcinfo, 0);
+	/* The caller has described the rows already. */
+	InitMaterializedSRF(fcinfo, MAT_SRF_USE_EXPECTED_DESC);
 	if (PG_ARGISNULL(first) || PG_ARGISNULL(first + 1))
 		return (Datum) 0;
 	read_value(&call, PG_GETARG_TEXT_PP(first), PG_GETARG_TEXT_PP(first + 1));

@@ -60,6 +60,7 @@ typedef struct Lane
 	int			njobs;
 	bool		busy;			/* a call is under way */
 	SessionState session;
+	char	   *credential;		/* which one the next three come from */
 	char	   *password;
 	char	   *refresh_token;
 	char	   *access_token;
@@ -271,6 +272,7 @@ account_outcome(Lane *lane, const char *state, const char *error)
 
 	outcome->how = state;
 	outcome->message = keep(error);
+	outcome->credential = keep(lane->credential);
 }
 
 /* ------------------------------------------------------------------------
@@ -653,6 +655,7 @@ session_begins(Lane *lane, Answer *answer)
 	outcome = new_outcome(OUTCOME_ACCOUNT, NULL, lane->did);
 	outcome->how = "connected";
 	outcome->secret = keep(refresh);
+	outcome->credential = keep(lane->credential);
 	outcome->handle = keep(xrpc_text(answer->body, "handle"));
 }
 
@@ -705,11 +708,12 @@ lane_credentials_wanted(void)
 }
 
 void
-lane_credentials(const char *did, const char *password,
+lane_credentials(const char *did, const char *which, const char *password,
 				 const char *refresh_token)
 {
 	Lane	   *lane = lane_of(did);
 
+	replace_text(lane, &lane->credential, which);
 	replace_text(lane, &lane->password, password);
 	replace_text(lane, &lane->refresh_token, refresh_token);
 	if (password == NULL && refresh_token == NULL)

@@ -65,6 +65,7 @@ typedef struct Outcome
 	const char *message;
 	const char *secret;			/* ACCOUNT: refresh token */
 	const char *handle;
+	const char *credential;		/* ACCOUNT: which one was tried */
 	bool		sure;
 	long		wait_ms;
 } Outcome;
@@ -89,7 +90,8 @@ extern void lane_free_job(Job *job);
 
 /* Accounts whose credentials are needed to go on. */
 extern List *lane_credentials_wanted(void);
-extern void lane_credentials(const char *did, const char *password,
+extern void lane_credentials(const char *did, const char *which,
+							 const char *password,
 							 const char *refresh_token);
 
 #endif							/* RSVP_SYNC_LANE_H */

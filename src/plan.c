@@ -318,6 +318,12 @@ plan_adoption(const Situation *s, Decision *d)
 		say(d, "none", NULL, NULL);
 		return;
 	}
+	if (!s->listed)
+	{
+		/* It may be gone by now, and another one be there. */
+		look_first(s, d, "list");
+		return;
+	}
 	d->bond = "adopted";
 	d->rkey = s->remote_rkey;
 	if (same(s->local, s->remote_status))

@@ -104,7 +104,8 @@ static Statement next_due = {
 	" OPERATOR(pg_catalog.*) 1000)::pg_catalog.int8", 0
 };
 static Statement read_credential = {
-	"SELECT a.credential, a.session FROM rsvp_sync._account a"
+	"SELECT a.credential, a.session, a.connected_at"
+	" FROM rsvp_sync._account a"
 	" WHERE a.did OPERATOR(pg_catalog.=) $1", 1, {TEXTOID}
 };
 static Statement put_done = {
@@ -139,8 +140,9 @@ static Statement event_done = {
 	"SELECT rsvp_sync._event_done($1, $2)", 2, {TEXTOID, TEXTOID}
 };
 static Statement account_done = {
-	"SELECT rsvp_sync._account_done($1, $2, $3, $4, $5)", 5,
-	{TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID}
+	"SELECT rsvp_sync._account_done($1, $2, $3, $4, $5,"
+	" $6::pg_catalog.timestamptz)", 6,
+	{TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID}
 };
 
 /* Names this process among all that ever served the database. */
@@ -428,6 +430,7 @@ record_account(Outcome *o)
 												 o->subject) : NULL);
 	args_text(&args, o->handle);
 	args_text(&args, o->message);
+	args_text(&args, o->credential);
 	run_statement(&account_done, &args);
 }
 
@@ -505,6 +508,7 @@ record_outcomes(void)
 typedef struct Wanted
 {
 	const char *did;
+	char	   *which;
 	char	   *password;
 	char	   *refresh_token;
 } Wanted;
@@ -523,6 +527,7 @@ open_credentials(void *arg)
 		return;
 	credential = result_text(0, 1);
 	session = result_text(0, 2);
+	wanted->which = result_text(0, 3);
 	if (credential)
 		wanted->password = credential_open(credential, wanted->did);
 	if (session)
@@ -536,14 +541,15 @@ supply_credentials(void)
 
 	foreach(cell, lane_credentials_wanted())
 	{
-		Wanted		wanted = {lfirst(cell), NULL, NULL};
+		Wanted		wanted = {lfirst(cell)};
 		ErrorData  *error = guarded(open_credentials, &wanted);
 
 		if (error != NULL)
 			ereport(WARNING,
 					(errmsg("the credential of %s cannot be read: %s",
 							wanted.did, error->message)));
-		lane_credentials(wanted.did, wanted.password, wanted.refresh_token);
+		lane_credentials(wanted.did, wanted.which, wanted.password,
+						 wanted.refresh_token);
 		if (wanted.password)
 			credential_wipe(wanted.password);
 		if (wanted.refresh_token)

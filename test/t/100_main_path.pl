@@ -63,6 +63,7 @@ is_deeply [ $app->attempts ], [], 'a change of anything else is no write';
 $app->sql("UPDATE attendance SET metadata = '{\"seat\": 9}' WHERE id = 1");
 $app->idle('stale metadata');
 is_deeply [ $app->attempts ], [], 'metadata saved without our keys is no write';
+is_deeply $app->metadata(1), { seat => 9, map { 'blueskyRsvp' . ucfirst $_ => $app->record(1)->{$_} } qw(uri cid) }, '... and the row is told again';
 
 # --- many changes, one write
 
