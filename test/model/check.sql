@@ -57,7 +57,7 @@ BEGIN
 				AND (n.cid IS NULL OR n.cid <> s.cid
 					OR w.value IS DISTINCT FROM n.value))
 			OR (s.state = 'blocked' AND EXISTS (SELECT
-				FROM rsvp_sync._account c WHERE c.did = w.did))
+				FROM rsvp_sync._account c WHERE c.did = s.did))
 	LOOP
 		PERFORM model.fail(format('%s.%s wants %s, is %s/%s, network %s',
 			r.src, r.key, r.value, r.state, r.reason_code, r.net_value));
