@@ -93,6 +93,7 @@ BEGIN
 		SELECT i.source_id, i.key, now(), coalesce(i.local_at, now())
 		FROM rsvp_sync._intent i
 		WHERE i.state IN ('blocked', 'failed')
+			AND i.reason_code IS DISTINCT FROM 'discarded'
 			AND (entry.key IS NULL OR i.did = entry.key)
 		ON CONFLICT (source_id, key) DO UPDATE SET
 			due_at = excluded.due_at, attempts = 0,
