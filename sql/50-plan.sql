@@ -188,6 +188,7 @@ SELECT coalesce(CASE code
 	WHEN 'sending' THEN 'A request for this row is under way.'
 	WHEN 'retrying' THEN 'The last try failed; another one follows.'
 	WHEN 'failed' THEN 'Given up; retry() tries again.'
+	WHEN 'discarded' THEN 'Given up for good by discard(); a change of the row tries again.'
 	ELSE code END, '')
 	|| CASE WHEN detail IS NOT NULL
 		AND code NOT IN ('unmapped_status', 'status_not_published')
@@ -432,7 +433,7 @@ BEGIN
 					(rsvp_sync.parse_at_uri(k.new_event_uri)).authority),
 			k.mapped, k.local,
 			k.past, k.by_network, k.known,
-			k.same_slot OR NOT k.known,
+			NOT k.old_slot,
 			CASE WHEN NOT k.replaced THEN k.bond END,
 			coalesce(k.wrote, false) AND NOT k.replaced,
 			k.base_local, k.base_cid, k.sent_local,
@@ -449,7 +450,9 @@ BEGIN
 			src.state = 'detaching',
 			coalesce((k.intent).truncated AND (NOT k.present OR k.old_slot),
 				false),
-			coalesce((k.intent).approved, false), over_limit
+			coalesce((k.intent).approved, false),
+			/* What is held stays so, however long ago that was. */
+			over_limit OR coalesce((k.intent).state = 'held', false)
 			)::rsvp_sync.situation AS s
 		FROM seen k
 	)

@@ -93,6 +93,7 @@ BEGIN
 		SELECT i.source_id, i.key, now(), coalesce(i.local_at, now())
 		FROM rsvp_sync._intent i
 		WHERE i.state IN ('blocked', 'failed')
+			AND i.reason_code IS DISTINCT FROM 'discarded'
 			AND (entry.key IS NULL OR i.did = entry.key)
 		ON CONFLICT (source_id, key) DO UPDATE SET
 			due_at = excluded.due_at, attempts = 0,
@@ -342,11 +343,16 @@ BEGIN
 		FROM rsvp_sync._make_work(of_source, es) w;
 		PERFORM rsvp_sync._record_work(of_source, work);
 	END IF;
+	/* Nothing left to do about its old slot: it is planned for the new one. */
+	UPDATE rsvp_sync._queue q SET lease = NULL, due_at = now()
+	WHERE q.source_id = of_source AND q.key = ANY (ARRAY(
+		SELECT e.key FROM unnest(es) e WHERE (e.d).reason_code = 'moved'));
 	DELETE FROM rsvp_sync._queue q
-	USING unnest(es) e
-	WHERE q.source_id = of_source AND q.key = e.key
-		AND (rehearsal OR (e.d).action NOT IN ('put', 'delete', 'read',
-			'list'));
+	WHERE q.source_id = of_source AND q.key = ANY (ARRAY(
+		SELECT e.key FROM unnest(es) e
+		WHERE (rehearsal OR (e.d).action NOT IN ('put', 'delete', 'read',
+				'list'))
+			AND (e.d).reason_code IS DISTINCT FROM 'moved'));
 	PERFORM rsvp_sync._wake_slots(of_source, es);
 	IF EXISTS (SELECT FROM rsvp_sync._source s
 		WHERE s.source_id = of_source AND s.state = 'detaching') THEN
@@ -360,7 +366,8 @@ COMMENT ON FUNCTION rsvp_sync._plan_keys(bigint, text[]) IS
 
 /*
  * One record, several keys: of those planned together the ones that could
- * take the record over come first, and the one that has it in the next turn.
+ * take the record over come first, and the one that has it in the next turn,
+ * due in a moment, since this turn has leased what was due already.
  * A key whose call is under way is not taken from: the taker waits.
  */
 CREATE FUNCTION rsvp_sync._in_turn(of_source bigint,
@@ -396,7 +403,7 @@ BEGIN
 	END IF;
 	UPDATE rsvp_sync._queue q SET lease = NULL,
 		due_at = now() + CASE WHEN q.key = ANY (waiting)
-			THEN interval '100 milliseconds' ELSE interval '0' END
+			THEN interval '100 milliseconds' ELSE interval '1 millisecond' END
 	FROM unnest(es) e
 	WHERE q.source_id = of_source AND q.key = e.key
 		AND q.key = ANY (waiting || later);
@@ -468,6 +475,10 @@ SET search_path = pg_catalog, pg_temp
 SET enable_hashjoin = off
 AS $$
 BEGIN
+	IF NOT EXISTS (SELECT FROM unnest(es) e
+		WHERE e.from_key IS NOT NULL OR (e.d).action = 'handover') THEN
+		RETURN;
+	END IF;
 	/* This key speaks now; the other one is superseded. */
 	UPDATE rsvp_sync._intent i SET bond = NULL, doubt = false,
 		sent_cids = '{}', base_cid = NULL, state = 'superseded',
@@ -497,11 +508,15 @@ LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 SET enable_hashjoin = off
 AS $$
+DECLARE
+	unsent text[] := ARRAY(SELECT e.key FROM unnest(es) e
+		WHERE (e.d).action = 'none' AND (e.s).present);
 BEGIN
 	DELETE FROM rsvp_sync._intent i
-	USING unnest(es) e
-	WHERE i.source_id = of_source AND i.key = e.key
-		AND (e.d).action IN ('forget', 'handover') AND NOT (e.s).present;
+	WHERE i.source_id = of_source AND i.key = ANY (ARRAY(
+		SELECT e.key FROM unnest(es) e
+		WHERE (e.d).action IN ('forget', 'handover')
+			AND NOT (e.s).present));
 
 	INSERT INTO rsvp_sync._intent AS i (source_id, key, did, event_uri, live,
 		local, local_at, first_local, bond, wrote, rkey, record_created_at,
@@ -538,8 +553,10 @@ BEGIN
 		approved = i.approved AND excluded.state = 'held',
 		state = excluded.state, reason_code = excluded.reason_code,
 		reason = excluded.reason,
+		/* Nothing to send: perhaps the application saved stale metadata. */
 		writeback = i.writeback OR excluded.rkey IS DISTINCT FROM i.rkey
-			OR excluded.base_cid IS DISTINCT FROM i.base_cid,
+			OR excluded.base_cid IS DISTINCT FROM i.base_cid
+			OR excluded.bond IS NOT NULL AND excluded.key = ANY (unsent),
 		writeback_at = CASE WHEN i.writeback THEN i.writeback_at
 			ELSE now() END,
 		synced_at = CASE WHEN excluded.state = 'done' AND i.state <> 'done'
@@ -592,6 +609,8 @@ LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 SET enable_hashjoin = off
 AS $$
+DECLARE
+	keys text[] := ARRAY(SELECT w.key FROM unnest(work) w);
 BEGIN
 	UPDATE rsvp_sync._intent i SET
 		rkey = w.rkey, doubt = true,
@@ -600,6 +619,8 @@ BEGIN
 		sent_local = w.sent_local
 	FROM unnest(work) w
 	WHERE i.source_id = of_source AND i.key = w.key
+		/* Says it again, so that the index is used for both columns. */
+		AND i.key = ANY (keys)
 		AND w.need IS NULL AND w.action IN ('put', 'delete');
 
 	INSERT INTO rsvp_sync._withdrawal AS t (source_id, minute, n)
@@ -673,7 +694,10 @@ $$;
 COMMENT ON FUNCTION rsvp_sync._forget_history() IS
 'Deletes some of the history beyond history_retention; how much.';
 
-/* Keys that stood back for one that has just left their slot. */
+/*
+ * Keys that stood back for one that has just left their slot.  They are due
+ * in a moment, since this turn has leased what was due already.
+ */
 CREATE FUNCTION rsvp_sync._wake_slots(of_source bigint,
 	es rsvp_sync._evaluation[])
 RETURNS void
@@ -682,7 +706,8 @@ SET search_path = pg_catalog, pg_temp
 SET enable_hashjoin = off
 AS $$
 INSERT INTO rsvp_sync._queue AS q (source_id, key, due_at, changed_at)
-SELECT DISTINCT i.source_id, i.key, now(), i.local_at
+SELECT DISTINCT i.source_id, i.key, now() + interval '1 millisecond',
+	i.local_at
 FROM unnest(es) e
 JOIN rsvp_sync._intent i ON i.did = e.was_did
 	AND i.event_uri = e.was_event_uri

@@ -267,9 +267,17 @@ FROM rsvp_sync._evaluate(of_source, NULL, true) e
 CROSS JOIN LATERAL rsvp_sync._standing(e) x
 WHERE NOT EXISTS (SELECT FROM rsvp_sync._queue q
 		WHERE q.source_id = of_source AND q.key = e.key)
+	/* Of what was discarded only a change of the row speaks again. */
+	AND ((e.old_state, e.old_reason_code)
+			IS DISTINCT FROM ('failed', 'discarded')
+		OR NOT (e.s).present)
 	AND CASE (e.d).action
-		WHEN 'none' THEN (x.state, x.code)
-			IS DISTINCT FROM (e.old_state, e.old_reason_code)
+		/* The base follows what both sides agree on by now. */
+		WHEN 'none' THEN (x.state, x.code, (e.d).bond, (e.d).base_local,
+				(e.d).base_cid)
+			IS DISTINCT FROM (e.old_state, e.old_reason_code, (e.s).bond,
+				(e.s).base_local, (e.s).base_cid)
+			OR (e.from_key IS NOT NULL AND (e.d).live)
 		WHEN 'wait' THEN (x.state, x.code)
 			IS DISTINCT FROM (e.old_state, e.old_reason_code)
 		WHEN 'hold' THEN (x.state, x.code)

@@ -21,7 +21,7 @@ BEGIN
 				'is_at_uri', 'is_did', 'is_handle', 'is_nsid',
 				'is_record_key', 'is_tid', 'is_datetime', 'is_cid',
 				'parse_at_uri', 'tid_now', 'record_cid',
-				'rsvp_status_map', 'plan', '_log_change',
+				'rsvp_status_map', 'plan', 'classify', '_log_change',
 				'_may_see', '_queued_state', '_reason', '_rsvp_uri',
 				'_copied']::pg_catalog.name[])
 	LOOP

@@ -52,6 +52,11 @@ static const NamedClass named_classes[] = {
 	{"use_dpop_nonce", ANSWER_REFRESH},
 	{"invalid_dpop_proof", ANSWER_REFRESH},
 	{"invalid_grant", ANSWER_USER},
+	/* The client's key or metadata, not the session: an operator's matter. */
+	{"invalid_client", ANSWER_USER},
+	{"invalid_client_metadata", ANSWER_USER},
+	{"unauthorized_client", ANSWER_USER},
+	{"invalid_request", ANSWER_USER},
 	{"MissingTokenId", ANSWER_REFRESH},
 	{"UntrustedIss", ANSWER_REFRESH},
 	{"JwtExpired", ANSWER_REFRESH},
@@ -60,6 +65,7 @@ static const NamedClass named_classes[] = {
 	{"UnsupportedMediaType", ANSWER_PERMANENT},
 	{"PayloadTooLarge", ANSWER_PERMANENT},
 	{"PayloadTooLargeError", ANSWER_PERMANENT},
+	{"XRPCNotSupported", ANSWER_RETRY}, /* not where we thought the PDS is */
 	{"RateLimitExceeded", ANSWER_LIMIT},
 	{"InternalServerError", ANSWER_RETRY},
 	{"MethodNotImplemented", ANSWER_PERMANENT},
@@ -93,7 +99,9 @@ xrpc_class_name(AnswerClass class)
 static AnswerClass
 class_of_status(int status)
 {
-	if (status >= 200 && status < 300)
+	if (status < 200)
+		return ANSWER_RETRY;	/* no answer */
+	if (status < 300)
 		return ANSWER_OK;
 	if (status == 429)
 		return ANSWER_LIMIT;
@@ -107,15 +115,65 @@ class_of_status(int status)
 	return ANSWER_PERMANENT;
 }
 
-AnswerClass
-xrpc_classify(int status, const char *name)
+static bool
+class_of_name(const char *name, AnswerClass *class)
 {
-	if (status >= 200 && status < 300)
-		return ANSWER_OK;
-	if (name != NULL)
-		for (int i = 0; i < lengthof(named_classes); i++)
-			if (strcmp(named_classes[i].name, name) == 0)
-				return named_classes[i].class;
+	for (int i = 0; i < lengthof(named_classes); i++)
+		if (strcmp(named_classes[i].name, name) == 0)
+		{
+			*class = named_classes[i].class;
+			return true;
+		}
+	if (strncmp(name, "BadJwt", strlen("BadJwt")) == 0)
+	{
+		*class = ANSWER_REFRESH;
+		return true;
+	}
+	return false;
+}
+
+/* The error of a WWW-Authenticate header: true if there is one. */
+bool
+xrpc_challenge_error(const char *challenge, char name[XRPC_NAME_SIZE])
+{
+	const char *at = challenge;
+
+	while (at != NULL && (at = strchr(at, '=')) != NULL)
+	{
+		bool		quoted = at[1] == '"';
+		const char *value = at + (quoted ? 2 : 1);
+		size_t		len = strcspn(value, quoted ? "\"" : " ,\t");
+
+		if (at - challenge >= 5 && pg_strncasecmp(at - 5, "error", 5) == 0 &&
+			(at - challenge == 5 || strchr(" ,\t", at[-6]) != NULL) &&
+			len > 0 && len < XRPC_NAME_SIZE)
+		{
+			memcpy(name, value, len);
+			name[len] = '\0';
+			return true;
+		}
+		at = value + len;
+	}
+	return false;
+}
+
+/*
+ * name: of the XRPC or OAuth error in the body, or NULL.  challenge: the
+ * WWW-Authenticate header, or NULL; resource servers name OAuth errors there.
+ */
+AnswerClass
+xrpc_classify(int status, const char *name, const char *challenge)
+{
+	char		challenged[XRPC_NAME_SIZE];
+	AnswerClass class;
+
+	if (status < 300)
+		return class_of_status(status);
+	if (name != NULL && class_of_name(name, &class))
+		return class;
+	if (xrpc_challenge_error(challenge, challenged) &&
+		class_of_name(challenged, &class))
+		return class;
 	return class_of_status(status);
 }
 
@@ -164,10 +222,14 @@ judge_error(HttpRequest *req, Answer *answer, json_t *body)
 {
 	const char *name = xrpc_text(body, "error");
 	const char *message = xrpc_text(body, "message");
+	const char *challenge = http_answer_header(req, "WWW-Authenticate");
+	char		challenged[XRPC_NAME_SIZE];
 
 	if (message == NULL)
 		message = xrpc_text(body, "error_description");
-	answer->class = xrpc_classify(req->status, name);
+	answer->class = xrpc_classify(req->status, name, challenge);
+	if (name == NULL && xrpc_challenge_error(challenge, challenged))
+		name = challenged;
 	/* A server that broke down may have done it before or after. */
 	answer->sure = req->status < 500 && answer->class != ANSWER_REREAD;
 	if (answer->class == ANSWER_LIMIT || req->status == 503)

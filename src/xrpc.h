@@ -46,7 +46,10 @@ typedef struct Answer
 
 extern void xrpc_judge(HttpRequest *req, Answer *answer);
 extern void xrpc_forget(Answer *answer);
-extern AnswerClass xrpc_classify(int status, const char *name);
+extern AnswerClass xrpc_classify(int status, const char *name,
+								 const char *challenge);
+extern bool xrpc_challenge_error(const char *challenge,
+								 char name[XRPC_NAME_SIZE]);
 extern const char *xrpc_class_name(AnswerClass class);
 
 /* Requests; all return a request that is not started yet, or NULL. */

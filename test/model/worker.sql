@@ -35,6 +35,14 @@ CREATE FUNCTION model.plan(of_source bigint, keys text[]) RETURNS void
 LANGUAGE plpgsql AS $$
 BEGIN
 	PERFORM model.note_said(of_source, keys);
+	IF current_setting('model.loud', true) = 'on' THEN
+		PERFORM model.tell(format('  %s.%s of %s: %s', of_source, e.key,
+			model.short(e.did, e.event_uri), e.d)
+			|| coalesce(' from ' || e.from_key, '')
+			|| CASE WHEN (e.d).action = 'handover'
+				THEN ' to ' || e.heir_key ELSE '' END)
+		FROM rsvp_sync._evaluate(of_source, keys, false) e;
+	END IF;
 	INSERT INTO model.flight (source_id, key, generation, action, need,
 		subject, did, rkey, record, cid, swap, mint, uri)
 	SELECT w.source_id, w.key, w.generation, w.action, w.need, w.subject,
