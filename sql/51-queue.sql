@@ -168,20 +168,34 @@ DECLARE
 BEGIN
 	SELECT * INTO src FROM rsvp_sync._source s
 	WHERE s.source_id = of_source
-		AND (s.failures > 0 OR s.state = 'broken' OR s.missed);
+		AND (s.failures > 0 OR s.state = 'broken'
+			OR s.missed AND coalesce(s.compare_at <= now(), true));
 	IF NOT FOUND THEN
 		RETURN;
 	END IF;
-	IF src.missed THEN
+	IF src.missed AND coalesce(src.compare_at <= now(), true) THEN
 		INSERT INTO rsvp_sync._change_log (source_id, key, op)
 		SELECT of_source, d, 'l' FROM rsvp_sync._differences(of_source) d;
 	END IF;
 	UPDATE rsvp_sync._source s SET failures = 0, retry_at = NULL,
-		missed = false, state_reason = NULL, state_since = now(),
+		missed = s.missed AND coalesce(s.compare_at > now(), false),
+		compare_at = CASE WHEN s.compare_at > now() THEN s.compare_at END,
+		state_reason = NULL, state_since = now(),
 		state = CASE WHEN s.state = 'broken' THEN 'active' ELSE s.state END
 	WHERE s.source_id = of_source;
 END
 $$;
+/* The comparison itself failed, most likely by taking too long. */
+CREATE FUNCTION rsvp_sync._compare_later(of_source bigint) RETURNS void
+LANGUAGE sql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+UPDATE rsvp_sync._source s SET compare_at = now() + interval '5 minutes'
+WHERE s.source_id = of_source AND s.missed
+$$;
+COMMENT ON FUNCTION rsvp_sync._compare_later(bigint) IS
+'Puts the comparison of a whole source off for a while.';
+
 COMMENT ON FUNCTION rsvp_sync._source_works(bigint) IS
 'Records that a source''s query runs (again).';
 
@@ -211,8 +225,9 @@ SELECT l.source_id, array_agg(l.key) FROM leased l GROUP BY l.source_id
 UNION ALL
 /* A source that failed is tried again even if no key of it waits. */
 SELECT s.source_id, '{}' FROM rsvp_sync._source s
-WHERE (s.state = 'broken' OR s.missed) AND s.state <> 'paused'
-	AND (s.retry_at IS NULL OR s.retry_at <= now())
+WHERE (s.state = 'broken'
+		OR s.missed AND coalesce(s.compare_at <= now(), true))
+	AND s.state <> 'paused' AND (s.retry_at IS NULL OR s.retry_at <= now())
 	AND NOT EXISTS (SELECT FROM leased l WHERE l.source_id = s.source_id)
 $$;
 COMMENT ON FUNCTION rsvp_sync._lease(bigint, integer) IS

@@ -122,11 +122,6 @@ wish_of_row(const Situation *s, Decision *d)
 		say(d, "none", "withheld", missing);
 		return WISH_LEAVE;
 	}
-	if (!s->same_slot && (s->bond != NULL || s->doubt))
-	{
-		say(d, "none", NULL, "moved");
-		return WISH_NONE;
-	}
 	if (s->local == NULL)
 	{
 		say(d, "none", "withheld", "status_not_published");
@@ -137,8 +132,9 @@ wish_of_row(const Situation *s, Decision *d)
 		say(d, "none", "withheld", "past_event");
 		return WISH_LEAVE;
 	}
-	d->live = true;
-	if (s->rival)
+	/* Who may not speak for the account does not compete for its slots. */
+	d->live = s->granted;
+	if (d->live && s->rival)
 	{
 		say(d, "none", "superseded", "superseded");
 		return WISH_LEAVE;
@@ -158,6 +154,12 @@ wish_of(const Situation *s, Decision *d)
 	{
 		say(d, "forget", NULL, "row_deleted");
 		return is(s->on_delete, "keep") ? WISH_LEAVE : WISH_NONE;
+	}
+	/* Elsewhere now; but a user without a DID may only be signed out. */
+	if (!s->same_slot && s->has_did && (s->bond != NULL || s->doubt))
+	{
+		say(d, "none", NULL, "moved");
+		return WISH_NONE;
 	}
 	if (s->withheld != NULL)
 	{
