@@ -156,3 +156,171 @@ SET search_path = pg_catalog, pg_temp
 AS 'MODULE_PATHNAME', 'rsvp_sync_discard';
 COMMENT ON FUNCTION rsvp_sync.discard(regclass, text) IS
 'Gives a row that failed up for good: neither reconcile() nor a connected account nor retry() of many tries it again; a change of the row, or retry() of just this row, does. false: it has not failed. Only the table''s owner may. Errors: undefined_object, insufficient_privilege, null_value_not_allowed.';
+
+/*
+ * Explaining
+ */
+
+/* What somebody can do about a state and its code; NULL: nothing. */
+CREATE FUNCTION rsvp_sync._advice(state text, code text, attendance text,
+	key text, did text)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+SELECT CASE
+	WHEN code = 'no_account' THEN format('Connect the account: SELECT rsvp_sync.connect_account(%L, app password).', did)
+	WHEN code IN ('needs_login', 'wrong_password') THEN format('Ask the user for a new app password, then: SELECT rsvp_sync.connect_account(%L, app password).', did)
+	WHEN code = 'account_not_granted' THEN format('The account''s owner can let this table use it: SELECT rsvp_sync.grant_account(%L, role).', did)
+	WHEN code = 'deactivated' THEN 'The user has to activate the account at its PDS; then connect it again.'
+	WHEN code = 'takendown' THEN 'That is between the user and the PDS.'
+	WHEN code = 'source_paused' THEN format('Let the table go on: SELECT rsvp_sync.resume(%L).', attendance)
+	WHEN code = 'source_broken' THEN format('Put the query or the schema right; it is tried again every minute, and at once by: SELECT rsvp_sync.resume(%L).', attendance)
+	WHEN code = 'copied' THEN 'If this database is the one to speak for its users, in place of the one it was copied from: SELECT rsvp_sync.activate().'
+	WHEN code IN ('mode_off', 'dry_run') THEN 'Set rsvp_sync.mode to live.'
+	WHEN code = 'discarded' THEN format('If it is to be tried after all: SELECT rsvp_sync.retry(%L, %L).', attendance, key)
+	WHEN state = 'failed' THEN format('Once the cause is removed: SELECT rsvp_sync.retry(%L, %L). If it is hopeless: SELECT rsvp_sync.discard(%1$L, %2$L).', attendance, key)
+	WHEN state = 'held' THEN format('If the withdrawals of this table are meant: SELECT rsvp_sync.approve_withdrawals(%L).', attendance)
+	WHEN code = 'unmapped_status' THEN 'Name the status in option status_map, with null if it is not to be published.'
+	WHEN code IN ('no_did', 'no_identity', 'not_connected') THEN 'The user can link an account in the application.'
+	WHEN code = 'invalid_did' THEN 'Correct the DID in the application''s data.'
+	WHEN code = 'no_event_uri' THEN 'Publish the event first.'
+	WHEN code = 'invalid_event_uri' THEN 'Correct the address of the event in the application''s data.'
+	WHEN code = 'past_event' THEN 'Set option publish_past_events if it is to be published all the same.'
+	WHEN code = 'not_backfilled' THEN format('Rows that were there before can be published, too: SELECT rsvp_sync.attach(%L, options => ''{"backfill": "all"}'').', attendance)
+	END
+$$;
+COMMENT ON FUNCTION rsvp_sync._advice(text, text, text, text, text) IS
+'private: what to do about a row in this state, or NULL';
+
+CREATE FUNCTION rsvp_sync._outlook(state text, attempts integer,
+	next_attempt_at timestamptz)
+RETURNS text
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+SELECT CASE state
+	WHEN 'done' THEN 'Nothing more happens until the row changes.'
+	WHEN 'waiting' THEN 'The worker takes it up as soon as it can.'
+	WHEN 'sending' THEN 'The answer is awaited.'
+	WHEN 'retrying' THEN format('Try %s of at most %s follows%s.', attempts + 1,
+		current_setting('rsvp_sync.max_attempts'),
+		coalesce(to_char(next_attempt_at AT TIME ZONE 'UTC',
+			' "at" YYYY-MM-DD HH24:MI:SS "UTC"'), ''))
+	WHEN 'blocked' THEN 'It goes on by itself once that is put right.'
+	WHEN 'held' THEN 'It waits until somebody lets it pass.'
+	WHEN 'withheld' THEN 'It is looked at again when the row, or something it depends on, changes.'
+	WHEN 'superseded' THEN 'It speaks again if that other row goes.'
+	WHEN 'failed' THEN 'It is not tried again by itself.'
+	END
+$$;
+COMMENT ON FUNCTION rsvp_sync._outlook(text, integer, timestamptz) IS
+'private: what will happen next to a row in this state';
+
+/* What the row says now, or why it cannot be asked. */
+CREATE FUNCTION rsvp_sync._what_row_says(src rsvp_sync._source, of_key text)
+RETURNS text
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	row_name text := format('Row %s of %s', coalesce(of_key, 'NULL'),
+		src.attendance);
+	d record;
+	map jsonb;
+BEGIN
+	BEGIN
+		SELECT * INTO d FROM rsvp_sync._desired(src.source_id, ARRAY[of_key]);
+	EXCEPTION WHEN OTHERS THEN
+		RETURN format('%s could not be looked up: %s.', row_name,
+			rtrim(SQLERRM, '.'));
+	END;
+	IF d.key IS NULL THEN
+		RETURN format('There is no row %s in %s (any more).',
+			coalesce(of_key, 'NULL'), src.attendance);
+	END IF;
+	map := rsvp_sync._status_map(src.source_id);
+	RETURN format('%s says %s%s; its user is %s, its event %s.', row_name,
+		coalesce(quote_literal(d.status), 'no status'),
+		coalesce(', which means "' || (map ->> d.status)
+			|| '" on the network', ', which is not published'),
+		coalesce(d.did, 'without a DID'),
+		coalesce(d.event_uri, 'not on the network'));
+END
+$$;
+COMMENT ON FUNCTION rsvp_sync._what_row_says(rsvp_sync._source, text) IS
+'private: a sentence about what an attendance row says now';
+
+CREATE FUNCTION rsvp_sync._what_is_published(of_source bigint, of_key text)
+RETURNS text
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+SELECT coalesce((
+	SELECT format('On the network %s %s%s%s.',
+			rsvp_sync._rsvp_uri(i.did, coalesce(o.rkey, i.rkey)),
+			CASE WHEN o.did IS NULL THEN 'has not been read yet'
+				ELSE coalesce('says "' || o.status || '"',
+					'has a status that is not known') END,
+			CASE WHEN i.bond IS NULL
+				THEN ', which is not known to be this row''s'
+				WHEN i.bond = 'adopted'
+				THEN ' and was first written by another application'
+				ELSE '' END,
+			coalesce(to_char(i.synced_at AT TIME ZONE 'UTC',
+				'", last confirmed" YYYY-MM-DD HH24:MI:SS "UTC"'), ''))
+	FROM rsvp_sync._intent i
+	LEFT JOIN rsvp_sync._observed o ON o.did = i.did AND o.cid IS NOT NULL
+		AND CASE WHEN i.bond IS NOT NULL THEN o.rkey = i.rkey
+			ELSE o.event_uri = i.event_uri END
+	WHERE i.source_id = of_source AND i.key = of_key
+		AND (i.bond IS NOT NULL OR o.did IS NOT NULL)
+	ORDER BY o.changed_at DESC NULLS LAST LIMIT 1),
+	'Nothing of it is known to be on the network.')
+$$;
+COMMENT ON FUNCTION rsvp_sync._what_is_published(bigint, text) IS
+'private: a sentence about the record of an attendance row';
+
+CREATE FUNCTION rsvp_sync._explain_sync(caller oid, attendance regclass,
+	attendance_id text)
+RETURNS text
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	src rsvp_sync._source := rsvp_sync._source_of(attendance);
+	st record;
+	of_did text;
+BEGIN
+	PERFORM rsvp_sync._check_reader(caller, attendance);
+	SELECT * INTO st FROM rsvp_sync._sync_status(caller, attendance,
+		attendance_id);
+	SELECT i.did INTO of_did FROM rsvp_sync._intent i
+	WHERE i.source_id = src.source_id
+		AND i.key = _explain_sync.attendance_id;
+	RETURN concat_ws(' ',
+		rsvp_sync._what_row_says(src, attendance_id),
+		rsvp_sync._what_is_published(src.source_id, attendance_id),
+		CASE WHEN st.state IS NULL THEN 'Nothing is known of it.'
+			ELSE format('It is %s (%s): %s', st.state, st.reason_code,
+				st.reason) END,
+		CASE WHEN st.last_error IS NOT NULL
+			AND strpos(coalesce(st.reason, ''), st.last_error) = 0
+			THEN format('The last try ended with %s.',
+				rtrim(st.last_error, '.')) END,
+		rsvp_sync._outlook(st.state, st.attempts, st.next_attempt_at),
+		rsvp_sync._advice(st.state, st.reason_code, attendance::text,
+			attendance_id, of_did));
+END
+$$;
+COMMENT ON FUNCTION rsvp_sync._explain_sync(oid, regclass, text) IS
+'private: explain_sync() for a caller';
+
+CREATE FUNCTION rsvp_sync.explain_sync(attendance regclass,
+	attendance_id text)
+RETURNS text
+LANGUAGE C VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS 'MODULE_PATHNAME', 'rsvp_sync_explain_sync';
+COMMENT ON FUNCTION rsvp_sync.explain_sync(regclass, text) IS
+'A paragraph for support staff: what the row says, what is published, why not, what happens next, what to do. Whoever may read the table may call it. Errors: undefined_object, insufficient_privilege.';

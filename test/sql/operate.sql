@@ -15,15 +15,7 @@ SELECT rsvp_sync.grant_monitor('regress_operate_reader');
 CREATE SCHEMA operate_test AUTHORIZATION regress_operate;
 GRANT USAGE, CREATE ON SCHEMA operate_test TO regress_operate_other;
 GRANT USAGE ON SCHEMA operate_test TO regress_operate_reader;
-ALTER SYSTEM SET rsvp_sync.allow_plaintext_credentials = on;
-SELECT pg_reload_conf();
-DO $$
-BEGIN
-	WHILE current_setting('rsvp_sync.allow_plaintext_credentials') = 'off' LOOP
-		PERFORM pg_sleep(0.01);
-	END LOOP;
-END
-$$;
+SET rsvp_sync.allow_plaintext_credentials = on;
 \set alice 'did:plc:ewvi7nxzyoun6zhxrhs64oiz'
 \set bob 'did:plc:z72i7hdynmk6r22z27h6tvur'
 \set party 'at://did:web:host.example/community.lexicon.calendar.event/party'
@@ -182,4 +174,28 @@ UPDATE operate_test.ours SET status = 'perhaps' WHERE id = 1;
 COMMIT;
 SELECT operate_test.turn();
 SELECT state, reason_code FROM rsvp_sync.sync_status('operate_test.ours', '1');
+RESET ROLE;
+
+--
+-- Explaining
+--
+SET ROLE regress_operate;
+INSERT INTO operate_test.ours VALUES (7, NULL, NULL, 'no way'), (8, :'bob', :'party' || 8, 'yes'),
+	(9, :'alice', 'nowhere', 'dunno');
+SELECT operate_test.turn();
+SELECT operate_test.fail('operate_test.ours', '4', 'retry', 'http_502', 'Bad gateway.');
+INSERT INTO operate_test.ours VALUES (10, :'alice', :'party' || 10, 'perhaps');
+RESET ROLE;
+SET ROLE regress_operate_reader;
+SELECT k, regexp_replace(rsvp_sync.explain_sync('operate_test.ours', k::text),
+	'\d{4}-\d\d-\d\d \d\d:\d\d:\d\d', 'a moment', 'g')
+FROM generate_series(1, 11) k;
+SELECT * FROM operate_test.refused($$SELECT rsvp_sync.explain_sync('operate_test.theirs', '1')$$);
+SELECT * FROM operate_test.refused($$SELECT rsvp_sync.explain_sync('pg_class', '1')$$);
+SELECT rsvp_sync.explain_sync('operate_test.ours', NULL);
+SET ROLE regress_operate;
+BEGIN;
+ALTER TABLE operate_test.ours RENAME status TO said;
+SELECT rsvp_sync.explain_sync('operate_test.ours', '6') ~ '^Row 6 of operate_test.ours could not be looked up: column "status" does not exist. On the network';
+ROLLBACK;
 RESET ROLE;
