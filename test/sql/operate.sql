@@ -199,3 +199,34 @@ ALTER TABLE operate_test.ours RENAME status TO said;
 SELECT rsvp_sync.explain_sync('operate_test.ours', '6') ~ '^Row 6 of operate_test.ours could not be looked up: column "status" does not exist. On the network';
 ROLLBACK;
 RESET ROLE;
+
+--
+-- Looking at what runs; there is no worker here
+--
+SET ROLE regress_operate_reader;
+SELECT * FROM rsvp_sync.stat_worker;
+SELECT attendance, total, done, waiting, retrying, blocked, held, failed, oldest_key, since IS NOT NULL AS since
+FROM rsvp_sync.progress;
+SELECT severity, check_name, subject, finding, remedy FROM rsvp_sync.doctor();
+RESET ROLE;
+BEGIN;
+SET LOCAL rsvp_sync.allow_plaintext_credentials = off;
+SET LOCAL rsvp_sync.mode = 'dry_run';
+ALTER TABLE operate_test.ours DISABLE TRIGGER rsvp_sync_log;
+ALTER TABLE operate_test.ours ENABLE ROW LEVEL SECURITY;
+ALTER TABLE operate_test.ours FORCE ROW LEVEL SECURITY;
+DROP TRIGGER rsvp_sync_truncate ON operate_test.theirs;
+ALTER TABLE operate_test.theirs OWNER TO postgres;
+UPDATE rsvp_sync._source SET state = 'broken', state_reason = 'no column' WHERE tenant = 'other';
+UPDATE rsvp_sync._source SET state = 'paused' WHERE tenant <> 'other';
+UPDATE rsvp_sync._queue SET due_at = '2026-01-01', lease = NULL;
+UPDATE rsvp_sync._intent SET state = 'held' WHERE key = '6';
+UPDATE rsvp_sync._account SET state = 'needs_login';
+UPDATE rsvp_sync._installation SET database_oid = 1;
+UPDATE pg_extension SET extversion = '0.0.9' WHERE extname = 'rsvp_sync';
+INSERT INTO rsvp_sync._change_log (source_id, key, op, changed_at) VALUES (1, '1', 'c', '2026-01-01');
+SELECT severity, check_name, subject, finding FROM rsvp_sync.doctor();
+DROP TABLE operate_test.theirs;
+SELECT check_name, subject, finding FROM rsvp_sync.doctor() WHERE check_name = 'table';
+ROLLBACK;
+RESET rsvp_sync.allow_plaintext_credentials;
