@@ -460,7 +460,7 @@ LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-	name text := s.attendance::text;
+	called text := s.attendance::text;
 	rel record;
 BEGIN
 	SELECT c.relforcerowsecurity AND c.relrowsecurity AS forced, r.rolsuper
@@ -472,30 +472,30 @@ BEGIN
 		RETURN;
 	END IF;
 	RETURN QUERY SELECT v.s, v.c, v.o, v.f, v.r FROM (VALUES
-		('error', 'source_broken', name, 'Its query does not run: ' || coalesce(s.state_reason, '?'),
-			format('Put the query or the schema right, then: SELECT rsvp_sync.resume(%L).', name), s.state = 'broken'),
-		('warning', 'source_paused', name, coalesce('It is paused: ' || s.state_reason, 'It is paused.'),
-			format('SELECT rsvp_sync.resume(%L).', name), s.state = 'paused'),
-		('error', 'row_security', name, 'Row security is forced, which could hide rows from its owner: an error, never absence.',
-			format('ALTER TABLE %s NO FORCE ROW LEVEL SECURITY.', name), rel.forced),
-		('warning', 'owner', name, 'It belongs to a superuser, and its query runs with his rights.',
-			format('ALTER TABLE %s OWNER TO a role that is no superuser.', name), rel.rolsuper)
+		('error', 'source_broken', called, 'Its query does not run: ' || coalesce(s.state_reason, '?'),
+			format('Put the query or the schema right, then: SELECT rsvp_sync.resume(%L).', called), s.state = 'broken'),
+		('warning', 'source_paused', called, coalesce('It is paused: ' || s.state_reason, 'It is paused.'),
+			format('SELECT rsvp_sync.resume(%L).', called), s.state = 'paused'),
+		('error', 'row_security', called, 'Row security is forced, which could hide rows from its owner: an error, never absence.',
+			format('ALTER TABLE %s NO FORCE ROW LEVEL SECURITY.', called), rel.forced),
+		('warning', 'owner', called, 'It belongs to a superuser, and its query runs with his rights.',
+			format('ALTER TABLE %s OWNER TO a role that is no superuser.', called), rel.rolsuper)
 		) AS v (s, c, o, f, r, bad) WHERE v.bad;
 	IF s.state <> 'detaching' THEN
 		RETURN QUERY SELECT 'error', 'trigger', w.relation::regclass::text,
-			format('Trigger %I of %s is missing, disabled or not as it should be: changes go unnoticed.', w.name, name),
-			format('As the owner: SELECT rsvp_sync.attach(%L), then rsvp_sync.reconcile(%1$L).', name)
+			format('Trigger %I of %s is missing, disabled or not as it should be: changes go unnoticed.', w.name, called),
+			format('As the owner: SELECT rsvp_sync.attach(%L), then rsvp_sync.reconcile(%1$L).', called)
 		FROM rsvp_sync._wanted_triggers(s) w
 		WHERE NOT rsvp_sync._trigger_stands(w.relation, w.name, w.arguments);
-		RETURN QUERY SELECT 'warning', 'index', name,
+		RETURN QUERY SELECT 'warning', 'index', called,
 			'No valid GIN index serves its metadata: find_attendees_by_metadata() refuses to read it.',
-			format('SELECT rsvp_sync.index_ddl(%L).', name)
+			format('SELECT rsvp_sync.index_ddl(%L).', called)
 		WHERE jsonb_typeof(rsvp_sync._shape(s) #> '{metadata,0}') = 'number'
 			AND rsvp_sync._metadata_index(s.attendance,
 				(rsvp_sync._shape(s) #>> '{metadata,0}')::smallint) IS NULL;
 	END IF;
 EXCEPTION WHEN OTHERS THEN
-	RETURN QUERY SELECT 'error', 'source', name, SQLERRM, NULL::text;
+	RETURN QUERY SELECT 'error', 'source', called, SQLERRM, NULL::text;
 END
 $$;
 COMMENT ON FUNCTION rsvp_sync._doctor_source(rsvp_sync._source) IS
