@@ -293,8 +293,15 @@ DECLARE
 	of_did text;
 BEGIN
 	PERFORM rsvp_sync._check_reader(caller, attendance);
-	SELECT * INTO st FROM rsvp_sync._sync_status(caller, attendance,
-		attendance_id);
+	BEGIN
+		SELECT * INTO st FROM rsvp_sync._sync_status(caller, attendance,
+			attendance_id);
+	EXCEPTION WHEN OTHERS THEN
+		/* The query does not run: the first sentence says so. */
+		SELECT NULL::text AS state, NULL::text AS reason_code,
+			NULL::text AS reason, NULL::text AS last_error, 0 AS attempts,
+			NULL::timestamptz AS next_attempt_at INTO st;
+	END;
 	SELECT i.did INTO of_did FROM rsvp_sync._intent i
 	WHERE i.source_id = src.source_id
 		AND i.key = _explain_sync.attendance_id;

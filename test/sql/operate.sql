@@ -5,6 +5,11 @@ SET client_min_messages = error;
 SET timezone = 'UTC';
 SET datestyle = 'ISO, YMD';
 CREATE EXTENSION IF NOT EXISTS rsvp_sync;
+-- nothing of other tests' tables
+DO $$ BEGIN PERFORM rsvp_sync.detach_all(); END $$;
+DELETE FROM rsvp_sync._change_log;
+DELETE FROM rsvp_sync._account;
+DELETE FROM rsvp_sync._installation;
 CREATE ROLE regress_operate;
 CREATE ROLE regress_operate_other;
 CREATE ROLE regress_operate_reader;
@@ -230,3 +235,9 @@ DROP TABLE operate_test.theirs;
 SELECT check_name, subject, finding FROM rsvp_sync.doctor() WHERE check_name = 'table';
 ROLLBACK;
 RESET rsvp_sync.allow_plaintext_credentials;
+
+SELECT rsvp_sync.detach_all() AS detached;
+DELETE FROM rsvp_sync._account WHERE did IN (:'alice', :'bob');
+DROP SCHEMA operate_test CASCADE;
+DROP OWNED BY regress_operate, regress_operate_other, regress_operate_reader;
+DROP ROLE regress_operate, regress_operate_other, regress_operate_reader;
