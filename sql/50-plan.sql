@@ -394,6 +394,7 @@ BEGIN
 			SELECT h.source_id, h.key FROM rsvp_sync._intent h
 			WHERE h.did = k.did AND h.event_uri = k.event_uri AND h.live
 				AND (h.source_id, h.key) <> (of_source, k.key)
+			ORDER BY h.local_at DESC, h.source_id DESC, h.key DESC
 			LIMIT 1) heir ON true
 	), seen AS (
 		SELECT k.*, o.rkey AS remote_rkey, o.cid AS remote_cid,
@@ -433,7 +434,7 @@ BEGIN
 					(rsvp_sync.parse_at_uri(k.new_event_uri)).authority),
 			k.mapped, k.local,
 			k.past, k.by_network, k.known,
-			k.same_slot OR NOT k.known,
+			NOT k.old_slot,
 			CASE WHEN NOT k.replaced THEN k.bond END,
 			coalesce(k.wrote, false) AND NOT k.replaced,
 			k.base_local, k.base_cid, k.sent_local,
@@ -450,7 +451,9 @@ BEGIN
 			src.state = 'detaching',
 			coalesce((k.intent).truncated AND (NOT k.present OR k.old_slot),
 				false),
-			coalesce((k.intent).approved, false), over_limit
+			coalesce((k.intent).approved, false),
+			/* What is held stays so, however long ago that was. */
+			over_limit OR coalesce((k.intent).state = 'held', false)
 			)::rsvp_sync.situation AS s
 		FROM seen k
 	)

@@ -343,11 +343,16 @@ BEGIN
 		FROM rsvp_sync._make_work(of_source, es) w;
 		PERFORM rsvp_sync._record_work(of_source, work);
 	END IF;
+	/* Nothing left to do about its old slot: it is planned for the new one. */
+	UPDATE rsvp_sync._queue q SET lease = NULL, due_at = now()
+	WHERE q.source_id = of_source AND q.key = ANY (ARRAY(
+		SELECT e.key FROM unnest(es) e WHERE (e.d).reason_code = 'moved'));
 	DELETE FROM rsvp_sync._queue q
 	WHERE q.source_id = of_source AND q.key = ANY (ARRAY(
 		SELECT e.key FROM unnest(es) e
-		WHERE rehearsal OR (e.d).action NOT IN ('put', 'delete', 'read',
-			'list')));
+		WHERE (rehearsal OR (e.d).action NOT IN ('put', 'delete', 'read',
+				'list'))
+			AND (e.d).reason_code IS DISTINCT FROM 'moved'));
 	PERFORM rsvp_sync._wake_slots(of_source, es);
 	IF EXISTS (SELECT FROM rsvp_sync._source s
 		WHERE s.source_id = of_source AND s.state = 'detaching') THEN
@@ -360,8 +365,10 @@ COMMENT ON FUNCTION rsvp_sync._plan_keys(bigint, text[]) IS
 'Plans leased keys; what the network has to do comes back as rows, already committed to in _intent once the caller commits.';
 
 /*
- * One record, several keys: of those planned together the ones that could
- * take the record over come first, and the one that has it in the next turn.
+ * One record, several keys: of those planned together the one that could take
+ * the record over comes first, and the one that has it in the next turn, due
+ * in a moment, since this turn has leased what was due already.  Of several
+ * that would speak for a slot the one changed last comes first.
  * A key whose call is under way is not taken from: the taker waits.
  */
 CREATE FUNCTION rsvp_sync._in_turn(of_source bigint,
@@ -391,13 +398,22 @@ BEGIN
 		UNION
 		SELECT e.key FROM unnest(es) e
 		WHERE (e.d).action = 'handover' AND e.heir_source = of_source
-			AND e.heir_key IN (SELECT o.key FROM unnest(es) o)) AS l (key);
+			AND e.heir_key IN (SELECT o.key FROM unnest(es) o)
+		UNION
+		/* New to their slot, they have not seen each other. */
+		SELECT s.key FROM (SELECT e.key, row_number() OVER (
+				PARTITION BY e.did, e.event_uri
+				ORDER BY e.local_at DESC, e.key DESC) AS nth
+			FROM unnest(es) e
+			WHERE (e.d).live AND (e.d).state IS DISTINCT FROM 'superseded'
+				AND e.key <> ALL (waiting)) s
+		WHERE s.nth > 1) AS l (key);
 	IF waiting = '{}' AND later = '{}' THEN
 		RETURN es;
 	END IF;
 	UPDATE rsvp_sync._queue q SET lease = NULL,
 		due_at = now() + CASE WHEN q.key = ANY (waiting)
-			THEN interval '100 milliseconds' ELSE interval '0' END
+			THEN interval '100 milliseconds' ELSE interval '1 millisecond' END
 	FROM unnest(es) e
 	WHERE q.source_id = of_source AND q.key = e.key
 		AND q.key = ANY (waiting || later);
@@ -502,6 +518,9 @@ LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 SET enable_hashjoin = off
 AS $$
+DECLARE
+	unsent text[] := ARRAY(SELECT e.key FROM unnest(es) e
+		WHERE (e.d).action = 'none' AND (e.s).present);
 BEGIN
 	DELETE FROM rsvp_sync._intent i
 	WHERE i.source_id = of_source AND i.key = ANY (ARRAY(
@@ -544,8 +563,10 @@ BEGIN
 		approved = i.approved AND excluded.state = 'held',
 		state = excluded.state, reason_code = excluded.reason_code,
 		reason = excluded.reason,
+		/* Nothing to send: perhaps the application saved stale metadata. */
 		writeback = i.writeback OR excluded.rkey IS DISTINCT FROM i.rkey
-			OR excluded.base_cid IS DISTINCT FROM i.base_cid,
+			OR excluded.base_cid IS DISTINCT FROM i.base_cid
+			OR excluded.bond IS NOT NULL AND excluded.key = ANY (unsent),
 		writeback_at = CASE WHEN i.writeback THEN i.writeback_at
 			ELSE now() END,
 		synced_at = CASE WHEN excluded.state = 'done' AND i.state <> 'done'
@@ -683,7 +704,10 @@ $$;
 COMMENT ON FUNCTION rsvp_sync._forget_history() IS
 'Deletes some of the history beyond history_retention; how much.';
 
-/* Keys that stood back for one that has just left their slot. */
+/*
+ * Keys that stood back for one that has just left their slot.  They are due
+ * in a moment, since this turn has leased what was due already.
+ */
 CREATE FUNCTION rsvp_sync._wake_slots(of_source bigint,
 	es rsvp_sync._evaluation[])
 RETURNS void
@@ -692,7 +716,8 @@ SET search_path = pg_catalog, pg_temp
 SET enable_hashjoin = off
 AS $$
 INSERT INTO rsvp_sync._queue AS q (source_id, key, due_at, changed_at)
-SELECT DISTINCT i.source_id, i.key, now(), i.local_at
+SELECT DISTINCT i.source_id, i.key, now() + interval '1 millisecond',
+	i.local_at
 FROM unnest(es) e
 JOIN rsvp_sync._intent i ON i.did = e.was_did
 	AND i.event_uri = e.was_event_uri

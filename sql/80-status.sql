@@ -272,8 +272,12 @@ WHERE NOT EXISTS (SELECT FROM rsvp_sync._queue q
 			IS DISTINCT FROM ('failed', 'discarded')
 		OR NOT (e.s).present)
 	AND CASE (e.d).action
-		WHEN 'none' THEN (x.state, x.code)
-			IS DISTINCT FROM (e.old_state, e.old_reason_code)
+		/* The base follows what both sides agree on by now. */
+		WHEN 'none' THEN (x.state, x.code, (e.d).bond, (e.d).base_local,
+				(e.d).base_cid)
+			IS DISTINCT FROM (e.old_state, e.old_reason_code, (e.s).bond,
+				(e.s).base_local, (e.s).base_cid)
+			OR (e.from_key IS NOT NULL AND (e.d).live)
 		WHEN 'wait' THEN (x.state, x.code)
 			IS DISTINCT FROM (e.old_state, e.old_reason_code)
 		WHEN 'hold' THEN (x.state, x.code)

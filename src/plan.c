@@ -342,14 +342,14 @@ plan_first(const Situation *s, Decision *d)
 
 	if (s->known && same(d->base_local, s->local))
 		say(d, "none", NULL, NULL);
+	else if (!s->listed)
+		look_first(s, d, "list");
 	else if (declines && (is(s->on_cancel, "delete") ||
 						  (s->first_local && !is(s->first_local, "notgoing"))))
 	{
 		d->base_local = s->local;
 		say(d, "none", "withheld", "never_published");
 	}
-	else if (!s->listed)
-		look_first(s, d, "list");
 	else
 		send_value(s, d, s->local);
 }

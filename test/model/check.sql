@@ -57,7 +57,7 @@ BEGIN
 				AND (n.cid IS NULL OR n.cid <> s.cid
 					OR w.value IS DISTINCT FROM n.value))
 			OR (s.state = 'blocked' AND EXISTS (SELECT
-				FROM rsvp_sync._account c WHERE c.did = w.did))
+				FROM rsvp_sync._account c WHERE c.did = s.did))
 	LOOP
 		PERFORM model.fail(format('%s.%s wants %s, is %s/%s, network %s',
 			r.src, r.key, r.value, r.state, r.reason_code, r.net_value));
@@ -83,7 +83,7 @@ BEGIN
 	IF NOT EXISTS (SELECT FROM rsvp_sync._account a WHERE a.did = of_did) THEN
 		RETURN;
 	END IF;
-	SELECT w.*, a.*, s.at, s.baseline, s.network, s.before, s.first_value
+	SELECT w.*, a.*, s.at, s.baseline, s.network, s.first_value
 	INTO speaker
 	FROM model.want w JOIN model.attached a USING (src)
 	JOIN model.said s USING (src, key)
@@ -120,10 +120,15 @@ BEGIN
 			OR speaker.first_value IS DISTINCT FROM 'notgoing') THEN
 		RETURN;
 	END IF;
-	/* Someone else had a word, later or at a time we cannot tell. */
+	/*
+	 * Someone else had a word, later; or the row says what was said before,
+	 * which perhaps is no change since the base.
+	 */
 	IF edited > speaker.at OR (edited IS NOT NULL
 		AND (speaker.conflict = 'remote' OR speaker.baseline
-			OR speaker.value = ANY (speaker.before))) THEN
+			OR EXISTS (SELECT FROM model.saying s
+				WHERE s.did = speaker.did AND s.uri = speaker.uri
+					AND s.value = speaker.value AND s.at < speaker.at))) THEN
 		RETURN;
 	END IF;
 	PERFORM model.fail(format('%s: %s.%s wants %s (%s %s), network says %s',
@@ -146,6 +151,15 @@ BEGIN
 END
 $$;
 
+/* What is remembered of each key, for the reader of a failure. */
+CREATE FUNCTION model.tell_intents() RETURNS void LANGUAGE sql AS $$
+SELECT model.tell(format('  %s.%s of %s %s%s, base %s %s, bond %s %s, %s/%s',
+	i.source_id, i.key, model.short(i.did, i.event_uri), i.local,
+	CASE WHEN NOT i.live THEN ' (not live)' END, i.base_local,
+	right(i.base_cid, 4), i.bond, i.rkey, i.state, i.reason_code))
+FROM rsvp_sync._intent i ORDER BY i.source_id, i.key
+$$;
+
 /* Everything comes to rest, is looked at, and stays. */
 CREATE PROCEDURE model.finish()
 LANGUAGE plpgsql AS $$
@@ -160,12 +174,14 @@ BEGIN
 		COMMIT;
 		CALL model.quiesce();
 	END LOOP;
+	PERFORM model.tell_intents();
 	PERFORM model.tell('all is read again');
 	PERFORM rsvp_sync._list_done(p.did, model.listing(p.did))
 	FROM model.person p;
 	PERFORM rsvp_sync.reconcile();
 	COMMIT;
 	CALL model.quiesce();
+	PERFORM model.tell_intents();
 	n := rsvp_sync.reconcile();
 	IF n > 0 THEN
 		PERFORM model.fail(format('a second reconcile found %s: %s', n,

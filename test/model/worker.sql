@@ -27,14 +27,23 @@ CREATE TABLE model.said (
 	baseline boolean NOT NULL DEFAULT false,	-- not changed since attach()
 	network boolean NOT NULL DEFAULT false,		-- not the user's of this application
 	first_value text,
-	before text[] NOT NULL DEFAULT '{}',		-- what it said earlier
 	PRIMARY KEY (src, key)
 );
+/* Whatever was said for a slot. */
+CREATE TABLE model.saying (did text, uri text, value text, at timestamptz);
 
 CREATE FUNCTION model.plan(of_source bigint, keys text[]) RETURNS void
 LANGUAGE plpgsql AS $$
 BEGIN
 	PERFORM model.note_said(of_source, keys);
+	IF current_setting('model.loud', true) = 'on' THEN
+		PERFORM model.tell(format('  %s.%s of %s: %s', of_source, e.key,
+			model.short(e.did, e.event_uri), e.d)
+			|| coalesce(' from ' || e.from_key, '')
+			|| CASE WHEN (e.d).action = 'handover'
+				THEN ' to ' || e.heir_key ELSE '' END)
+		FROM rsvp_sync._evaluate(of_source, keys, false) e;
+	END IF;
 	INSERT INTO model.flight (source_id, key, generation, action, need,
 		subject, did, rkey, record, cid, swap, mint, uri)
 	SELECT w.source_id, w.key, w.generation, w.action, w.need, w.subject,
@@ -59,11 +68,15 @@ WHERE a.source_id = of_source AND w.key = ANY (keys)
 ON CONFLICT (src, key) DO UPDATE SET did = excluded.did,
 	uri = excluded.uri, value = excluded.value, at = excluded.at,
 	network = excluded.network, baseline = false,
-	before = s.before || coalesce(s.value, 'null'),
 	first_value = CASE WHEN (s.did, s.uri) = (excluded.did, excluded.uri)
 		THEN s.first_value ELSE excluded.value END
 WHERE (s.did, s.uri, s.value) IS DISTINCT FROM
-	(excluded.did, excluded.uri, excluded.value)
+	(excluded.did, excluded.uri, excluded.value);
+INSERT INTO model.saying
+SELECT s.did, s.uri, s.value, s.at
+FROM model.said s JOIN model.attached a USING (src)
+WHERE a.source_id = of_source AND s.key = ANY (keys) AND s.value IS NOT NULL
+EXCEPT SELECT * FROM model.saying
 $$;
 
 /* Drain, lease and plan; time has passed, so that what waits is due. */

@@ -87,7 +87,8 @@ sub wait_status {
 	return $self->{pg}->poll_query_until($self->{db}, "SELECT concat_ws(' ', state, reason_code) FROM rsvp_sync.sync_status('attendance', '$id')", $expected, $seconds);
 }
 
-# What every attendance row should be on the network: "did event status" lines
+# What every attendance row should be on the network: "did event status" lines.
+# A row that was declined before it was ever published is not.
 sub desired {
 	my ($self) = @_;
 	return sort split /\n/, $self->sql(<<'SQL');
@@ -97,6 +98,7 @@ SELECT concat_ws(' ', u.preferences #>> '{bluesky,did}',
 		WHEN a.status IN ('maybe', 'pending', 'waitlist') THEN 'interested'
 		WHEN a.status = 'cancelled' THEN 'notgoing' END)
 FROM attendance a JOIN users u ON u.id = a."userId" JOIN events e ON e.id = a."eventId"
+WHERE NOT EXISTS (SELECT FROM rsvp_sync._intent i WHERE i.key = a.id::text AND i.reason_code = 'never_published' AND a.status = 'cancelled')
 SQL
 }
 

@@ -1,0 +1,158 @@
+-- plan(): every branch of src/plan.c, one line each.  A case says what differs
+-- from a plain situation, and what is decided.
+SET client_min_messages = warning;
+CREATE EXTENSION IF NOT EXISTS rsvp_sync;
+RESET client_min_messages;
+
+-- A new row, "going", of a connected account whose records are known.
+CREATE TEMP TABLE plain AS SELECT '{
+	"present": true, "has_did": true, "did_valid": true, "has_event": true,
+	"event_valid": true, "mapped": true, "local": "going", "same_slot": true,
+	"remote_known": true, "listed": true, "account": "connected",
+	"granted": true, "on_withheld": "keep", "on_cancel": "notgoing",
+	"on_delete": "delete", "conflict": "latest"}'::jsonb AS new;
+-- The same, published: both sides say "going".
+ALTER TABLE plain ADD published jsonb;
+UPDATE plain SET published = new || '{"known": true, "bond": "own",
+	"wrote": true, "first_local": "going", "base_local": "going",
+	"base_cid": "c1", "remote_rkey": "k", "remote_cid": "c1",
+	"remote_status": "going"}';
+-- Somebody else's record is in the slot, this row is new.
+ALTER TABLE plain ADD found jsonb;
+UPDATE plain SET found = new || '{"remote_rkey": "k", "remote_cid": "c1",
+	"remote_status": "interested"}';
+
+-- Action; what is sent over which cid; state/reason; then bond, record key and
+-- base as they are afterwards, and flags: + confirmed, w withdraws, l live.
+CREATE FUNCTION pg_temp.said(d rsvp_sync.decision) RETURNS text
+LANGUAGE sql AS $$
+SELECT concat_ws(' ', d.action, d.send, 'over ' || d.swap,
+	coalesce(d.state, '') || nullif('/' || coalesce(d.reason_code, ''), '/'),
+	format('[%s]', concat_ws(' ', d.bond, d.rkey,
+		coalesce(d.base_local, '-') || '@' || coalesce(d.base_cid, '-'))),
+	nullif(CASE WHEN d.confirmed THEN '+' ELSE '' END
+		|| CASE WHEN d.withdraws THEN 'w' ELSE '' END
+		|| CASE WHEN d.live THEN 'l' ELSE '' END, ''))
+$$;
+
+CREATE TEMP TABLE expected (
+	n serial, part text, what text, start text, differs jsonb, says text);
+INSERT INTO expected (part, what, start, differs, says) VALUES
+-- a row that publishes nothing
+('wish', 'no did', 'new', '{"has_did": false}', 'none withheld/no_did [-@-]'),
+('wish', 'not a did', 'new', '{"did_valid": false}', 'none withheld/invalid_did [-@-]'),
+('wish', 'no event', 'new', '{"has_event": false}', 'none withheld/no_event_uri [-@-]'),
+('wish', 'not an at-uri', 'new', '{"event_valid": false}', 'none withheld/invalid_event_uri [-@-]'),
+('wish', 'a word that is not in the map', 'new', '{"mapped": false, "local": null}', 'none withheld/unmapped_status [-@-]'),
+('wish', 'the same of a published row: its record stays', 'published', '{"mapped": false, "local": null}', 'none withheld/unmapped_status [own k going@c1]'),
+('wish', 'a status mapped to null', 'new', '{"local": null}', 'none withheld/status_not_published [-@-]'),
+('wish', '... takes the own record back', 'published', '{"local": null}', 'delete over c1 [own k going@c1] w'),
+('wish', '... not an adopted one', 'published', '{"local": null, "bond": "adopted"}', 'none withheld/status_not_published [adopted k going@c1]'),
+('wish', '... nor one found', 'found', '{"local": null}', 'none withheld/status_not_published [-@-]'),
+('wish', 'the event is over', 'new', '{"past": true}', 'none withheld/past_event [-@-]'),
+('wish', '... the record stays', 'published', '{"past": true}', 'none withheld/past_event [own k going@c1]'),
+('wish', 'withheld, keep', 'new', '{"withheld": "why"}', 'none withheld/why [-@-]'),
+('wish', '... the record stays', 'published', '{"withheld": "why"}', 'none withheld/why [own k going@c1]'),
+('wish', 'withheld, delete', 'new', '{"withheld": "why", "on_withheld": "delete"}', 'none withheld/why [-@-] +'),
+('wish', '... takes the record back', 'published', '{"withheld": "why", "on_withheld": "delete"}', 'delete over c1 [own k going@c1] w'),
+('wish', 'a row changed later speaks', 'new', '{"rival": true}', 'none superseded/superseded [-@-] l'),
+('wish', 'detaching', 'published', '{"detaching": true, "present": false}', 'delete over c1 [own k going@c1] w'),
+('wish', 'detached, nothing out there', 'new', '{"detaching": true, "present": false}', 'none withheld/detaching [-@-] +'),
+('wish', 'row deleted, never published', 'new', '{"present": false}', 'forget /row_deleted [-@-] +'),
+('wish', 'row deleted, keep', 'published', '{"present": false, "on_delete": "keep"}', 'forget /row_deleted [own k going@c1]'),
+('wish', 'moved', 'published', '{"same_slot": false}', 'delete over c1 [own k going@c1] w'),
+('wish', 'moved, with a call in doubt', 'published', '{"same_slot": false, "bond": null, "doubt": true}', 'read [going@c1]'),
+('wish', 'moved, nothing bound', 'new', '{"same_slot": false}', 'put going [-@-] l'),
+('wish', 'moved, the old record gone', 'published', '{"same_slot": false, "remote_cid": null}', 'none /moved [-@-] +'),
+-- withdrawals
+('withdrawal', 'row deleted', 'published', '{"present": false}', 'delete over c1 [own k going@c1] w'),
+('withdrawal', 'the network did it', 'published', '{"present": false, "by_network": true}', 'forget /row_deleted [-@-] +'),
+('withdrawal', 'in doubt', 'published', '{"present": false, "doubt": true}', 'read [own k going@c1]'),
+('withdrawal', 'record not known', 'published', '{"present": false, "remote_known": false, "remote_cid": null}', 'read [own k going@c1]'),
+('withdrawal', 'gone already', 'published', '{"present": false, "remote_cid": null}', 'forget /row_deleted [-@-] +'),
+('withdrawal', 'adopted, never written by us', 'published', '{"present": false, "bond": "adopted", "wrote": false}', 'forget /row_deleted [-@-] +'),
+('withdrawal', 'adopted, and written by us', 'published', '{"present": false, "bond": "adopted"}', 'delete over c1 [adopted k going@c1] w'),
+('withdrawal', 'another row goes on with it', 'published', '{"present": false, "heir": true}', 'handover /row_deleted [own k going@c1]'),
+('withdrawal', 'changed elsewhere since', 'published', '{"present": false, "remote_cid": "c2"}', 'forget /row_deleted [-@-] +'),
+('withdrawal', 'what is there is what we sent', 'published', '{"present": false, "remote_cid": "c2", "remote_sent": true, "sent_local": "notgoing"}', 'delete over c2 [own k notgoing@c2] +w'),
+('withdrawal', 'on_delete notgoing', 'published', '{"present": false, "on_delete": "notgoing"}', 'put notgoing over c1 [own k going@c1] w'),
+('withdrawal', '... it says so already', 'published', '{"present": false, "on_delete": "notgoing", "remote_status": "notgoing"}', 'forget /row_deleted [-@-] +'),
+('withdrawal', '... is for rows deleted, not withheld', 'published', '{"withheld": "why", "on_withheld": "delete", "on_delete": "notgoing"}', 'delete over c1 [own k going@c1] w'),
+-- brakes
+('brake', 'behind a TRUNCATE', 'published', '{"present": false, "truncated": true}', 'hold held/truncated [own k going@c1] w'),
+('brake', '... approved', 'published', '{"present": false, "truncated": true, "approved": true}', 'delete over c1 [own k going@c1] w'),
+('brake', 'beyond the limit', 'published', '{"present": false, "over_limit": true}', 'hold held/withdraw_limit [own k going@c1] w'),
+('brake', '... approved', 'published', '{"present": false, "over_limit": true, "approved": true}', 'delete over c1 [own k going@c1] w'),
+('brake', 'a cancellation counts', 'published', '{"local": "notgoing", "over_limit": true}', 'hold held/withdraw_limit [own k going@c1] wl'),
+('brake', '... of interest, too', 'published', '{"local": "notgoing", "base_local": "interested", "remote_status": "interested"}', 'put notgoing over c1 [own k interested@c1] wl'),
+('brake', 'declining at first does not', 'new', '{"local": "notgoing", "over_limit": true}', 'put notgoing [-@-] l'),
+('brake', 'nor does another change', 'published', '{"local": "interested", "over_limit": true}', 'put interested over c1 [own k going@c1] l'),
+-- accounts
+('account', 'none', 'new', '{"account": null}', 'wait blocked/no_account [-@-] l'),
+('account', 'not granted', 'new', '{"granted": false}', 'wait blocked/account_not_granted [-@-] l'),
+('account', 'needs_login', 'new', '{"account": "needs_login"}', 'wait blocked/needs_login [-@-] l'),
+('account', 'wrong_password', 'new', '{"account": "wrong_password"}', 'wait blocked/wrong_password [-@-] l'),
+('account', 'deactivated', 'new', '{"account": "deactivated"}', 'wait blocked/deactivated [-@-] l'),
+('account', 'takendown', 'new', '{"account": "takendown"}', 'wait blocked/takendown [-@-] l'),
+('account', 'unverified is tried', 'new', '{"account": "unverified"}', 'put going [-@-] l'),
+('account', 'unreachable is tried', 'new', '{"account": "unreachable"}', 'put going [-@-] l'),
+('account', 'a withdrawal waits, too', 'published', '{"present": false, "account": null}', 'wait blocked/no_account [own k going@c1] w'),
+('account', 'a listing, too', 'new', '{"listed": false, "account": null}', 'wait blocked/no_account [-@-] l'),
+('account', 'what agrees needs none', 'published', '{"account": null}', 'none done/published [own k going@c1] +l'),
+-- nothing is out there
+('first', 'new row', 'new', '{}', 'put going [-@-] l'),
+('first', 'records not listed', 'new', '{"listed": false}', 'list [-@-] l'),
+('first', 'in doubt', 'new', '{"doubt": true, "known": true}', 'read [-@-] l'),
+('first', 'as at attach()', 'new', '{"known": true, "base_local": "going"}', 'none [going@-] l'),
+('first', 'changed since attach()', 'new', '{"known": true, "base_local": "interested"}', 'put going [interested@-] l'),
+('first', 'declined from the beginning', 'new', '{"local": "notgoing"}', 'put notgoing [-@-] l'),
+('first', '... as known', 'new', '{"local": "notgoing", "known": true, "first_local": "notgoing"}', 'put notgoing [-@-] l'),
+('first', 'declined later', 'new', '{"local": "notgoing", "known": true, "first_local": "going"}', 'none withheld/never_published [notgoing@-] l'),
+('first', 'declined, on_cancel delete', 'new', '{"local": "notgoing", "on_cancel": "delete"}', 'none withheld/never_published [notgoing@-] l'),
+('first', '... somebody''s record may be there', 'new', '{"local": "notgoing", "on_cancel": "delete", "listed": false}', 'list [-@-] l'),
+('first', 'from the network', 'new', '{"by_network": true}', 'none done/from_network [going@-] +l'),
+('first', 'sent, and there it is', 'new', '{"known": true, "doubt": true, "remote_rkey": "k", "remote_cid": "c1", "remote_status": "going", "remote_sent": true, "sent_local": "going"}', 'read [own k going@c1] +l'),
+('first', '... once read', 'new', '{"known": true, "remote_rkey": "k", "remote_cid": "c1", "remote_status": "going", "remote_sent": true, "sent_local": "going"}', 'none done/published [own k going@c1] +l'),
+('first', '... changed since', 'new', '{"known": true, "local": "interested", "remote_rkey": "k", "remote_cid": "c1", "remote_status": "going", "remote_sent": true, "sent_local": "going"}', 'put interested over c1 [own k going@c1] +l'),
+-- somebody's record is
+('adoption', 'it says the same', 'found', '{"remote_status": "going"}', 'none done/published [adopted k going@c1] +l'),
+('adoption', 'latest: the row is newer', 'found', '{"local_newer": true}', 'put going over c1 [adopted k -@-] l'),
+('adoption', 'latest: the record is newer', 'found', '{}', 'none done/remote_newer [adopted k going@c1] +l'),
+('adoption', 'local', 'found', '{"conflict": "local"}', 'put going over c1 [adopted k -@-] l'),
+('adoption', 'remote', 'found', '{"conflict": "remote", "local_newer": true}', 'none done/remote_newer [adopted k going@c1] +l'),
+('adoption', 'the row has not changed since its base', 'found', '{"known": true, "base_local": "going", "local_newer": true, "conflict": "local"}', 'none [going@-] l'),
+('adoption', 'a word we do not know', 'found', '{"remote_status": null, "local_newer": true}', 'put going over c1 [adopted k -@-] l'),
+-- ours to keep true
+('bonded', 'both agree', 'published', '{}', 'none done/published [own k going@c1] +l'),
+('bonded', 'local changed', 'published', '{"local": "interested"}', 'put interested over c1 [own k going@c1] l'),
+('bonded', '... not known what is there', 'published', '{"local": "interested", "remote_known": false, "remote_cid": null}', 'read [own k going@c1] l'),
+('bonded', 'cancelled', 'published', '{"local": "notgoing"}', 'put notgoing over c1 [own k going@c1] wl'),
+('bonded', 'cancelled, on_cancel delete', 'published', '{"local": "notgoing", "on_cancel": "delete"}', 'delete over c1 [own k going@c1] wl'),
+('bonded', '... adopted', 'published', '{"local": "notgoing", "on_cancel": "delete", "bond": "adopted"}', 'put notgoing over c1 [adopted k going@c1] wl'),
+('bonded', 'remote changed', 'published', '{"remote_cid": "c2", "remote_status": "notgoing", "conflict": "local"}', 'none done/changed_elsewhere [own k going@c2] +l'),
+('bonded', 'remote changed, status as it was', 'published', '{"remote_cid": "c2"}', 'none done/published [own k going@c2] +l'),
+('bonded', 'both changed, to the same', 'published', '{"local": "notgoing", "remote_cid": "c2", "remote_status": "notgoing"}', 'none done/published [own k notgoing@c2] +l'),
+('bonded', 'both changed, latest: local', 'published', '{"local": "interested", "remote_cid": "c2", "remote_status": "notgoing", "local_newer": true}', 'put interested over c2 [own k going@c1] l'),
+('bonded', 'both changed, latest: remote', 'published', '{"local": "interested", "remote_cid": "c2", "remote_status": "notgoing"}', 'none done/remote_newer [own k interested@c2] +l'),
+('bonded', 'both changed, local', 'published', '{"local": "interested", "remote_cid": "c2", "remote_status": "notgoing", "conflict": "local"}', 'put interested over c2 [own k going@c1] l'),
+('bonded', 'both changed, remote', 'published', '{"local": "interested", "remote_cid": "c2", "remote_status": "notgoing", "conflict": "remote", "local_newer": true}', 'none done/remote_newer [own k interested@c2] +l'),
+('bonded', 'they differ, and did when both last changed', 'published', '{"remote_status": "notgoing"}', 'none [own k going@c1] l'),
+('bonded', 'what is there is what we sent', 'published', '{"local": "interested", "remote_cid": "c2", "remote_status": "interested", "remote_sent": true, "sent_local": "interested"}', 'none done/published [own k interested@c2] +l'),
+('bonded', 'deleted elsewhere', 'published', '{"remote_cid": null}', 'none done/deleted_elsewhere [going@-] +l'),
+('bonded', '... and the row changed', 'published', '{"local": "interested", "remote_cid": null}', 'put interested [own k going@c1] l'),
+('bonded', 'in doubt', 'published', '{"doubt": true, "local": "interested"}', 'read [own k going@c1] l'),
+('bonded', 'from the network', 'published', '{"by_network": true, "local": "interested"}', 'none done/from_network [own k interested@c1] +l');
+
+SELECT e.n, e.part, e.what,
+	CASE WHEN e.says = s.said THEN 'ok' ELSE 'NOT ' || e.says END AS ok,
+	s.said
+FROM expected e, plain p
+CROSS JOIN LATERAL (SELECT pg_temp.said(rsvp_sync.plan(jsonb_populate_record(
+	NULL::rsvp_sync.situation, CASE e.start WHEN 'new' THEN p.new
+		WHEN 'published' THEN p.published ELSE p.found END || e.differs)))
+	AS said) s
+ORDER BY e.n;
+
+-- Nothing is known of anything: nothing is sent.
+SELECT pg_temp.said(rsvp_sync.plan(
+	jsonb_populate_record(NULL::rsvp_sync.situation, '{}')));
