@@ -362,7 +362,7 @@ $$;
 COMMENT ON FUNCTION rsvp_sync._stat_worker() IS
 'private: this database''s worker as the server sees it';
 
-CREATE VIEW rsvp_sync.stat_worker AS
+CREATE VIEW rsvp_sync.stat_worker WITH (security_barrier) AS
 SELECT w.pid, w.started_at, w.state, w.state_since, w.wait_event_type,
 	w.wait_event
 FROM rsvp_sync._stat_worker() w;
