@@ -394,6 +394,7 @@ BEGIN
 			SELECT h.source_id, h.key FROM rsvp_sync._intent h
 			WHERE h.did = k.did AND h.event_uri = k.event_uri AND h.live
 				AND (h.source_id, h.key) <> (of_source, k.key)
+			ORDER BY h.local_at DESC, h.source_id DESC, h.key DESC
 			LIMIT 1) heir ON true
 	), seen AS (
 		SELECT k.*, o.rkey AS remote_rkey, o.cid AS remote_cid,

@@ -367,9 +367,10 @@ COMMENT ON FUNCTION rsvp_sync._plan_keys(bigint, text[]) IS
 'Plans leased keys; what the network has to do comes back as rows, already committed to in _intent once the caller commits.';
 
 /*
- * One record, several keys: of those planned together the ones that could
- * take the record over come first, and the one that has it in the next turn,
- * due in a moment, since this turn has leased what was due already.
+ * One record, several keys: of those planned together the one that could take
+ * the record over comes first, and the one that has it in the next turn, due
+ * in a moment, since this turn has leased what was due already.  Of several
+ * that would speak for a slot the one changed last comes first.
  * A key whose call is under way is not taken from: the taker waits.
  */
 CREATE FUNCTION rsvp_sync._in_turn(of_source bigint,
@@ -399,7 +400,16 @@ BEGIN
 		UNION
 		SELECT e.key FROM unnest(es) e
 		WHERE (e.d).action = 'handover' AND e.heir_source = of_source
-			AND e.heir_key IN (SELECT o.key FROM unnest(es) o)) AS l (key);
+			AND e.heir_key IN (SELECT o.key FROM unnest(es) o)
+		UNION
+		/* New to their slot, they have not seen each other. */
+		SELECT s.key FROM (SELECT e.key, row_number() OVER (
+				PARTITION BY e.did, e.event_uri
+				ORDER BY e.local_at DESC, e.key DESC) AS nth
+			FROM unnest(es) e
+			WHERE (e.d).live AND (e.d).state IS DISTINCT FROM 'superseded'
+				AND e.key <> ALL (waiting)) s
+		WHERE s.nth > 1) AS l (key);
 	IF waiting = '{}' AND later = '{}' THEN
 		RETURN es;
 	END IF;

@@ -99,7 +99,7 @@ BEGIN
 		PERFORM rsvp_sync.detach(('model.' || t)::regclass);
 	END LOOP;
 	COMMIT;
-	TRUNCATE model.a1, model.a2, model.attached, model.touched, model.said,
+	TRUNCATE model.a1, model.a2, model.attached, model.touched, model.said, model.saying,
 		model.net, model.head, model.lane, model.flight, model.mark,
 		model.foreign_edit, model.trace, model.failure;
 	TRUNCATE rsvp_sync._source, rsvp_sync._intent, rsvp_sync._queue,

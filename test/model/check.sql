@@ -83,7 +83,7 @@ BEGIN
 	IF NOT EXISTS (SELECT FROM rsvp_sync._account a WHERE a.did = of_did) THEN
 		RETURN;
 	END IF;
-	SELECT w.*, a.*, s.at, s.baseline, s.network, s.before, s.first_value
+	SELECT w.*, a.*, s.at, s.baseline, s.network, s.first_value
 	INTO speaker
 	FROM model.want w JOIN model.attached a USING (src)
 	JOIN model.said s USING (src, key)
@@ -120,10 +120,15 @@ BEGIN
 			OR speaker.first_value IS DISTINCT FROM 'notgoing') THEN
 		RETURN;
 	END IF;
-	/* Someone else had a word, later or at a time we cannot tell. */
+	/*
+	 * Someone else had a word, later; or the row says what was said before,
+	 * which perhaps is no change since the base.
+	 */
 	IF edited > speaker.at OR (edited IS NOT NULL
 		AND (speaker.conflict = 'remote' OR speaker.baseline
-			OR speaker.value = ANY (speaker.before))) THEN
+			OR EXISTS (SELECT FROM model.saying s
+				WHERE s.did = speaker.did AND s.uri = speaker.uri
+					AND s.value = speaker.value AND s.at < speaker.at))) THEN
 		RETURN;
 	END IF;
 	PERFORM model.fail(format('%s: %s.%s wants %s (%s %s), network says %s',

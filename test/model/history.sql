@@ -44,7 +44,14 @@ BEGIN
 		EXECUTE format('INSERT INTO model.%I (id, person, event, status)
 			SELECT coalesce(max(id), 2) + 1, $1, $2, $3 FROM model.%I
 			HAVING count(*) < 5', t, t) USING p, e, word;
-		RETURN format('insert %s of %s%s %s', t, p, e, word);
+		IF random() < 0.25 THEN
+			EXECUTE format('INSERT INTO model.%I (id, person, event, status)
+				SELECT max(id) + 1, $1, $2, model.a_word() FROM model.%I',
+				t, t) USING p, e;
+		END IF;
+		RETURN format('insert %s of %s%s %s', t, p, e, (SELECT
+			string_agg(a.status, ', ') FROM model.attendance a
+			WHERE a.created_at = now() AND a.src = t));
 	END IF;
 	t := format('UPDATE model.%I SET ', target.src) || CASE how
 		WHEN 'status' THEN format('status = %L', word)

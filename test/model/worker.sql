@@ -27,9 +27,10 @@ CREATE TABLE model.said (
 	baseline boolean NOT NULL DEFAULT false,	-- not changed since attach()
 	network boolean NOT NULL DEFAULT false,		-- not the user's of this application
 	first_value text,
-	before text[] NOT NULL DEFAULT '{}',		-- what it said earlier
 	PRIMARY KEY (src, key)
 );
+/* Whatever was said for a slot. */
+CREATE TABLE model.saying (did text, uri text, value text, at timestamptz);
 
 CREATE FUNCTION model.plan(of_source bigint, keys text[]) RETURNS void
 LANGUAGE plpgsql AS $$
@@ -67,11 +68,15 @@ WHERE a.source_id = of_source AND w.key = ANY (keys)
 ON CONFLICT (src, key) DO UPDATE SET did = excluded.did,
 	uri = excluded.uri, value = excluded.value, at = excluded.at,
 	network = excluded.network, baseline = false,
-	before = s.before || coalesce(s.value, 'null'),
 	first_value = CASE WHEN (s.did, s.uri) = (excluded.did, excluded.uri)
 		THEN s.first_value ELSE excluded.value END
 WHERE (s.did, s.uri, s.value) IS DISTINCT FROM
-	(excluded.did, excluded.uri, excluded.value)
+	(excluded.did, excluded.uri, excluded.value);
+INSERT INTO model.saying
+SELECT s.did, s.uri, s.value, s.at
+FROM model.said s JOIN model.attached a USING (src)
+WHERE a.source_id = of_source AND s.key = ANY (keys) AND s.value IS NOT NULL
+EXCEPT SELECT * FROM model.saying
 $$;
 
 /* Drain, lease and plan; time has passed, so that what waits is due. */
