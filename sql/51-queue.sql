@@ -29,6 +29,8 @@ CREATE FUNCTION rsvp_sync._drain(at_most integer) RETURNS TABLE (
 	drained bigint, repeatable bigint[])
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
+/* A plan made for a short log, kept, compares each row with each ctid. */
+SET plan_cache_mode = force_custom_plan
 AS $$
 DECLARE
 	entries rsvp_sync._change_log[];

@@ -8,7 +8,11 @@
  * transaction-wide snapshot and updates the same row.  So a write-back is
  * made when it can disturb nobody, and is left for later otherwise: the row
  * is skipped if it is locked, nothing is waited for, and right before the
- * commit (which is asynchronous, hence short) we look who is around:
+ * commit (which is asynchronous, hence short) we look who is around: nobody
+ * may have a transaction-wide snapshot and the right to write.
+ *
+ * Who has, is known where the module is preloaded (isolation.c).  Elsewhere
+ * it is guessed:
  *
  *	- normally nobody may hold a lock on the attendance table; after
  *	  PATIENCE_MS that is no longer asked;
@@ -39,6 +43,7 @@
 #include "utils/timestamp.h"
 
 #include "changelog.h"
+#include "isolation.h"
 #include "owner.h"
 #include "source.h"
 #include "worker.h"
@@ -191,6 +196,8 @@ users_around(Oid relid)
 static bool
 disturbs(const Row *row)
 {
+	if (isolation_is_known())
+		return isolation_around();
 	if (is_strict(row->source_id))
 		return row->waited_ms < STRICT_PATIENCE_MS ? snapshots_around() :
 			users_around(row->relid);
@@ -361,7 +368,7 @@ tell_rows(void *arg)
 		if (GetCurrentTimestamp() > stop)
 			break;
 	}
-	if (batch_disturbs(rows))
+	if (isolation_is_known() ? !isolation_shut() : batch_disturbs(rows))
 		ereport(ERROR, (errcode(ERRCODE_LOCK_NOT_AVAILABLE),
 						errmsg("the table is in use")));
 }
