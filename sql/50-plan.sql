@@ -188,6 +188,7 @@ SELECT coalesce(CASE code
 	WHEN 'sending' THEN 'A request for this row is under way.'
 	WHEN 'retrying' THEN 'The last try failed; another one follows.'
 	WHEN 'failed' THEN 'Given up; retry() tries again.'
+	WHEN 'discarded' THEN 'Given up for good by discard(); a change of the row tries again.'
 	ELSE code END, '')
 	|| CASE WHEN detail IS NOT NULL
 		AND code NOT IN ('unmapped_status', 'status_not_published')

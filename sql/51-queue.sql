@@ -93,6 +93,7 @@ BEGIN
 		SELECT i.source_id, i.key, now(), coalesce(i.local_at, now())
 		FROM rsvp_sync._intent i
 		WHERE i.state IN ('blocked', 'failed')
+			AND i.reason_code IS DISTINCT FROM 'discarded'
 			AND (entry.key IS NULL OR i.did = entry.key)
 		ON CONFLICT (source_id, key) DO UPDATE SET
 			due_at = excluded.due_at, attempts = 0,
@@ -365,8 +366,9 @@ COMMENT ON FUNCTION rsvp_sync._plan_keys(bigint, text[]) IS
 
 /*
  * One record, several keys: of those planned together the one that could take
- * the record over comes first, and the one that has it in the next turn.  Of
- * several that would speak for a slot the one changed last comes first.
+ * the record over comes first, and the one that has it in the next turn, due
+ * in a moment, since this turn has leased what was due already.  Of several
+ * that would speak for a slot the one changed last comes first.
  * A key whose call is under way is not taken from: the taker waits.
  */
 CREATE FUNCTION rsvp_sync._in_turn(of_source bigint,
@@ -411,7 +413,7 @@ BEGIN
 	END IF;
 	UPDATE rsvp_sync._queue q SET lease = NULL,
 		due_at = now() + CASE WHEN q.key = ANY (waiting)
-			THEN interval '100 milliseconds' ELSE interval '0' END
+			THEN interval '100 milliseconds' ELSE interval '1 millisecond' END
 	FROM unnest(es) e
 	WHERE q.source_id = of_source AND q.key = e.key
 		AND q.key = ANY (waiting || later);
@@ -702,7 +704,10 @@ $$;
 COMMENT ON FUNCTION rsvp_sync._forget_history() IS
 'Deletes some of the history beyond history_retention; how much.';
 
-/* Keys that stood back for one that has just left their slot. */
+/*
+ * Keys that stood back for one that has just left their slot.  They are due
+ * in a moment, since this turn has leased what was due already.
+ */
 CREATE FUNCTION rsvp_sync._wake_slots(of_source bigint,
 	es rsvp_sync._evaluation[])
 RETURNS void
@@ -711,7 +716,8 @@ SET search_path = pg_catalog, pg_temp
 SET enable_hashjoin = off
 AS $$
 INSERT INTO rsvp_sync._queue AS q (source_id, key, due_at, changed_at)
-SELECT DISTINCT i.source_id, i.key, now(), i.local_at
+SELECT DISTINCT i.source_id, i.key, now() + interval '1 millisecond',
+	i.local_at
 FROM unnest(es) e
 JOIN rsvp_sync._intent i ON i.did = e.was_did
 	AND i.event_uri = e.was_event_uri

@@ -267,6 +267,10 @@ FROM rsvp_sync._evaluate(of_source, NULL, true) e
 CROSS JOIN LATERAL rsvp_sync._standing(e) x
 WHERE NOT EXISTS (SELECT FROM rsvp_sync._queue q
 		WHERE q.source_id = of_source AND q.key = e.key)
+	/* Of what was discarded only a change of the row speaks again. */
+	AND ((e.old_state, e.old_reason_code)
+			IS DISTINCT FROM ('failed', 'discarded')
+		OR NOT (e.s).present)
 	AND CASE (e.d).action
 		/* The base follows what both sides agree on by now. */
 		WHEN 'none' THEN (x.state, x.code, (e.d).bond, (e.d).base_local,

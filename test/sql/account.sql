@@ -210,10 +210,12 @@ SELECT r.state, r.message FROM unnest(ARRAY[
 	$$* FROM rsvp_sync._account$$]) call,
 	LATERAL account_test.refused('SELECT ' || call) r;
 RESET ROLE;
--- no function here is anybody's, none lacks a search_path of its own, and all
--- that run as their owner are private or take no secret
+-- no function here is anybody's (but _copied(), which the view status asks),
+-- none lacks a search_path of its own, and all that run as their owner are
+-- private or take no secret
 SELECT p.oid::regprocedure FROM pg_proc p
 WHERE p.pronamespace = 'rsvp_sync'::regnamespace
+	AND p.proname <> '_copied'
 	AND p.proname ~ '^_?(connect|disconnect|grant|revoke|activate|copied|ensure_inst|this_inst|seal|open|role_oid|check|refuse|account)'
 	AND (has_function_privilege('regress_app', p.oid, 'EXECUTE')
 		OR p.proconfig IS DISTINCT FROM ARRAY['search_path=pg_catalog, pg_temp']
@@ -243,7 +245,9 @@ SELECT rsvp_sync.grant_monitor('regress_watch');
 SELECT r.role, p.proname FROM pg_proc p,
 	unnest(ARRAY['regress_app', 'regress_watch']) r(role)
 WHERE p.pronamespace = 'rsvp_sync'::regnamespace AND p.proname ~ 'account|activate|grant|^_'
-	AND p.proname <> '_log_change' AND has_function_privilege(r.role, p.oid, 'EXECUTE')
+	AND p.proname NOT IN ('_log_change', '_copied', '_may_see',
+		'_queued_state', '_reason', '_rsvp_uri')
+	AND has_function_privilege(r.role, p.oid, 'EXECUTE')
 ORDER BY 1, 2;
 SELECT has_table_privilege('regress_app', 'rsvp_sync.account', 'SELECT') AS app,
 	has_table_privilege('regress_watch', 'rsvp_sync.account', 'SELECT') AS watch,

@@ -133,12 +133,12 @@ $app->sql('BEGIN; DELETE FROM attendance WHERE id = 1; INSERT INTO attendance (i
 $app->idle('replaced');
 is_deeply [ $app->said(1), $app->record(1)->{uri} ], [ 'interested', $second->{uri} ], 'deleted and inserted in one transaction is an update';
 $app->sql('BEGIN; DELETE FROM attendance WHERE id = 1; INSERT INTO attendance (id, event_id, user_id) VALUES (101, 1, 1); COMMIT');
-$app->idle('replaced by another key');
+$app->idle('replaced by another key', 4);
 is_deeply [ $app->said(1), scalar $app->records(1) ], [ 'going', 1 ], 'replaced by a row of another key: still one record';
 is $app->state('attendance', 101), 'done/published', '... which is that row\'s';
 is $app->status('attendance', 101)->{uri}, $app->record(1)->{uri}, '... by name';
 $app->sql('UPDATE attendance SET id = 1 WHERE id = 101');
-$app->idle('new key');
+$app->idle('new key', 4);
 is_deeply [ $app->said(1), scalar $app->records(1), $app->state('attendance', 1) ], [ 'going', 1, 'done/published' ], 'a primary key that changes keeps the record';
 is $app->status('attendance', 101)->{state}, undef, '... and the old key is forgotten';
 

@@ -1,0 +1,185 @@
+-- retry() and discard(), explain_sync(), doctor(), stat_worker, progress.  There
+-- is no worker: what it would do with a key is done here by hand.
+\set SHOW_CONTEXT never
+SET client_min_messages = error;
+SET timezone = 'UTC';
+SET datestyle = 'ISO, YMD';
+CREATE EXTENSION IF NOT EXISTS rsvp_sync;
+CREATE ROLE regress_operate;
+CREATE ROLE regress_operate_other;
+CREATE ROLE regress_operate_reader;
+SELECT rsvp_sync.grant_application('regress_operate');
+SELECT rsvp_sync.grant_application('regress_operate_other');
+SELECT rsvp_sync.grant_application('regress_operate_reader');
+SELECT rsvp_sync.grant_monitor('regress_operate_reader');
+CREATE SCHEMA operate_test AUTHORIZATION regress_operate;
+GRANT USAGE, CREATE ON SCHEMA operate_test TO regress_operate_other;
+GRANT USAGE ON SCHEMA operate_test TO regress_operate_reader;
+ALTER SYSTEM SET rsvp_sync.allow_plaintext_credentials = on;
+SELECT pg_reload_conf();
+DO $$
+BEGIN
+	WHILE current_setting('rsvp_sync.allow_plaintext_credentials') = 'off' LOOP
+		PERFORM pg_sleep(0.01);
+	END LOOP;
+END
+$$;
+\set alice 'did:plc:ewvi7nxzyoun6zhxrhs64oiz'
+\set bob 'did:plc:z72i7hdynmk6r22z27h6tvur'
+\set party 'at://did:web:host.example/community.lexicon.calendar.event/party'
+
+-- How a statement is refused
+CREATE FUNCTION operate_test.refused(statement text,
+	OUT state text, OUT message text, OUT hint text)
+LANGUAGE plpgsql AS $$
+BEGIN
+	EXECUTE statement;
+	message := 'not refused';
+EXCEPTION WHEN OTHERS THEN
+	GET STACKED DIAGNOSTICS state = RETURNED_SQLSTATE,
+		message = MESSAGE_TEXT, hint = PG_EXCEPTION_HINT;
+END
+$$;
+
+-- The worker's part: keys from the log are leased and planned, ...
+CREATE FUNCTION operate_test.turn() RETURNS text[]
+LANGUAGE plpgsql SECURITY DEFINER AS $$
+DECLARE
+	l record;
+	planned text[] := '{}';
+BEGIN
+	PERFORM rsvp_sync._drain(1000);
+	FOR l IN SELECT * FROM rsvp_sync._lease(1, 100) LOOP
+		PERFORM rsvp_sync._plan_keys(l.source_id, l.keys);
+		planned := planned || l.keys;
+	END LOOP;
+	RETURN ARRAY(SELECT k FROM unnest(planned) k ORDER BY k);
+END
+$$;
+-- ... and this comes of a call
+CREATE FUNCTION operate_test.fail(of_table regclass, of_key text, how text, code text,
+	message text DEFAULT 'not today')
+RETURNS void
+LANGUAGE sql SECURITY DEFINER AS $$
+	SELECT rsvp_sync._call_failed(q.source_id, q.key, q.generation, how, code,
+		message, true, NULL, '0')
+	FROM rsvp_sync._queue q JOIN rsvp_sync._source s USING (source_id)
+	WHERE s.attendance = of_table AND q.key = of_key
+$$;
+CREATE FUNCTION operate_test.succeed(of_table regclass, of_key text)
+RETURNS void
+LANGUAGE sql SECURITY DEFINER AS $$
+	UPDATE rsvp_sync._intent i SET sent_local = i.local
+	FROM rsvp_sync._source s
+	WHERE s.source_id = i.source_id AND s.attendance = of_table AND i.key = of_key;
+	SELECT rsvp_sync._put_done(q.source_id, q.key, q.generation, i.did, '3kabc2defgh2' || of_key,
+		rsvp_sync._rsvp_record(NULL, i.event_uri, 'x', i.local, '2026-01-01T00:00:00.000Z'),
+		'bafyreidfayvfuwqa7qlnopdjiqrxzs6blmoeu4rujcjtnci5beludirz2a', NULL)
+	FROM rsvp_sync._queue q JOIN rsvp_sync._source s USING (source_id)
+	JOIN rsvp_sync._intent i USING (source_id, key)
+	WHERE s.attendance = of_table AND q.key = of_key
+$$;
+
+SET ROLE regress_operate_other;
+CREATE TABLE operate_test.theirs (id int PRIMARY KEY, did text, event_uri text, status text);
+SELECT rsvp_sync.attach('operate_test.theirs', 'SELECT id, did, event_uri, status FROM operate_test.theirs',
+	options => '{"tenant": "other", "status_map": {"yes": "going"}}') IS NOT NULL AS attached;
+SELECT rsvp_sync.connect_account(:'bob', 'secret', 'https://pds.example');
+SELECT rsvp_sync.grant_account(:'bob', 'regress_operate');
+SET ROLE regress_operate;
+CREATE TABLE operate_test.ours (id int PRIMARY KEY, did text, event_uri text, status text);
+GRANT SELECT ON operate_test.ours TO regress_operate_reader;
+SELECT rsvp_sync.attach('operate_test.ours', 'SELECT id, did, event_uri, status FROM operate_test.ours',
+	options => '{"status_map": {"yes": "going", "perhaps": "interested", "dunno": null}}') IS NOT NULL AS attached;
+SELECT rsvp_sync.connect_account(:'alice', 'secret', 'https://pds.example');
+INSERT INTO operate_test.ours SELECT n, CASE n % 2 WHEN 1 THEN :'alice' ELSE :'bob' END, :'party' || n, 'yes'
+FROM generate_series(1, 6) n;
+SET ROLE regress_operate_other;
+INSERT INTO operate_test.theirs VALUES (1, :'bob', :'party' || 101, 'yes');
+RESET ROLE;
+SELECT operate_test.turn();
+
+-- 1 and 2 have failed, 3 and 4 wait for another try, 5 waits for its user
+SELECT operate_test.fail('operate_test.ours', k, how, code)
+FROM (VALUES ('1', 'failed', 'refused'), ('2', 'failed', 'event_not_found'), ('3', 'retry', 'timeout'),
+	('4', 'retry', 'http_502'), ('5', 'wait', 'no_account')) AS c (k, how, code);
+SELECT operate_test.fail('operate_test.theirs', '1', 'failed', 'refused');
+SELECT operate_test.succeed('operate_test.ours', '6');
+SELECT attendance_id, state, reason_code, reason, attempts, last_error FROM rsvp_sync.status ORDER BY attendance, attendance_id;
+
+--
+-- Trying again
+--
+SET ROLE regress_operate;
+BEGIN;
+SELECT rsvp_sync.retry('operate_test.ours', '1');
+SELECT rsvp_sync.retry('operate_test.ours', '6') AS done, rsvp_sync.retry('operate_test.ours', '99') AS none;
+SELECT operate_test.turn();
+SELECT state, reason_code, attempts FROM rsvp_sync.sync_status('operate_test.ours', '1');
+SELECT state, reason_code, attempts FROM rsvp_sync.sync_status('operate_test.ours', '6');
+ROLLBACK;
+BEGIN;
+SELECT rsvp_sync.retry(:'alice');
+SELECT operate_test.turn();
+ROLLBACK;
+BEGIN;
+SELECT rsvp_sync.retry(did => :'bob');
+SELECT operate_test.turn();
+SELECT attendance_id, state, attempts, last_error FROM rsvp_sync.status WHERE attendance_id = '4';
+ROLLBACK;
+BEGIN;
+SELECT rsvp_sync.retry();
+SELECT operate_test.turn();
+ROLLBACK;
+-- A table by name, with and without a cast, by the caller's search_path
+BEGIN;
+SET LOCAL search_path = operate_test;
+SELECT rsvp_sync.retry('ours') AS literal, rsvp_sync.retry('ours'::regclass) AS cast,
+	rsvp_sync.retry(attendance => 'operate_test.ours') AS named, rsvp_sync.retry('ours', NULL) AS null;
+ROLLBACK;
+-- What is in hand is not disturbed, and a superuser may do all
+RESET ROLE;
+BEGIN;
+SELECT rsvp_sync.retry();
+SELECT operate_test.turn();
+SELECT rsvp_sync.retry();
+ROLLBACK;
+SET ROLE regress_operate;
+SELECT s, r.* FROM unnest(ARRAY[
+	$$SELECT rsvp_sync.retry('operate_test.theirs', '1')$$,
+	$$SELECT rsvp_sync.retry('operate_test.theirs')$$,
+	$$SELECT rsvp_sync.retry('alice.example.com')$$,
+	$$SELECT rsvp_sync.retry('nowhere')$$,
+	$$SELECT rsvp_sync.retry('pg_class')$$,
+	$$SELECT rsvp_sync.retry(NULL)$$,
+	$$SELECT rsvp_sync.retry(NULL::regclass)$$,
+	$$SELECT rsvp_sync.discard('operate_test.theirs', '1')$$,
+	$$SELECT rsvp_sync.discard('pg_class', '1')$$,
+	$$SELECT rsvp_sync.discard(NULL, '1')$$]) s, operate_test.refused(s) r;
+SELECT rsvp_sync.retry('did:plc:nobody') AS nobody;
+SELECT count(*) FROM rsvp_sync.failed;
+
+--
+-- Giving up
+--
+SELECT k, rsvp_sync.discard('operate_test.ours', k) FROM unnest(ARRAY['1', '3', '5', '6', '99', NULL]) k;
+SELECT attendance_id, reason_code, reason FROM rsvp_sync.failed;
+-- Nothing but its own row, or its own name, brings it back
+SELECT rsvp_sync.reconcile('operate_test.ours'), rsvp_sync.retry(:'alice'), rsvp_sync.retry();
+SELECT rsvp_sync.connect_account(:'alice', 'new secret', 'https://pds.example');
+SELECT operate_test.turn();
+SELECT rsvp_sync.disconnect_account(:'alice');
+SELECT rsvp_sync.reconcile('operate_test.ours');
+SELECT operate_test.turn();
+SELECT state, reason_code FROM rsvp_sync.sync_status('operate_test.ours', '1');
+BEGIN;
+SELECT rsvp_sync.retry('operate_test.ours', '1');
+SELECT operate_test.turn();
+SELECT state, reason_code FROM rsvp_sync.sync_status('operate_test.ours', '1');
+ROLLBACK;
+BEGIN;
+UPDATE operate_test.ours SET status = 'perhaps' WHERE id = 1;
+COMMIT;
+SELECT operate_test.turn();
+SELECT state, reason_code FROM rsvp_sync.sync_status('operate_test.ours', '1');
+RESET ROLE;
