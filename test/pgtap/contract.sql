@@ -24,6 +24,8 @@ INSERT INTO function VALUES
 		'bigint', 'v-u'),
 	('attach_all', 'pattern text, options jsonb DEFAULT ''{}''',
 		'TABLE(attendance regclass, source_id bigint)', 'v-u'),
+	('classify', 'http_status integer, body text, headers jsonb',
+		'text', 'i-s'),
 	('connect_account', 'did text, password text, pds text DEFAULT NULL, handle text DEFAULT NULL',
 		'void', 'v-u'),
 	('connect_account_encrypted', 'did text, envelope text, pds text DEFAULT NULL, handle text DEFAULT NULL',
@@ -32,6 +34,8 @@ INSERT INTO function VALUES
 		'void', 'v-u'),
 	('detach_all', '',
 		'integer', 'v-u'),
+	('discard', 'attendance regclass, attendance_id text',
+		'boolean', 'v-u'),
 	('disconnect_account', 'did text, withdraw boolean DEFAULT false',
 		'void', 'v-u'),
 	('find_attendees_by_metadata', 'key text, value text, user_id bigint',
@@ -80,6 +84,12 @@ INSERT INTO function VALUES
 		'text', 'iss'),
 	('resume', 'attendance regclass',
 		'void', 'v-u'),
+	('retry', '',
+		'bigint', 'v-u'),
+	('retry', 'attendance regclass, attendance_id text DEFAULT NULL',
+		'bigint', 'v-u'),
+	('retry', 'did text',
+		'bigint', 'v-u'),
 	('revoke_account', 'did text, role name',
 		'void', 'v-u'),
 	('rsvp_status_map', '',
@@ -134,7 +144,7 @@ INSERT INTO setting VALUES
 -- Pure functions, which everybody may call
 CREATE TEMP TABLE pure AS SELECT unnest(ARRAY['is_at_uri', 'is_did', 'is_handle', 'is_nsid',
 	'is_record_key', 'is_tid', 'is_datetime', 'is_cid', 'parse_at_uri', 'tid_now', 'record_cid',
-	'rsvp_status_map', 'plan']) AS name;
+	'rsvp_status_map', 'plan', 'classify']) AS name;
 -- Helpers of views, which are called as whoever reads the view, and what a
 -- trigger's copy needs; the second column says that it runs as the definer
 CREATE TEMP TABLE helper (name text, definer boolean);
@@ -201,13 +211,8 @@ INSERT INTO promised VALUES
 	('export', 'did text'),
 	('explain_sync', 'attendance regclass, attendance_id text'),
 	('doctor', ''),
-	('retry', 'attendance regclass, attendance_id text'),
-	('retry', 'did text'),
-	('retry', ''),
-	('discard', 'attendance regclass, attendance_id text'),
 	('metrics', ''),
 	('metrics_text', ''),
-	('classify', 'http_status integer, body text, headers jsonb'),
 	('rsvp_document', 'attendance regclass, attendance_id text'),
 	('rsvp_html', 'document jsonb%'),
 	('rsvp_badge', 'document jsonb%'),

@@ -348,9 +348,9 @@ SELECT tenant, user_id FROM rsvp_sync.find_attendees_by_metadata('uri', 'at://te
 -- attached and detached, here and by others, committed and not
 SELECT rsvp_sync.detach('tenant_a.attendance');
 SELECT tenant, user_id FROM rsvp_sync.find_attendees_by_metadata('n', '7', 8);
-CREATE TABLE find_test.plain ("Tag" date, no float, metadata jsonb, "state" text, PRIMARY KEY ("Tag", no));
+CREATE TABLE find_test.plain ("Tag" date, no float, metadata jsonb, status text, "userId" uuid, PRIMARY KEY ("Tag", no));
 ALTER TABLE find_test.plain OWNER TO regress_find_owner;
-INSERT INTO find_test.plain VALUES ('2025-02-03', 0.1, '{"n": 7}', 'x');
+INSERT INTO find_test.plain VALUES ('2025-02-03', 0.1, '{"n": 7}', 'x', 'AAAAAAAA-0000-4000-8000-000000000000');
 BEGIN;
 SELECT rsvp_sync.attach('find_test.plain', $$SELECT p."Tag", p.no, '' AS did, '' AS event_uri, '' AS status FROM find_test.plain p$$) > 0;
 SELECT tenant, attendance_id FROM rsvp_sync.find_attendees_by_metadata('n', '7');
@@ -367,6 +367,7 @@ COMMIT;
 SELECT dblink_disconnect('other');
 SELECT attendance, tenant, attendance_id, event_id, user_id, status, metadata
 FROM rsvp_sync.find_attendees_by_metadata('n', '7');
+SELECT tenant, user_id FROM rsvp_sync.find_attendees_by_metadata('n', '7', 'aaaaaaaa-0000-4000-8000-000000000000');
 -- a table without metadata has none to be found, and says so if asked
 ALTER TABLE find_test.plain DROP metadata;
 SELECT tenant, attendance_id FROM rsvp_sync.find_attendees_by_metadata('n', '7');
@@ -401,6 +402,17 @@ SELECT attendance_id, metadata FROM rsvp_sync.find_attendees_by_metadata('m', '7
 SELECT count(*), count(*) FILTER (WHERE metadata ->> 'm' = g::text AND g % 2 = 0) FROM generate_series(0, 499) g
 CROSS JOIN LATERAL rsvp_sync.find_attendees_by_metadata('m', g::text);
 RESET ROLE;
+-- an index that becomes valid with its last part
+DROP INDEX find_test.parts_rsvp_sync_metadata;
+CREATE INDEX whole ON ONLY find_test.parts USING gin (metadata jsonb_path_ops);
+CREATE INDEX one ON find_test.part1 USING gin (metadata jsonb_path_ops);
+CREATE INDEX two ON find_test.part2 USING gin (metadata jsonb_path_ops);
+ALTER INDEX find_test.whole ATTACH PARTITION find_test.one;
+\set VERBOSITY terse
+SELECT count(*) FROM rsvp_sync.find_attendees_by_metadata('m', '12');
+\set VERBOSITY default
+ALTER INDEX find_test.whole ATTACH PARTITION find_test.two;
+SELECT count(*) FROM rsvp_sync.find_attendees_by_metadata('m', '12');
 ALTER TABLE find_test.parts DETACH PARTITION find_test.part2;
 SELECT count(*) FROM rsvp_sync.find_attendees_by_metadata('m', '12');
 DROP TABLE find_test.parts;

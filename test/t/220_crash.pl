@@ -75,14 +75,14 @@ settled("kill -9 of the worker, $KILLS times while $ROWS rows are on their way")
 cmp_ok scalar(() = $pg->log_text =~ /terminated by signal 9/g), '>=', $KILLS, 'so often it was';
 
 # At its gentler end: SIGTERM, which does not restart the server.
-for my $round (1 .. 5) {
+for my $round (1 .. 2) {
 	$pds->clear_log;
 	change($round + 1);
 	after_requests(1 + int rand 40);
 	my $worker = $app->worker or next;
 	$pg->safe_psql('postgres', "SELECT pg_terminate_backend($worker)");
 }
-settled('pg_terminate_backend of the worker, five times');
+settled('pg_terminate_backend of the worker, twice');
 
 # --- with a request at the PDS
 
