@@ -54,7 +54,12 @@ BEGIN
 	SELECT e.source_id, e.key, min(CASE e.op WHEN 'l' THEN 1 ELSE 0 END),
 		now() + CASE WHEN bool_or(e.op = 'c') THEN settle
 			ELSE interval '0' END,
-		max(e.changed_at), bool_and(e.op = 'n')
+		/* Found by comparing: when it changed, nobody knows. */
+		max(CASE WHEN e.op = 'l' THEN coalesce((
+				SELECT i.local_at FROM rsvp_sync._intent i
+				WHERE i.source_id = e.source_id AND i.key = e.key),
+				e.changed_at)
+			ELSE e.changed_at END), bool_and(e.op = 'n')
 	FROM unnest(entries) e
 	JOIN rsvp_sync._source s ON s.source_id = e.source_id
 	WHERE e.op IN ('c', 'n', 'l') AND e.key IS NOT NULL
@@ -498,7 +503,8 @@ BEGIN
 	FROM unnest(es) e
 	WHERE i.source_id = e.from_source AND i.key = e.from_key
 		AND (e.d).live AND (e.d).state IS DISTINCT FROM 'superseded';
-	PERFORM rsvp_sync._enqueue(i.source_id, ARRAY[i.key])
+	PERFORM rsvp_sync._enqueue(i.source_id, ARRAY[i.key], 0::smallint,
+		coalesce(i.local_at, now()))
 	FROM unnest(es) e
 	JOIN rsvp_sync._intent i
 		ON i.source_id = e.from_source AND i.key = e.from_key
