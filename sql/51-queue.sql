@@ -113,13 +113,16 @@ BEGIN
 		FROM rsvp_sync._intent i WHERE i.source_id = entry.source_id
 		HAVING count(*) > 0;
 	ELSIF entry.op = 'd' THEN
-		/* A broken query must not stop the log; see _source_works(). */
+		/*
+		 * A broken query must not stop the log, nor one that takes too long,
+		 * which OTHERS does not include; see _source_works().
+		 */
 		BEGIN
 			PERFORM rsvp_sync._enqueue(entry.source_id, array_agg(k.key))
 			FROM rsvp_sync._dependent_keys(entry.source_id, entry.dep,
 				entry.key) k
 			HAVING count(*) > 0;
-		EXCEPTION WHEN OTHERS THEN
+		EXCEPTION WHEN query_canceled OR OTHERS THEN
 			PERFORM rsvp_sync._source_failed(entry.source_id, SQLSTATE,
 				SQLERRM);
 			UPDATE rsvp_sync._source s SET missed = true
