@@ -38,6 +38,7 @@
 #include "utils/memutils.h"
 #include "utils/plancache.h"
 #include "utils/rel.h"
+#include "utils/syscache.h"
 #include "utils/timeout.h"
 
 #include "compat.h"
@@ -106,16 +107,40 @@ free_planner(void)
 		pin(steered[i], GetConfigOptionResetString(steered[i]));
 }
 
+static void
+pin_lock_timeout(int ms)
+{
+	char		text[32];
+
+	if (ms == 0)
+		return;
+	snprintf(text, sizeof(text), "%d", ms);
+	pin("lock_timeout", text);
+}
+
+/* Without a lock on the table, for which we might have to wait. */
+static Oid
+owner_of(Oid relid)
+{
+	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
+	Oid			owner;
+
+	if (!HeapTupleIsValid(tuple))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("the attendance table no longer exists")));
+	owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
+	ReleaseSysCache(tuple);
+	return owner;
+}
+
 /* Become the owner of the table.  sql_timeout_ms 0: as the setting says. */
 void
 owner_enter(OwnerScope *scope, Oid relid, const char *search_path,
 			int lock_timeout_ms, int sql_timeout_ms)
 {
-	Relation	rel = relation_open(relid, AccessShareLock);
-	Oid			owner = rel->rd_rel->relowner;
-	char		ms[32];
+	Oid			owner = owner_of(relid);
 
-	relation_close(rel, NoLock);
 	scope->guc_level = NewGUCNestLevel();
 	pin("search_path", search_path);
 	pin("row_security", "off");
@@ -125,11 +150,7 @@ owner_enter(OwnerScope *scope, Oid relid, const char *search_path,
 	pin("bytea_output", "hex");
 	pin("extra_float_digits", "1");
 	free_planner();
-	if (lock_timeout_ms > 0)
-	{
-		snprintf(ms, sizeof(ms), "%d", lock_timeout_ms);
-		pin("lock_timeout", ms);
-	}
+	pin_lock_timeout(lock_timeout_ms);
 	GetUserIdAndSecContext(&scope->user, &scope->context);
 	SetUserIdAndSecContext(owner, scope->context |
 						   SECURITY_RESTRICTED_OPERATION);
@@ -392,7 +413,9 @@ enter_query(int64 source_id, OwnerScope *scope)
 	if (query == NULL)
 	{
 		uint64		generation = schema_generation;
+		int			guc_level = NewGUCNestLevel();
 
+		pin_lock_timeout(QUERY_LOCK_TIMEOUT_MS);
 		query = hash_search(queries, &source_id, HASH_ENTER, &found);
 		memset((char *) query + sizeof(int64), 0,
 			   sizeof(OwnerQuery) - sizeof(int64));
@@ -400,6 +423,7 @@ enter_query(int64 source_id, OwnerScope *scope)
 											   "rsvp_sync desired query",
 											   ALLOCSET_SMALL_SIZES);
 		read_source(query);
+		AtEOXact_GUC(true, guc_level);
 		owner_enter(scope, query->relid, query->search_path,
 					QUERY_LOCK_TIMEOUT_MS, query->sql_timeout);
 		prepare_query(query);
