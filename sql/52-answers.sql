@@ -134,7 +134,10 @@ $$;
 COMMENT ON FUNCTION rsvp_sync._delete_done(bigint, text, bigint, text, text, text) IS
 'A record was removed; the key is planned again.';
 
-/* The record was read: nothing is in doubt any more. */
+/*
+ * The record was read: nothing is in doubt any more.  A PDS need not say the
+ * cid, which then is computed.
+ */
 CREATE FUNCTION rsvp_sync._read_done(w_source bigint, w_key text,
 	w_did text, w_rkey text, w_cid text, w_record jsonb)
 RETURNS void
@@ -142,14 +145,15 @@ LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-	PERFORM rsvp_sync._observe(w_did, w_rkey, w_cid, w_record, NULL, 'read',
+	PERFORM rsvp_sync._observe(w_did, w_rkey,
+		coalesce(w_cid, rsvp_sync.record_cid(w_record)), w_record, NULL, 'read',
 		coalesce(rsvp_sync._record_time(w_record), now()));
 	UPDATE rsvp_sync._intent i SET doubt = false
 	WHERE i.source_id = w_source AND i.key = w_key;
 END
 $$;
 COMMENT ON FUNCTION rsvp_sync._read_done(bigint, text, text, text, text, jsonb) IS
-'A record was read from its PDS; NULL cid: it is not there.';
+'A record was read from its PDS; neither cid nor record: it is not there.';
 
 /* All records of an account, every page. */
 CREATE FUNCTION rsvp_sync._list_done(of_did text, records jsonb)

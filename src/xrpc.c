@@ -18,6 +18,7 @@
 
 #include "lib/stringinfo.h"
 
+#include "syntax.h"
 #include "xrpc.h"
 
 /* Answers are read up to this size. */
@@ -242,6 +243,19 @@ judge_error(HttpRequest *req, Answer *answer, json_t *body)
 			   message ? message : "no XRPC error in the answer");
 }
 
+/*
+ * An answer that says it is well, and is not what was asked for: something
+ * may have happened there, but we cannot read what.
+ */
+void
+xrpc_unreadable(Answer *answer, const char *what)
+{
+	answer->class = ANSWER_RETRY;
+	answer->sure = false;
+	strlcpy(answer->name, "unreadable_answer", XRPC_NAME_SIZE);
+	strlcpy(answer->message, what, XRPC_MESSAGE_SIZE);
+}
+
 /* Judge a finished request. */
 void
 xrpc_judge(HttpRequest *req, Answer *answer)
@@ -264,11 +278,7 @@ xrpc_judge(HttpRequest *req, Answer *answer)
 			answer->body = body;
 			return;
 		}
-		/* Something did happen there, but we cannot read what. */
-		answer->class = ANSWER_RETRY;
-		strlcpy(answer->name, "unreadable_answer", XRPC_NAME_SIZE);
-		strlcpy(answer->message, "the answer is not a JSON object",
-				XRPC_MESSAGE_SIZE);
+		xrpc_unreadable(answer, "the answer is not a JSON object");
 	}
 	else
 		judge_error(req, answer, body);
@@ -293,6 +303,15 @@ xrpc_text(json_t *object, const char *member)
 		strlen(json_string_value(value)) != json_string_length(value))
 		return NULL;
 	return json_string_value(value);
+}
+
+/* A text member that is a CID, hence of bounded length, or NULL. */
+const char *
+xrpc_cid(json_t *object, const char *member)
+{
+	const char *text = xrpc_text(object, member);
+
+	return text != NULL && syntax_is_cid(text, strlen(text)) ? text : NULL;
 }
 
 static void

@@ -46,6 +46,7 @@ typedef struct Answer
 
 extern void xrpc_judge(HttpRequest *req, Answer *answer);
 extern void xrpc_forget(Answer *answer);
+extern void xrpc_unreadable(Answer *answer, const char *what);
 extern AnswerClass xrpc_classify(int status, const char *name,
 								 const char *challenge);
 extern bool xrpc_challenge_error(const char *challenge,
@@ -63,6 +64,7 @@ extern HttpRequest *xrpc_did_document(const char *did, const char *plc_url,
 
 /* Members of an answer. */
 extern const char *xrpc_text(json_t *object, const char *member);
+extern const char *xrpc_cid(json_t *object, const char *member);
 extern const char *xrpc_pds_of_document(json_t *document, const char *did);
 extern const char *xrpc_handle_of_document(json_t *document);
 
