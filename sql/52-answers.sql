@@ -262,7 +262,8 @@ COMMENT ON FUNCTION rsvp_sync._backoff(integer) IS
 /*
  * A call did not succeed.
  * how: retry   later; counted
- *      again   at once; not counted (what was known has changed)
+ *      again   at once, as what was known has changed; counted, and after
+ *              two tries later as well
  *      wait    the account needs its user; not counted
  *      failed  given up
  * sure: the request certainly had no effect.
@@ -287,7 +288,7 @@ BEGIN
 	THEN
 		how := 'again';
 	END IF;
-	IF how = 'retry'
+	IF how IN ('retry', 'again')
 		AND tries >= current_setting('rsvp_sync.max_attempts')::integer
 	THEN
 		how := 'failed';
@@ -314,9 +315,10 @@ BEGIN
 	END IF;
 	UPDATE rsvp_sync._queue q SET lease = NULL,
 		attempts = CASE WHEN q.generation <> w_generation THEN 0
-			WHEN how = 'retry' THEN tries ELSE q.attempts END,
+			WHEN how IN ('retry', 'again') THEN tries ELSE q.attempts END,
 		last_error = code || ': ' || message,
-		due_at = CASE WHEN q.generation <> w_generation OR how = 'again'
+		due_at = CASE WHEN q.generation <> w_generation
+				OR how = 'again' AND tries <= 2
 			THEN now()
 			ELSE now() + greatest(not_before, rsvp_sync._backoff(tries - 1))
 			END

@@ -1063,18 +1063,34 @@ retry_now(Lane *lane, Job *job)
 	lane->njobs++;
 }
 
+/*
+ * What was known of the record, or of the head, is out of date; both are read
+ * again.  Once a write that only updates is repeated at once, without the
+ * head: others may write to this repository all the time.
+ */
 static void
 swap_failed(Lane *lane, Job *job, Answer *answer)
 {
 	bool		commit = strncmp(answer->message, "Commit was at", 13) == 0;
 
-	if (commit && !job->head_unknown)
+	replace_text(lane, &lane->head, NULL);
+	if (commit && !job->mint && !job->head_unknown)
 	{
-		/* Somebody wrote to this repository; its records are read again. */
-		replace_text(lane, &lane->head, NULL);
-		job->head_unknown = !job->mint;
+		job->head_unknown = true;
 		retry_now(lane, job);
 	}
+	else
+		fail_job(job, "again", answer->name, answer->message, false, 0);
+}
+
+/* There is no such record, says the PDS. */
+static void
+record_absent(Job *job, Answer *answer)
+{
+	if (job_is(job, "read"))
+		new_outcome(OUTCOME_READ, job, NULL);
+	else if (job_is(job, "delete"))
+		new_outcome(OUTCOME_DELETE, job, NULL);
 	else
 		fail_job(job, "again", answer->name, answer->message, false, 0);
 }
@@ -1110,10 +1126,7 @@ job_refused(Lane *lane, Job *job, Answer *answer)
 	switch (answer->class)
 	{
 		case ANSWER_ABSENT:
-			if (job_is(job, "read"))
-				new_outcome(OUTCOME_READ, job, NULL);
-			else
-				fail_job(job, "again", answer->name, answer->message, true, 0);
+			record_absent(job, answer);
 			break;
 		case ANSWER_REREAD:
 			swap_failed(lane, job, answer);
