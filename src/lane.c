@@ -636,6 +636,21 @@ account_state(const char *name, const char *otherwise)
 	return otherwise;
 }
 
+/* The PDS cannot be asked now. */
+static void
+lane_unreachable(Lane *lane, Answer *answer)
+{
+	if (answer->class == ANSWER_LIMIT)
+		fail_lane(lane, "later", answer->name, answer->message,
+				  answer->wait_ms);
+	else
+	{
+		account_outcome(lane, "unreachable", answer->message);
+		fail_lane(lane, "retry", answer->name, answer->message,
+				  answer->wait_ms);
+	}
+}
+
 static void
 session_begins(Lane *lane, Answer *answer)
 {
@@ -645,8 +660,13 @@ session_begins(Lane *lane, Answer *answer)
 	const char *status = xrpc_text(answer->body, "status");
 	Outcome    *outcome;
 
-	if (did == NULL || access == NULL || refresh == NULL ||
-		strcmp(did, lane->did) != 0)
+	if (did == NULL || access == NULL || refresh == NULL)
+	{
+		xrpc_unreadable(answer, "the answer is not a session");
+		lane_unreachable(lane, answer);
+		return;
+	}
+	if (strcmp(did, lane->did) != 0)
 	{
 		ask_user(lane, "needs_login", "the PDS began another session");
 		return;
@@ -667,27 +687,19 @@ session_begins(Lane *lane, Answer *answer)
 	outcome->handle = keep(xrpc_text(answer->body, "handle"));
 }
 
-/* The PDS cannot be asked now. */
-static void
-lane_unreachable(Lane *lane, Answer *answer)
-{
-	if (answer->class == ANSWER_LIMIT)
-		fail_lane(lane, "later", answer->name, answer->message,
-				  answer->wait_ms);
-	else
-	{
-		account_outcome(lane, "unreachable", answer->message);
-		fail_lane(lane, "retry", answer->name, answer->message,
-				  answer->wait_ms);
-	}
-}
-
+/*
+ * Only an error that says so by its name is the user's matter.  A status
+ * alone may come from whatever stands in front of the PDS.
+ */
 static void
 session_answer(Lane *lane, Answer *answer, bool refreshing)
 {
+	bool		said = answer->known && (answer->class == ANSWER_USER ||
+										 answer->class == ANSWER_REFRESH);
+
 	if (answer->class == ANSWER_OK)
 		session_begins(lane, answer);
-	else if (answer->class == ANSWER_RETRY || answer->class == ANSWER_LIMIT)
+	else if (!said)
 		lane_unreachable(lane, answer);
 	else if (refreshing && lane->password != NULL &&
 			 strcmp(answer->name, "AccountTakedown") != 0)
@@ -1099,8 +1111,17 @@ static void
 job_needs_session(Lane *lane, Job *job, Answer *answer)
 {
 	replace_text(lane, &lane->access_token, NULL);
+	if (job->logins++ > 0 && !answer->known)
+	{
+		/* A status alone, from whatever stands in front of the PDS. */
+		lane->session = lane->password || lane->refresh_token ?
+			SESSION_HAS_CREDENTIAL : SESSION_NONE;
+		fail_job(job, "retry", answer->name, answer->message, answer->sure,
+				 answer->wait_ms);
+		return;
+	}
 	retry_now(lane, job);
-	if (job->logins++ < MAX_LOGINS)
+	if (job->logins <= MAX_LOGINS)
 		lane->session = lane->password || lane->refresh_token ?
 			SESSION_HAS_CREDENTIAL : SESSION_NONE;
 	else
@@ -1143,7 +1164,8 @@ job_refused(Lane *lane, Job *job, Answer *answer)
 			limit_reached(lane, job, answer);
 			break;
 		case ANSWER_PERMANENT:
-			if (!job_is(job, "read"))
+			/* Without a name it need not be the PDS's answer. */
+			if (!job_is(job, "read") && answer->named)
 			{
 				fail_job(job, "failed", "refused",
 						 psprintf("%s: %s", answer->name, answer->message),

@@ -224,15 +224,21 @@ judge_error(HttpRequest *req, Answer *answer, json_t *body)
 	const char *name = xrpc_text(body, "error");
 	const char *message = xrpc_text(body, "message");
 	const char *challenge = http_answer_header(req, "WWW-Authenticate");
-	char		challenged[XRPC_NAME_SIZE];
+	char		challenged[XRPC_NAME_SIZE] = "";
+	AnswerClass class;
 
 	if (message == NULL)
 		message = xrpc_text(body, "error_description");
 	answer->class = xrpc_classify(req->status, name, challenge);
-	if (name == NULL && xrpc_challenge_error(challenge, challenged))
+	xrpc_challenge_error(challenge, challenged);
+	answer->known = (name != NULL && class_of_name(name, &class)) ||
+		class_of_name(challenged, &class);
+	if (name == NULL && challenged[0] != '\0')
 		name = challenged;
-	/* A server that broke down may have done it before or after. */
-	answer->sure = req->status < 500 && answer->class != ANSWER_REREAD;
+	answer->named = name != NULL;
+	/* A server that broke down, or a stranger, may have done it first. */
+	answer->sure = answer->named && req->status < 500 &&
+		answer->class != ANSWER_REREAD;
 	if (answer->class == ANSWER_LIMIT || req->status == 503)
 		answer->wait_ms = asked_wait(req);
 	if (name != NULL)

@@ -39,6 +39,8 @@ typedef struct Answer
 	int			status;			/* HTTP status, 0 if none came */
 	char		name[XRPC_NAME_SIZE];	/* XRPC error, or what went wrong */
 	char		message[XRPC_MESSAGE_SIZE]; /* printable, for people */
+	bool		named;			/* an error of XRPC or OAuth, not just a status */
+	bool		known;			/* ... whose name says the class */
 	bool		sure;			/* it certainly had no effect */
 	long		wait_ms;		/* not to be repeated before, or 0 */
 	json_t	   *body;			/* parsed, if class is ANSWER_OK */
