@@ -727,9 +727,10 @@ lane_credentials_wanted(void)
 	return wanted;
 }
 
+/* error: why one that is there, or may be, could not be read; or NULL */
 void
 lane_credentials(const char *did, const char *which, const char *password,
-				 const char *refresh_token)
+				 const char *refresh_token, const char *error)
 {
 	Lane	   *lane = lane_of(did);
 
@@ -739,8 +740,11 @@ lane_credentials(const char *did, const char *which, const char *password,
 	if (password == NULL && refresh_token == NULL)
 	{
 		lane->session = SESSION_NONE;
-		fail_lane(lane, "wait", "no_account",
-				  "there is no credential for this account", 0);
+		if (error != NULL)
+			fail_lane(lane, "retry", "credential_unreadable", error, 0);
+		else
+			fail_lane(lane, "wait", "no_account",
+					  "there is no credential for this account", 0);
 	}
 	else
 		lane->session = SESSION_HAS_CREDENTIAL;
