@@ -592,10 +592,15 @@ start_session(Lane *lane)
 	if (lane->refresh_token != NULL)
 	{
 		/* This call takes no body at all; an empty object is refused. */
-		start_call(CALL_REFRESH, lane, NULL, NULL, lane->pds,
-				   xrpc_post(lane->pds, "com.atproto.server.refreshSession",
-							 lane->refresh_token, NULL,
-							 rsvp_sync_request_timeout));
+		HttpRequest *req = xrpc_post(lane->pds,
+									 "com.atproto.server.refreshSession",
+									 lane->refresh_token, NULL,
+									 rsvp_sync_request_timeout);
+
+		/* Not every PDS takes a token twice, as the reference does. */
+		if (req != NULL)
+			http_once(req);
+		start_call(CALL_REFRESH, lane, NULL, NULL, lane->pds, req);
 		return;
 	}
 	initStringInfo(&body);
