@@ -31,6 +31,13 @@ REVOKE ALL ON FUNCTION rsvp_sync._exclude_worker() FROM PUBLIC;
 COMMENT ON FUNCTION rsvp_sync._exclude_worker() IS
 'private: until this transaction ends the worker leaves sources alone; waits for the transaction it is in';
 
+CREATE FUNCTION rsvp_sync._lock_attach(attendance oid) RETURNS void
+LANGUAGE c VOLATILE STRICT SET search_path = pg_catalog, pg_temp
+AS 'MODULE_PATHNAME', 'rsvp_sync_lock_attach';
+REVOKE ALL ON FUNCTION rsvp_sync._lock_attach(oid) FROM PUBLIC;
+COMMENT ON FUNCTION rsvp_sync._lock_attach(oid) IS
+'private: until this transaction ends no other attaches this table';
+
 /* The source of a table that the caller owns. */
 CREATE FUNCTION rsvp_sync._owned_source(caller oid, attendance regclass)
 RETURNS rsvp_sync._source
@@ -165,8 +172,7 @@ DECLARE
 	rel record;
 BEGIN
 	PERFORM rsvp_sync._check_owner(caller, attendance);
-	PERFORM pg_advisory_xact_lock('rsvp_sync._source'::regclass::oid::integer,
-		attendance::oid::integer);
+	PERFORM rsvp_sync._lock_attach(attendance);
 	SELECT c.relkind, c.relpersistence, c.relnamespace, r.rolsuper, r.rolname
 		INTO rel
 	FROM pg_class c JOIN pg_roles r ON r.oid = c.relowner
