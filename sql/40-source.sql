@@ -106,6 +106,7 @@ DECLARE
 	given jsonb := coalesce(options, '{}');
 	snapshot pg_snapshot;
 	known boolean;
+	former jsonb;
 BEGIN
 	PERFORM rsvp_sync._check_options(given);
 	PERFORM rsvp_sync._check_attendance(caller, attendance);
@@ -119,6 +120,7 @@ BEGIN
 	SELECT * INTO s FROM rsvp_sync._source f
 	WHERE f.attendance = _attach.attendance FOR UPDATE;
 	known := FOUND;
+	former := s.shape -> 'depends';
 	IF NOT known THEN
 		s := rsvp_sync._new_source(attendance);
 	END IF;
@@ -138,7 +140,7 @@ BEGIN
 	ELSIF given ->> 'backfill' IN ('all', 'upcoming') THEN
 		PERFORM rsvp_sync._backfill_again(s);
 	END IF;
-	PERFORM rsvp_sync._put_triggers(s);
+	PERFORM rsvp_sync._put_triggers(s, former);
 	UPDATE rsvp_sync._source f SET index_name = rsvp_sync._put_index(s)
 	WHERE f.source_id = s.source_id;
 	IF NOT known THEN
