@@ -106,7 +106,10 @@ typedef struct TriggerState
 	bool		pin_settings;	/* a key's text depends on settings */
 } TriggerState;
 
-bool		changelog_muted = false;
+/* The row that the worker is writing back to; NULL: none. */
+static int64 muted_source = 0;
+static const char *muted_key = NULL;
+
 bool		rsvp_sync_skip = false;
 
 /* The buffer, in a context of the transaction. */
@@ -621,19 +624,38 @@ key_text(TriggerState *state, TupleTableSlot *slot)
 	return text;
 }
 
+void
+changelog_mute(int64 source_id, const char *key)
+{
+	muted_source = source_id;
+	muted_key = key;
+}
+
+static bool
+is_muted(TriggerState *state, const char *key)
+{
+	return muted_key != NULL && state->dep == 0 &&
+		state->source_id == muted_source && strcmp(key, muted_key) == 0;
+}
+
 static void
 log_row(TriggerState *state, TupleTableSlot *slot)
 {
 	char		op = state->dep ? 'd' : rsvp_sync_skip ? 'n' : 'c';
+	char	   *key;
 
 	/*
 	 * Without a primary key there is no name for the row.  The marker makes
 	 * the worker look at the source, which it will find broken.
 	 */
 	if (state->nkeys == 0)
+	{
 		remember(state->source_id, state->dep, 'b', NULL);
-	else
-		remember(state->source_id, state->dep, op, key_text(state, slot));
+		return;
+	}
+	key = key_text(state, slot);
+	if (!is_muted(state, key))
+		remember(state->source_id, state->dep, op, key);
 }
 
 /*
@@ -656,9 +678,6 @@ rsvp_sync_log_change(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
 				 errmsg("%s must be called by an AFTER ROW trigger",
 						"rsvp_sync._log_change()")));
-	if (changelog_muted)
-		return PointerGetDatum(NULL);
-
 	state = trigger_state(fcinfo, data);
 	if (!TRIGGER_FIRED_BY_UPDATE(data->tg_event))
 		log_row(state, data->tg_trigslot);

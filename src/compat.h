@@ -57,4 +57,17 @@ rel_primary_key(Relation rel)
 	 == ACLCHECK_OK)
 #endif
 
+#include "storage/proc.h"
+
+/* 17 gave the number of a process a name */
+static inline int
+compat_my_proc_number(void)
+{
+#if PG_VERSION_NUM >= 170000
+	return MyProcNumber;
+#else
+	return MyProc->pgprocno;
+#endif
+}
+
 #endif							/* RSVP_SYNC_COMPAT_H */

@@ -20,6 +20,7 @@
 
 #include "changelog.h"
 #include "ddl.h"
+#include "isolation.h"
 #include "launcher.h"
 #include "registry.h"
 #include "settings.h"
@@ -212,6 +213,7 @@ request_shmem(void)
 		prev_shmem_request();
 	registry_shmem_request();
 	tid_shmem_request();
+	isolation_shmem_request();
 }
 
 static void
@@ -221,6 +223,7 @@ init_shmem(void)
 		prev_shmem_startup();
 	registry_shmem_init();
 	tid_shmem_init();
+	isolation_shmem_init();
 }
 
 void
@@ -233,6 +236,7 @@ _PG_init(void)
 	shmem_request_hook = request_shmem;
 	prev_shmem_startup = shmem_startup_hook;
 	shmem_startup_hook = init_shmem;
+	isolation_install_hooks();
 	ddl_install_hook();
 	launcher_register();
 }
