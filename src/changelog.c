@@ -38,6 +38,7 @@
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/datum.h"
+#include "utils/fmgroids.h"
 #include "utils/guc.h"
 #include "utils/json.h"
 #include "utils/lsyscache.h"
@@ -636,6 +637,13 @@ log_row(TriggerState *state, TupleTableSlot *slot)
 		remember(state->source_id, state->dep, op, key_text(state, slot));
 }
 
+/* 1: fired by a statement; more: by one of another trigger's. */
+static int
+trigger_depth(void)
+{
+	return DatumGetInt32(OidFunctionCall0(F_PG_TRIGGER_DEPTH));
+}
+
 /*
  * rsvp_sync._log_change(): AFTER INSERT OR UPDATE OR DELETE FOR EACH ROW.
  * Arguments: source id, dependency (0 for the attendance table itself),
@@ -656,7 +664,7 @@ rsvp_sync_log_change(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
 				 errmsg("%s must be called by an AFTER ROW trigger",
 						"rsvp_sync._log_change()")));
-	if (changelog_muted)
+	if (changelog_muted && trigger_depth() <= 1)
 		return PointerGetDatum(NULL);
 
 	state = trigger_state(fcinfo, data);
