@@ -78,6 +78,9 @@ typedef struct OwnerQuery
 
 bool		owner_arms_deadline = false;
 
+/* Nesting level of the transaction in which a deadline is armed; 0: none. */
+static int	deadline_level = 0;
+
 static HTAB *queries = NULL;
 static uint64 schema_generation = 1;
 
@@ -105,6 +108,40 @@ free_planner(void)
 
 	for (int i = 0; i < lengthof(steered); i++)
 		pin(steered[i], GetConfigOptionResetString(steered[i]));
+}
+
+/*
+ * A cancellation that comes too late is not to hit what follows.  Nobody else
+ * has reason to cancel a statement of a worker.
+ */
+static void
+disarm_deadline(void)
+{
+	disable_timeout(STATEMENT_TIMEOUT, false);
+	QueryCancelPending = false;
+	deadline_level = 0;
+}
+
+/* An error takes the scope away; one that application SQL caught does not. */
+static void
+deadline_subxact(SubXactEvent event, SubTransactionId mine,
+				 SubTransactionId parent, void *arg)
+{
+	if (event == SUBXACT_EVENT_ABORT_SUB && deadline_level > 0 &&
+		GetCurrentTransactionNestLevel() <= deadline_level)
+		disarm_deadline();
+}
+
+static void
+arm_deadline(int ms)
+{
+	static bool registered = false;
+
+	if (!registered)
+		RegisterSubXactCallback(deadline_subxact, NULL);
+	registered = true;
+	deadline_level = GetCurrentTransactionNestLevel();
+	enable_timeout_after(STATEMENT_TIMEOUT, ms);
 }
 
 static void
@@ -158,16 +195,17 @@ owner_enter(OwnerScope *scope, Oid relid, const char *search_path,
 		sql_timeout_ms = rsvp_sync_sql_timeout;
 	scope->armed = owner_arms_deadline && sql_timeout_ms > 0;
 	if (scope->armed)
-		enable_timeout_after(STATEMENT_TIMEOUT, sql_timeout_ms);
+		arm_deadline(sql_timeout_ms);
 }
 
 void
 owner_leave(OwnerScope *scope)
 {
 	if (scope->armed)
-		disable_timeout(STATEMENT_TIMEOUT, false);
+		disarm_deadline();
 	SetUserIdAndSecContext(scope->user, scope->context);
-	AtEOXact_GUC(true, scope->guc_level);
+	/* As if rolled back: what application SQL has SET goes as well. */
+	AtEOXact_GUC(false, scope->guc_level);
 }
 
 /* The table's primary key, by name and type, in the caller's context. */
