@@ -299,9 +299,12 @@ WITH due AS MATERIALIZED (
 )
 SELECT l.source_id, array_agg(l.key) FROM leased l GROUP BY l.source_id
 UNION ALL
-/* A source that failed is tried again even if no key of it waits. */
+/*
+ * A source that failed is tried again even if no key of it waits, and one that
+ * is being detached goes once its rows are told.
+ */
 SELECT s.source_id, '{}' FROM rsvp_sync._source s
-WHERE (s.state = 'broken'
+WHERE (s.state IN ('broken', 'detaching')
 		OR s.missed AND coalesce(s.compare_at <= now(), true))
 	AND s.state <> 'paused' AND (s.retry_at IS NULL OR s.retry_at <= now())
 	AND NOT EXISTS (SELECT FROM leased l WHERE l.source_id = s.source_id)
@@ -349,7 +352,8 @@ CREATE TYPE rsvp_sync._work AS (
 	record text, cid text, swap text, mint boolean,
 	event_uri text, organiser text, organiser_pds text,
 	sent_local text,				-- the local value the call stands for
-	withdraws boolean				-- counts as a withdrawal
+	withdraws boolean,				-- counts as a withdrawal
+	credential_of text				-- which one the account has now
 );
 
 /* What is still missing before the call can be made. */
@@ -701,7 +705,9 @@ SELECT of_source, l.key, q.generation, (l.d).action, n.need, n.subject,
 	/* A deletion stands for a value only if that asked for it. */
 	CASE WHEN (l.d).action = 'put' THEN (l.d).send
 		WHEN (l.d).live THEN (l.s).local END,
-	(l.d).withdraws AND l.attempts = 0
+	(l.d).withdraws AND l.attempts = 0,
+	(SELECT a.connected_at::text FROM rsvp_sync._account a
+	WHERE a.did = l.did)
 FROM located l
 JOIN rsvp_sync._queue q ON q.source_id = of_source AND q.key = l.key
 CROSS JOIN LATERAL rsvp_sync._need((l.d).action, l.pds, l.did, l.event_uri,
@@ -846,7 +852,9 @@ WHERE s.source_id = of_source AND s.state = 'detaching'
 		WHERE q.source_id = of_source)
 	AND NOT EXISTS (SELECT FROM rsvp_sync._intent i
 		WHERE i.source_id = of_source
-			AND (i.bond IS NOT NULL OR i.doubt))
+			AND (i.bond IS NOT NULL OR i.doubt
+				/* The row is told that its record is gone. */
+				OR i.writeback AND i.writeback_failures < 3))
 $$;
 COMMENT ON FUNCTION rsvp_sync._finish_detach(bigint) IS
 'Removes a detaching source whose records are all withdrawn.';

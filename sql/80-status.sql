@@ -393,7 +393,7 @@ SELECT NOT EXISTS (SELECT FROM rsvp_sync._change_log l
 		JOIN rsvp_sync._source s ON s.source_id = i.source_id
 		WHERE (of_source IS NULL OR i.source_id = of_source)
 			AND i.writeback AND i.writeback_failures < 3
-			AND s.state = 'active')
+			AND s.state IN ('active', 'detaching'))
 $$;
 COMMENT ON FUNCTION rsvp_sync._idle(bigint) IS
 'Is nothing runnable left of a source (NULL: of all)?';

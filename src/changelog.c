@@ -38,6 +38,7 @@
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/datum.h"
+#include "utils/fmgroids.h"
 #include "utils/guc.h"
 #include "utils/json.h"
 #include "utils/lsyscache.h"
@@ -641,11 +642,19 @@ changelog_mute(int64 source_id, const char *key)
 	muted_key = key;
 }
 
+/* 1: fired by a statement; more: by one of another trigger's. */
+static int
+trigger_depth(void)
+{
+	return DatumGetInt32(OidFunctionCall0(F_PG_TRIGGER_DEPTH));
+}
+
 static bool
 is_muted(TriggerState *state, const char *key)
 {
 	return muted_key != NULL && state->dep == 0 &&
-		state->source_id == muted_source && strcmp(key, muted_key) == 0;
+		state->source_id == muted_source && strcmp(key, muted_key) == 0 &&
+		trigger_depth() <= 1;
 }
 
 static void

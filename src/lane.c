@@ -67,6 +67,7 @@ typedef struct Lane
 	dlist_head	jobs;
 	int			njobs;
 	bool		busy;			/* a call is under way */
+	int			epoch;			/* grows when all that is known is void */
 	SessionState session;
 	char	   *credential;		/* which one the next three come from */
 	char	   *password;
@@ -112,6 +113,7 @@ typedef struct Call
 	Job		   *job;
 	Task	   *task;
 	char	   *host;			/* counted against connections_per_host */
+	int			epoch;			/* of the lane when it began */
 } Call;
 
 /* How many calls are under way to a host. */
@@ -334,6 +336,7 @@ start_call(CallKind kind, Lane *lane, Job *job, Task *task, const char *host,
 	call = MemoryContextAllocZero(lane_context, sizeof(Call));
 	call->kind = kind;
 	call->lane = lane;
+	call->epoch = lane ? lane->epoch : 0;
 	call->job = job;
 	call->task = task;
 	call->host = MemoryContextStrdup(lane_context, host);
@@ -453,6 +456,20 @@ add_to_task(Job *job)
 	pfree(name);
 }
 
+/*
+ * Another PDS, or the account was connected anew: nothing of what we had is
+ * good any more, nor is what a call under way may bring.
+ */
+static void
+reset_lane(Lane *lane)
+{
+	wipe_lane(lane);
+	replace_text(lane, &lane->head, NULL);
+	replace_text(lane, &lane->credential, NULL);
+	lane->session = SESSION_NONE;
+	lane->epoch++;
+}
+
 void
 lane_add(Job *job)
 {
@@ -467,12 +484,12 @@ lane_add(Job *job)
 	lane = lane_of(job->did);
 	if (lane->pds == NULL || strcmp(lane->pds, job->pds) != 0)
 	{
-		/* Another PDS: nothing of what we had is good there. */
 		replace_text(lane, &lane->pds, job->pds);
-		replace_text(lane, &lane->access_token, NULL);
-		replace_text(lane, &lane->head, NULL);
-		lane->session = SESSION_NONE;
+		reset_lane(lane);
 	}
+	else if (lane->credential != NULL && job->credential != NULL &&
+			 strcmp(lane->credential, job->credential) != 0)
+		reset_lane(lane);
 	dlist_push_tail(&lane->jobs, &job->node);
 	lane->njobs++;
 	activate_lane(lane);
@@ -1266,36 +1283,63 @@ lane_start(void)
 	rest_lanes();
 }
 
+/* An answer to what no longer holds: only what a job did counts. */
+static void
+stale_answer(Call *call, Answer *answer)
+{
+	Job		   *job = call->job;
+
+	if (call->kind != CALL_JOB)
+		forget_listing(call->lane);
+	else if (answer->class == ANSWER_USER || answer->class == ANSWER_REFRESH)
+		retry_now(call->lane, job);
+	else
+	{
+		job->head_unknown = true;
+		job_answer(call->lane, job, answer);
+	}
+}
+
+static void
+fresh_answer(Call *call, Answer *answer)
+{
+	switch (call->kind)
+	{
+		case CALL_LOGIN:
+		case CALL_REFRESH:
+			session_answer(call->lane, answer, call->kind == CALL_REFRESH);
+			break;
+		case CALL_HEAD:
+			head_answer(call->lane, answer);
+			break;
+		case CALL_LIST:
+			list_answer(call->lane, answer);
+			break;
+		case CALL_JOB:
+			job_answer(call->lane, call->job, answer);
+			break;
+		case CALL_TASK:
+			task_answer(call->task, answer);
+			break;
+	}
+}
+
 /* An answer came, or will never come. */
 void
 lane_finished(HttpRequest *req)
 {
 	Call	   *call = req->owner;
+	Lane	   *lane = call->lane;
 	Answer		answer;
 
 	xrpc_judge(req, &answer);
 	host_leaves(call->host);
-	if (call->lane)
-		call->lane->busy = false;
-	switch (call->kind)
-	{
-		case CALL_LOGIN:
-		case CALL_REFRESH:
-			session_answer(call->lane, &answer, call->kind == CALL_REFRESH);
-			break;
-		case CALL_HEAD:
-			head_answer(call->lane, &answer);
-			break;
-		case CALL_LIST:
-			list_answer(call->lane, &answer);
-			break;
-		case CALL_JOB:
-			job_answer(call->lane, call->job, &answer);
-			break;
-		case CALL_TASK:
-			task_answer(call->task, &answer);
-			break;
-	}
+	if (lane)
+		lane->busy = false;
+	if (lane && call->epoch != lane->epoch)
+		stale_answer(call, &answer);
+	else
+		fresh_answer(call, &answer);
 	xrpc_forget(&answer);
 	http_free(req);
 	pfree(call->host);

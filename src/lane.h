@@ -34,6 +34,7 @@ typedef struct Job
 	bool		mint;			/* the record key is new */
 	char	   *event_uri;
 	char	   *organiser_pds;
+	char	   *credential;		/* which one its account has now */
 	int			logins;			/* sessions tried for it */
 	bool		head_unknown;	/* do not name the head of the repository */
 } Job;

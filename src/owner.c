@@ -30,7 +30,6 @@
 #include "fmgr.h"
 #include "funcapi.h"
 #include "miscadmin.h"
-#include "storage/lock.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
@@ -173,12 +172,13 @@ void
 owner_leave(OwnerScope *scope)
 {
 	if (scope->armed)
+	{
+		/* Nobody else cancels a worker's statement: what comes late is ours. */
 		disable_timeout(STATEMENT_TIMEOUT, false);
+		QueryCancelPending = false;
+	}
 	SetUserIdAndSecContext(scope->user, scope->context);
 	AtEOXact_GUC(false, scope->guc_level);
-	/* Nor do advisory locks that a worker would hold for ever. */
-	if (owner_arms_deadline)
-		LockReleaseSession(USER_LOCKMETHOD);
 }
 
 /* Run fn(arg) as the owner; also after an error nothing of it stays. */

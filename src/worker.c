@@ -73,7 +73,7 @@ static Statement release_leases = {
 static Statement plan_keys = {
 	"SELECT w.source_id, w.generation, w.mint, w.key, w.action, w.need,"
 	" w.subject, w.did, w.pds, w.rkey, w.record, w.cid, w.swap,"
-	" w.event_uri, w.organiser_pds"
+	" w.event_uri, w.organiser_pds, w.credential_of"
 	" FROM rsvp_sync._plan_keys($1, $2) w", 2,
 	{INT8OID, TEXTARRAYOID}
 };
@@ -219,6 +219,7 @@ read_job(uint64 row)
 	job->swap = copy_text(job, row, 13);
 	job->event_uri = copy_text(job, row, 14);
 	job->organiser_pds = copy_text(job, row, 15);
+	job->credential = copy_text(job, row, 16);
 	return job;
 }
 

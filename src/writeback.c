@@ -72,7 +72,8 @@ static Statement due_rows = {
 	" OPERATOR(pg_catalog.*) 1000)::pg_catalog.int8"
 	" FROM rsvp_sync._intent i JOIN rsvp_sync._source s"
 	" ON s.source_id OPERATOR(pg_catalog.=) i.source_id"
-	" WHERE i.writeback AND s.state OPERATOR(pg_catalog.=) 'active'"
+	" WHERE i.writeback AND s.state OPERATOR(pg_catalog.=)"
+	" ANY ('{active,detaching}')"
 	" AND i.writeback_at OPERATOR(pg_catalog.<=) pg_catalog.now()"
 	" ORDER BY i.source_id LIMIT $1", 1, {INT4OID}
 };
