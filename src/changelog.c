@@ -125,9 +125,17 @@ static int	buffer_size = 0;
 static HTAB *seen = NULL;
 static Oid	log_relid = InvalidOid;
 
+/*
+ * The level at which the log's lock was taken, 0 if it is not held.  No entry
+ * in the buffer is of a lower level: a rollback that takes the lock away has
+ * taken the entries, too.
+ */
+static int	lock_level = 0;
+
 /* Tell the worker once this transaction has committed? */
 static bool wake_pending = false;
-static bool callbacks_registered = false;
+static bool xact_callback = false;
+static bool subxact_callback = false;
 
 PG_FUNCTION_INFO_V1(rsvp_sync_log_change);
 PG_FUNCTION_INFO_V1(rsvp_sync_log_truncate);
@@ -145,11 +153,12 @@ static void changelog_subxact(SubXactEvent event, SubTransactionId mine,
 static void
 register_callbacks(void)
 {
-	if (callbacks_registered)
-		return;
-	RegisterXactCallback(changelog_xact, NULL);
-	RegisterSubXactCallback(changelog_subxact, NULL);
-	callbacks_registered = true;
+	if (!xact_callback)
+		RegisterXactCallback(changelog_xact, NULL);
+	xact_callback = true;
+	if (!subxact_callback)
+		RegisterSubXactCallback(changelog_subxact, NULL);
+	subxact_callback = true;
 }
 
 static uint32
@@ -176,8 +185,8 @@ seen_match(const void *a, const void *b, Size size)
 	return strcmp(x->key, y->key);
 }
 
-static void
-make_seen(void)
+static HTAB *
+make_seen(MemoryContext context)
 {
 	HASHCTL		ctl = {0};
 
@@ -185,41 +194,64 @@ make_seen(void)
 	ctl.entrysize = sizeof(SeenEntry);
 	ctl.hash = seen_hash;
 	ctl.match = seen_match;
-	ctl.hcxt = buffer_context;
-	seen = hash_create("rsvp_sync keys of this transaction", 64, &ctl,
+	ctl.hcxt = context;
+	return hash_create("rsvp_sync keys of this transaction", 64, &ctl,
 					   HASH_ELEM | HASH_FUNCTION | HASH_COMPARE | HASH_CONTEXT);
 }
 
 /*
- * Make the buffer, and take the lock that the flush will need: now, when the
- * application's statement takes its own locks anyway, so that the commit
- * itself cannot be made to wait.  False if there is no log.
+ * Take the lock that the flush will need: now, when the application's
+ * statement takes its own locks anyway, so that the commit itself cannot be
+ * made to wait.  A rollback to a savepoint may have taken it away again.
+ * False if there is no log.
  */
 static bool
-begin_buffer(void)
+hold_log(void)
 {
 	Oid			schema;
+	Oid			relid;
 
-	if (buffer_context != NULL)
+	if (lock_level > 0)
 		return true;
+	Assert(buffer_used == 0);
 	schema = get_namespace_oid("rsvp_sync", true);
 	if (!OidIsValid(schema))
 		return false;
-	log_relid = get_relname_relid("_change_log", schema);
-	if (!OidIsValid(log_relid))
+	relid = get_relname_relid("_change_log", schema);
+	if (!OidIsValid(relid))
 		return false;
-	LockRelationOid(log_relid, RowExclusiveLock);
-
 	register_callbacks();
-	buffer_context = AllocSetContextCreate(TopTransactionContext,
-										   "rsvp_sync change log",
-										   ALLOCSET_DEFAULT_SIZES);
+	LockRelationOid(relid, RowExclusiveLock);
+	log_relid = relid;
+	lock_level = GetCurrentTransactionNestLevel();
+	return true;
+}
+
+/*
+ * Make the buffer.  Should memory run out halfway, and the application catch
+ * the error, nothing is left: what there is goes with the caller's context.
+ */
+static void
+begin_buffer(void)
+{
+	MemoryContext context;
+	LogEntry   *entries;
+	HTAB	   *table;
+
+	if (buffer_context != NULL)
+		return;
+	context = AllocSetContextCreate(CurrentMemoryContext,
+									"rsvp_sync change log",
+									ALLOCSET_DEFAULT_SIZES);
+	entries = MemoryContextAlloc(context, 64 * sizeof(LogEntry));
+	table = make_seen(context);
+
+	MemoryContextSetParent(context, TopTransactionContext);
+	buffer = entries;
 	buffer_used = 0;
 	buffer_size = 64;
-	buffer = MemoryContextAlloc(buffer_context,
-								buffer_size * sizeof(LogEntry));
-	make_seen();
-	return true;
+	seen = table;
+	buffer_context = context;
 }
 
 /* The context itself goes with its transaction. */
@@ -231,6 +263,7 @@ forget_buffer(void)
 	buffer_used = buffer_size = 0;
 	seen = NULL;
 	log_relid = InvalidOid;
+	lock_level = 0;
 }
 
 static void
@@ -351,6 +384,21 @@ flush_if_full(int level)
 }
 
 static void
+make_room(void)
+{
+	int			size = buffer_size * 2;
+
+	if (buffer_used < buffer_size)
+		return;
+	buffer = repalloc_huge(buffer, size * sizeof(LogEntry));
+	buffer_size = size;
+}
+
+/*
+ * All memory is had before anything is changed: the application may catch the
+ * error and go on.
+ */
+static void
 remember(const TriggerState *state, char op, const char *key)
 {
 	int			level = GetCurrentTransactionNestLevel();
@@ -358,30 +406,30 @@ remember(const TriggerState *state, char op, const char *key)
 		key ? key : ""};
 	SeenEntry  *entry;
 	LogEntry   *slot;
-	bool		found;
+	char	   *copy = NULL;
 
-	if (!begin_buffer())
+	if (!hold_log())
 		return;
-	entry = hash_search(seen, &probe, HASH_ENTER, &found);
-	if (found)
+	begin_buffer();
+	entry = hash_search(seen, &probe, HASH_FIND, NULL);
+	if (entry != NULL)
 	{
 		buffer[entry->index].changed_at = GetCurrentTimestamp();
 		return;
 	}
-	if (buffer_used == buffer_size)
-	{
-		buffer_size *= 2;
-		buffer = repalloc_huge(buffer, buffer_size * sizeof(LogEntry));
-	}
+	make_room();
+	if (key != NULL)
+		probe.key = copy = MemoryContextStrdup(buffer_context, key);
+	entry = hash_search(seen, &probe, HASH_ENTER, NULL);
+
 	slot = &buffer[buffer_used];
 	slot->source_id = state->source_id;
 	slot->relation = state->relation;
 	slot->dep = state->dep;
 	slot->op = op;
-	slot->key = key ? MemoryContextStrdup(buffer_context, key) : NULL;
+	slot->key = copy;
 	slot->level = level;
 	slot->changed_at = GetCurrentTimestamp();
-	entry->key.key = slot->key ? slot->key : "";
 	entry->index = buffer_used++;
 	flush_if_full(level);
 }
@@ -419,15 +467,17 @@ changelog_subxact(SubXactEvent event, SubTransactionId mine,
 {
 	int			level = GetCurrentTransactionNestLevel();
 
-	if (buffer_context == NULL)
-		return;
 	if (event == SUBXACT_EVENT_ABORT_SUB)
 	{
+		if (lock_level >= level)
+			lock_level = 0;
 		while (buffer_used > 0 && buffer[buffer_used - 1].level >= level)
 			forget_entry(--buffer_used);
 	}
 	else if (event == SUBXACT_EVENT_COMMIT_SUB)
 	{
+		if (lock_level >= level)
+			lock_level = level - 1;
 		for (int i = buffer_used; i > 0 && buffer[i - 1].level >= level; i--)
 			buffer[i - 1].level = level - 1;
 	}

@@ -124,6 +124,21 @@ is $app->sql("SET lock_timeout = '5s'; SELECT rsvp_sync.attach('visits', options
 is $app->admin("SELECT count(*) FROM pg_trigger WHERE tgrelid = 'halls'::regclass"), 0, '... and that one is let go';
 $forget->();
 
+# The lock a commit needs is held since the entry was made, whatever was rolled
+# back before: else DROP EXTENSION could have the commit wait.
+my $writer = $pg->session('app', user => 'app');
+my $held = sub { return $app->admin('SELECT count(*) FROM pg_locks WHERE relation = \'rsvp_sync._change_log\'::regclass AND pid = ' . $writer->backend_pid) };
+$writer->query('BEGIN; SAVEPOINT a; SAVEPOINT b; INSERT INTO visits VALUES (20, 1); RELEASE b; ROLLBACK TO a');
+is $held->(), 0, 'rolled back to a savepoint: the log is not locked any more';
+$writer->query('SAVEPOINT b; INSERT INTO visits VALUES (21, 1); RELEASE b; RELEASE a');
+is $held->(), 1, '... and is again at the next entry';
+$writer->query('SAVEPOINT a; INSERT INTO visits VALUES (22, 1); ROLLBACK TO a');
+is $held->(), 1, '... which another rollback does not end';
+$writer->query('COMMIT');
+is $keys->(), "$visits:21", '... and what was not rolled back is in the log';
+$writer->close;
+$forget->();
+
 # --- a slow look-up
 
 $app->sql("INSERT INTO events VALUES (13, 'Thirteen')");
