@@ -110,7 +110,7 @@ AS $$
 	SELECT string_agg(CASE WHEN c.oid = relation
 		THEN rsvp_sync._index_ddl(c.relowner, c.oid::regclass)
 		ELSE format('CREATE INDEX CONCURRENTLY ON %s '
-			'USING gin (%I jsonb_path_ops);',
+			'USING gin (%I jsonb_path_ops) WITH (fastupdate = off);',
 			rsvp_sync._live_relation(rsvp_sync._relation_ref(c.oid)),
 			m.attname) END, E'\n' ORDER BY c.oid <> relation, c.oid)
 	FROM rsvp_sync._find_unindexed(relation, $2) AS u (relid)
