@@ -842,19 +842,28 @@ COMMENT ON FUNCTION rsvp_sync._wake_slots(bigint, rsvp_sync._evaluation[]) IS
 'Puts keys in whose place in a slot another one has left or taken.';
 
 /* A source being detached is gone once nothing of it is out there. */
-CREATE FUNCTION rsvp_sync._finish_detach(of_source bigint) RETURNS void
-LANGUAGE sql VOLATILE
+CREATE FUNCTION rsvp_sync._is_detached(of_source bigint) RETURNS boolean
+LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
-DELETE FROM rsvp_sync._source s
-WHERE s.source_id = of_source AND s.state = 'detaching'
-	AND NOT EXISTS (SELECT FROM rsvp_sync._queue q
+SELECT NOT EXISTS (SELECT FROM rsvp_sync._queue q
 		WHERE q.source_id = of_source)
 	AND NOT EXISTS (SELECT FROM rsvp_sync._intent i
 		WHERE i.source_id = of_source
 			AND (i.bond IS NOT NULL OR i.doubt
 				/* The row is told that its record is gone. */
 				OR i.writeback AND i.writeback_failures < 3))
+$$;
+COMMENT ON FUNCTION rsvp_sync._is_detached(bigint) IS
+'Is nothing of a source out there any more, and every row told?';
+
+CREATE FUNCTION rsvp_sync._finish_detach(of_source bigint) RETURNS void
+LANGUAGE sql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DELETE FROM rsvp_sync._source s
+WHERE s.source_id = of_source AND s.state = 'detaching'
+	AND rsvp_sync._is_detached(of_source)
 $$;
 COMMENT ON FUNCTION rsvp_sync._finish_detach(bigint) IS
 'Removes a detaching source whose records are all withdrawn.';

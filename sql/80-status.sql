@@ -394,6 +394,11 @@ SELECT NOT EXISTS (SELECT FROM rsvp_sync._change_log l
 		WHERE (of_source IS NULL OR i.source_id = of_source)
 			AND i.writeback AND i.writeback_failures < 3
 			AND s.state IN ('active', 'detaching'))
+	/* One that is all withdrawn is about to go. */
+	AND NOT EXISTS (SELECT FROM rsvp_sync._source s
+		WHERE (of_source IS NULL OR s.source_id = of_source)
+			AND s.state = 'detaching'
+			AND rsvp_sync._is_detached(s.source_id))
 $$;
 COMMENT ON FUNCTION rsvp_sync._idle(bigint) IS
 'Is nothing runnable left of a source (NULL: of all)?';

@@ -867,7 +867,8 @@ turn(void)
 	if (work_to_do())
 		work();
 	lane_start();
-	writeback_step();
+	if (writeback_step())
+		more = true;
 	MemoryContextSwitchTo(old);
 	MemoryContextReset(turn_context);
 	if (is_away() ||

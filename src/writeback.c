@@ -69,7 +69,8 @@ static Statement due_rows = {
 	" i.base_cid, i.rkey, i.synced_at,"
 	" (pg_catalog.extract('epoch', pg_catalog.clock_timestamp()"
 	" OPERATOR(pg_catalog.-) i.writeback_at)"
-	" OPERATOR(pg_catalog.*) 1000)::pg_catalog.int8"
+	" OPERATOR(pg_catalog.*) 1000)::pg_catalog.int8,"
+	" s.state OPERATOR(pg_catalog.=) 'detaching'"
 	" FROM rsvp_sync._intent i JOIN rsvp_sync._source s"
 	" ON s.source_id OPERATOR(pg_catalog.=) i.source_id"
 	" WHERE i.writeback AND s.state OPERATOR(pg_catalog.=)"
@@ -109,6 +110,7 @@ typedef struct Row
 	Datum		synced_at;
 	bool		never_synced;
 	int64		waited_ms;
+	bool		detaching;		/* its source goes once all rows are told */
 } Row;
 
 /* Sources whose tables are treated strictly, and until when. */
@@ -247,6 +249,9 @@ read_rows(void)
 									   SPI_tuptable->tupdesc, 8,
 									   &row->never_synced);
 		row->waited_ms = result_int8(i, 9, &isnull);
+		row->detaching =
+			DatumGetBool(SPI_getbinval(SPI_tuptable->vals[i],
+									   SPI_tuptable->tupdesc, 10, &isnull));
 		rows = lappend(rows, row);
 	}
 	return rows;
@@ -387,20 +392,22 @@ writeback_poke(void)
 	next_try = 0;
 }
 
-void
+/* Tell some rows.  True: of a source that may be gone now. */
+bool
 writeback_step(void)
 {
+	bool		detached = false;
 	List	   *rows;
 	ErrorData  *error = NULL;
 
 	if (GetCurrentTimestamp() < next_try)
-		return;
+		return false;
 	begin_work("rsvp_sync: telling rows");
 	if (!source_try_share())
 	{
 		try_again_in(AGAIN_MS);
 		end_work();
-		return;
+		return false;
 	}
 	(void) set_config_option("synchronous_commit", "off", PGC_USERSET,
 							 PGC_S_SESSION, GUC_ACTION_LOCAL, true, 0, false);
@@ -411,8 +418,12 @@ writeback_step(void)
 			 (error = guarded(tell_rows, rows)) != NULL)
 		try_again_in(AGAIN_MS);
 	else
+	{
 		try_again_in(0);
+		detached = ((Row *) linitial(rows))->detaching;
+	}
 	end_work();
+	return detached;
 }
 
 long

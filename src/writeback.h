@@ -12,7 +12,7 @@
 
 #include "utils/array.h"
 
-extern void writeback_step(void);
+extern bool writeback_step(void);
 extern void writeback_poke(void);
 extern long writeback_timeout_ms(void);
 extern void writeback_note_repeatable(ArrayType *sources);

@@ -223,10 +223,7 @@ $app->sql("SELECT rsvp_sync.detach('attendance', withdraw => true)");
 $app->idle('withdrawn');
 is_deeply [ map { $app->said($_) } 1 .. 4 ], [ ('none') x 3, 'going' ], 'detach with withdraw: records deleted, but those of others';
 is $app->sql('SELECT count(*) FROM rsvp_sync.source'), 0, '... then the source is gone';
-TODO: {
-	local $TODO = 'write-back of a source that is being detached';
-	is $app->sql("SELECT count(*) FROM attendance WHERE metadata ? 'blueskyRsvpUri' AND user_id <> 4"), 0, '... and the rows have forgotten them';
-}
+is $app->sql("SELECT count(*) FROM attendance WHERE metadata ? 'blueskyRsvpUri' AND user_id <> 4"), 0, '... and the rows have forgotten them';
 
 $app->attach(q{'attendance', options => '{"backfill": "all"}'});
 $app->idle('attached again');

@@ -142,10 +142,7 @@ my $wrong = sub { my ($status) = @_;
 	$app->idle('wrong password');
 	return $app->state('attendance', 2);
 };
-TODO: {
-	local $TODO = 'a session that is under way outlives connect_account()';
-	is $wrong->('maybe'), 'blocked/wrong_password', 'a new password: the old session is not used any more';
-}
+is $wrong->('maybe'), 'blocked/wrong_password', 'a new password: the old session is not used any more';
 $app->admin("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = 'rsvp_sync worker' AND datname = 'app'");
 $wrong->('cancelled');
 is $app->state('attendance', 2), 'blocked/wrong_password', 'a wrong password: blocked, and why';
