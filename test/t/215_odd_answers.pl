@@ -222,7 +222,8 @@ for my $status (401, 403) {
 
 my $there = $pds->create_event(0, 'Odd', '2030-06-21T18:00:00Z');
 my ($rkey) = $there->{uri} =~ m{/([^/]*)$};
-$app->sql(q{INSERT INTO events VALUES (1001, 'bluesky', '{"did": "} . $pds->did(0) . qq{", "rkey": "$rkey"}')});
+my $organiser = $pds->did(0);
+$app->sql(qq{INSERT INTO events VALUES (1001, 'bluesky', '{"did": "$organiser", "rkey": "$rkey"}')});
 $pds->faults({ match => 'getRecord', status => 200, body => { uri => $there->{uri}, cid => 'garbage', value => {} } },
 	{ match => 'getRecord', status => 200, body => { uri => $there->{uri}, cid => 'bafyrei' . 'a' x 100_000, value => {} } });
 $app->sql(q{INSERT INTO attendance VALUES (1001, 'confirmed', '{}', 1001, 2)});
