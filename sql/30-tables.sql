@@ -37,6 +37,7 @@ CREATE TABLE rsvp_sync._source (
 	failures integer NOT NULL DEFAULT 0,	-- of the query, in a row
 	retry_at timestamptz,			-- a failed query is not asked again before
 	missed boolean NOT NULL DEFAULT false,	-- changes were lost to an error: compare as a whole
+	compare_at timestamptz,			-- but not before, as it took too long
 	attached_at timestamptz NOT NULL DEFAULT now()
 );
 

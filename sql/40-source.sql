@@ -345,6 +345,9 @@ BEGIN
 		state_reason = format('paused by %s', caller::regrole),
 		state_since = now()
 	WHERE f.source_id = s.source_id AND f.state <> 'paused';
+	/* The worker takes back what it has not sent yet. */
+	INSERT INTO rsvp_sync._change_log (source_id, op)
+	VALUES (s.source_id, 'w');
 END
 $$;
 REVOKE ALL ON FUNCTION rsvp_sync._pause(oid, regclass) FROM PUBLIC;

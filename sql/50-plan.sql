@@ -381,7 +381,8 @@ BEGIN
 				AND (g.source_id, g.key) <> (of_source, k.key)
 				AND NOT k.old_slot AND (k.intent).bond IS NULL
 				AND rival.key IS NULL
-				/* Only by a key that wants a record. */
+				/* Only by a key that wants a record, and may speak for it. */
+				AND rsvp_sync._may_speak(src.attendance, k.did)
 				AND k.present AND k.withheld IS NULL
 				AND k.local IS NOT NULL AND NOT k.past
 			LIMIT 1) giver ON true

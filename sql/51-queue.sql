@@ -56,7 +56,12 @@ BEGIN
 	SELECT e.source_id, e.key, min(CASE e.op WHEN 'l' THEN 1 ELSE 0 END),
 		now() + CASE WHEN bool_or(e.op = 'c') THEN settle
 			ELSE interval '0' END,
-		max(e.changed_at), bool_and(e.op = 'n')
+		/* Found by comparing: when it changed, nobody knows. */
+		max(CASE WHEN e.op = 'l' THEN coalesce((
+				SELECT i.local_at FROM rsvp_sync._intent i
+				WHERE i.source_id = e.source_id AND i.key = e.key),
+				e.changed_at)
+			ELSE e.changed_at END), bool_and(e.op = 'n')
 	FROM unnest(entries) e
 	JOIN rsvp_sync._source s ON s.source_id = e.source_id
 	WHERE e.op IN ('c', 'n', 'l') AND e.key IS NOT NULL
@@ -108,13 +113,16 @@ BEGIN
 		FROM rsvp_sync._intent i WHERE i.source_id = entry.source_id
 		HAVING count(*) > 0;
 	ELSIF entry.op = 'd' THEN
-		/* A broken query must not stop the log; see _source_works(). */
+		/*
+		 * A broken query must not stop the log, nor one that takes too long,
+		 * which OTHERS does not include; see _source_works().
+		 */
 		BEGIN
 			PERFORM rsvp_sync._enqueue(entry.source_id, array_agg(k.key))
 			FROM rsvp_sync._dependent_keys(entry.source_id, entry.dep,
 				entry.key) k
 			HAVING count(*) > 0;
-		EXCEPTION WHEN OTHERS THEN
+		EXCEPTION WHEN query_canceled OR OTHERS THEN
 			PERFORM rsvp_sync._source_failed(entry.source_id, SQLSTATE,
 				SQLERRM);
 			UPDATE rsvp_sync._source s SET missed = true
@@ -170,20 +178,34 @@ DECLARE
 BEGIN
 	SELECT * INTO src FROM rsvp_sync._source s
 	WHERE s.source_id = of_source
-		AND (s.failures > 0 OR s.state = 'broken' OR s.missed);
+		AND (s.failures > 0 OR s.state = 'broken'
+			OR s.missed AND coalesce(s.compare_at <= now(), true));
 	IF NOT FOUND THEN
 		RETURN;
 	END IF;
-	IF src.missed THEN
+	IF src.missed AND coalesce(src.compare_at <= now(), true) THEN
 		INSERT INTO rsvp_sync._change_log (source_id, key, op)
 		SELECT of_source, d, 'l' FROM rsvp_sync._differences(of_source) d;
 	END IF;
 	UPDATE rsvp_sync._source s SET failures = 0, retry_at = NULL,
-		missed = false, state_reason = NULL, state_since = now(),
+		missed = s.missed AND coalesce(s.compare_at > now(), false),
+		compare_at = CASE WHEN s.compare_at > now() THEN s.compare_at END,
+		state_reason = NULL, state_since = now(),
 		state = CASE WHEN s.state = 'broken' THEN 'active' ELSE s.state END
 	WHERE s.source_id = of_source;
 END
 $$;
+/* The comparison itself failed, most likely by taking too long. */
+CREATE FUNCTION rsvp_sync._compare_later(of_source bigint) RETURNS void
+LANGUAGE sql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+UPDATE rsvp_sync._source s SET compare_at = now() + interval '5 minutes'
+WHERE s.source_id = of_source AND s.missed
+$$;
+COMMENT ON FUNCTION rsvp_sync._compare_later(bigint) IS
+'Puts the comparison of a whole source off for a while.';
+
 COMMENT ON FUNCTION rsvp_sync._source_works(bigint) IS
 'Records that a source''s query runs (again).';
 
@@ -213,8 +235,9 @@ SELECT l.source_id, array_agg(l.key) FROM leased l GROUP BY l.source_id
 UNION ALL
 /* A source that failed is tried again even if no key of it waits. */
 SELECT s.source_id, '{}' FROM rsvp_sync._source s
-WHERE (s.state = 'broken' OR s.missed) AND s.state <> 'paused'
-	AND (s.retry_at IS NULL OR s.retry_at <= now())
+WHERE (s.state = 'broken'
+		OR s.missed AND coalesce(s.compare_at <= now(), true))
+	AND s.state <> 'paused' AND (s.retry_at IS NULL OR s.retry_at <= now())
 	AND NOT EXISTS (SELECT FROM leased l WHERE l.source_id = s.source_id)
 $$;
 COMMENT ON FUNCTION rsvp_sync._lease(bigint, integer) IS
@@ -391,25 +414,23 @@ BEGIN
 		AND (e.d).state IS DISTINCT FROM 'superseded'
 		AND (e.from_source <> of_source
 			OR e.from_key NOT IN (SELECT o.key FROM unnest(es) o));
-	SELECT coalesce(array_agg(l.key), '{}') INTO later
-	FROM (
+	/* New to their slot, or changed: they have not seen each other. */
+	SELECT coalesce(array_agg(s.key), '{}') INTO later
+	FROM (SELECT e.key, row_number() OVER (PARTITION BY e.did, e.event_uri
+			ORDER BY e.local_at DESC, e.key DESC) AS nth
+		FROM unnest(es) e
+		WHERE (e.d).live AND (e.d).state IS DISTINCT FROM 'superseded'
+			AND e.key <> ALL (waiting)) s
+	WHERE s.nth > 1;
+	later := later || ARRAY(
 		SELECT e.from_key FROM unnest(es) e
 		WHERE e.from_source = of_source AND (e.d).live
 			AND (e.d).state IS DISTINCT FROM 'superseded'
-			AND e.key <> ALL (waiting)
+			AND e.key <> ALL (waiting || later)
 		UNION
 		SELECT e.key FROM unnest(es) e
 		WHERE (e.d).action = 'handover' AND e.heir_source = of_source
-			AND e.heir_key IN (SELECT o.key FROM unnest(es) o)
-		UNION
-		/* New to their slot, they have not seen each other. */
-		SELECT s.key FROM (SELECT e.key, row_number() OVER (
-				PARTITION BY e.did, e.event_uri
-				ORDER BY e.local_at DESC, e.key DESC) AS nth
-			FROM unnest(es) e
-			WHERE (e.d).live AND (e.d).state IS DISTINCT FROM 'superseded'
-				AND e.key <> ALL (waiting)) s
-		WHERE s.nth > 1) AS l (key);
+			AND e.heir_key IN (SELECT o.key FROM unnest(es) o));
 	IF waiting = '{}' AND later = '{}' THEN
 		RETURN es;
 	END IF;
@@ -491,7 +512,10 @@ BEGIN
 		WHERE e.from_key IS NOT NULL OR (e.d).action = 'handover') THEN
 		RETURN;
 	END IF;
-	/* This key speaks now; the other one is superseded. */
+	/*
+	 * This key speaks now; the other one is superseded, or, if it was not to
+	 * speak any more, looked at again without the record.
+	 */
 	UPDATE rsvp_sync._intent i SET bond = NULL, doubt = false,
 		sent_cids = '{}', base_cid = NULL, state = 'superseded',
 		reason_code = 'superseded',
@@ -499,6 +523,13 @@ BEGIN
 	FROM unnest(es) e
 	WHERE i.source_id = e.from_source AND i.key = e.from_key
 		AND (e.d).live AND (e.d).state IS DISTINCT FROM 'superseded';
+	PERFORM rsvp_sync._enqueue(i.source_id, ARRAY[i.key], 0::smallint,
+		coalesce(i.local_at, now()))
+	FROM unnest(es) e
+	JOIN rsvp_sync._intent i
+		ON i.source_id = e.from_source AND i.key = e.from_key
+	WHERE NOT i.live AND (e.d).live
+		AND (e.d).state IS DISTINCT FROM 'superseded';
 	/* This key leaves; the other one goes on with its record. */
 	UPDATE rsvp_sync._intent h SET bond = i.bond, rkey = i.rkey,
 		wrote = i.wrote, base_local = i.base_local, base_cid = i.base_cid,
@@ -707,8 +738,9 @@ COMMENT ON FUNCTION rsvp_sync._forget_history() IS
 'Deletes some of the history beyond history_retention; how much.';
 
 /*
- * Keys that stood back for one that has just left their slot.  They are due
- * in a moment, since this turn has leased what was due already.
+ * Keys that stood back for one that has just left their slot, and keys that
+ * spoke for a slot, or waited to, where another one does now.  They are due in
+ * a moment, since this turn has leased what was due already.
  */
 CREATE FUNCTION rsvp_sync._wake_slots(of_source bigint,
 	es rsvp_sync._evaluation[])
@@ -718,18 +750,24 @@ SET search_path = pg_catalog, pg_temp
 SET enable_hashjoin = off
 AS $$
 INSERT INTO rsvp_sync._queue AS q (source_id, key, due_at, changed_at)
-SELECT DISTINCT i.source_id, i.key, now() + interval '1 millisecond',
-	i.local_at
+SELECT i.source_id, i.key, now() + interval '1 millisecond', i.local_at
 FROM unnest(es) e
 JOIN rsvp_sync._intent i ON i.did = e.was_did
 	AND i.event_uri = e.was_event_uri
 WHERE e.was_live AND i.live AND (i.source_id, i.key) <> (of_source, e.key)
 	AND (NOT (e.d).live OR (e.did, e.event_uri)
 		IS DISTINCT FROM (e.was_did, e.was_event_uri))
+UNION
+SELECT i.source_id, i.key, now() + interval '1 millisecond', i.local_at
+FROM unnest(es) e
+JOIN rsvp_sync._intent i ON i.did = e.did AND i.event_uri = e.event_uri
+WHERE (e.d).live AND (e.d).state IS DISTINCT FROM 'superseded'
+	AND i.live AND i.state <> 'superseded'
+	AND (i.local_at, i.source_id, i.key) < (e.local_at, of_source, e.key)
 ON CONFLICT (source_id, key) DO UPDATE SET generation = q.generation + 1
 $$;
 COMMENT ON FUNCTION rsvp_sync._wake_slots(bigint, rsvp_sync._evaluation[]) IS
-'Puts keys in that were superseded by one that no longer speaks.';
+'Puts keys in whose place in a slot another one has left or taken.';
 
 /* A source being detached is gone once nothing of it is out there. */
 CREATE FUNCTION rsvp_sync._finish_detach(of_source bigint) RETURNS void

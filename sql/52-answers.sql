@@ -93,6 +93,8 @@ BEGIN
 	VALUES (w_source, w_key, w_did, 'put', 'ok',
 		rsvp_sync._status_word(w_record),
 		rsvp_sync._rsvp_uri(w_did, w_rkey), w_cid);
+	PERFORM rsvp_sync._count_operation(w_source, 'create',
+		rsvp_sync._status_word(w_record));
 	PERFORM rsvp_sync._unqueue(w_source, w_key, w_generation);
 END
 $$;
@@ -128,6 +130,7 @@ BEGIN
 	INSERT INTO rsvp_sync._history (source_id, key, did, action, outcome, uri)
 	VALUES (w_source, w_key, w_did, 'delete', 'ok',
 		rsvp_sync._rsvp_uri(w_did, w_rkey));
+	PERFORM rsvp_sync._count_operation(w_source, 'delete', NULL);
 	PERFORM rsvp_sync._unqueue(w_source, w_key, w_generation, true);
 END
 $$;
@@ -273,6 +276,7 @@ AS $$
 DECLARE
 	tries integer;
 BEGIN
+	PERFORM rsvp_sync._count_error('outbound', code);
 	SELECT q.attempts + 1 INTO tries FROM rsvp_sync._queue q
 	WHERE q.source_id = w_source AND q.key = w_key;
 	/* Connected anew meanwhile: there is nothing to wait for. */

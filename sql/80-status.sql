@@ -10,6 +10,8 @@ LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
 SELECT coalesce(has_table_privilege(attendance::oid, 'SELECT'), false)
+		/* Whom a policy shows some rows may not learn of the others here. */
+		AND NOT coalesce(row_security_active(attendance::oid), true)
 	OR pg_has_role('pg_monitor', 'USAGE')
 $$;
 COMMENT ON FUNCTION rsvp_sync._may_see(regclass) IS
@@ -164,6 +166,16 @@ BEGIN
 		RAISE EXCEPTION 'permission denied for table %', table_name
 			USING ERRCODE = 'insufficient_privilege',
 			HINT = 'Whoever may read the table may see the state of its rows.';
+	END IF;
+	IF EXISTS (SELECT FROM pg_class c, pg_roles r
+		WHERE c.oid = table_name AND c.relrowsecurity AND r.oid = caller
+			AND NOT r.rolsuper AND NOT r.rolbypassrls
+			AND (c.relforcerowsecurity
+				OR NOT pg_has_role(caller, c.relowner, 'USAGE'))) THEN
+		RAISE EXCEPTION 'row security of table % applies to role %',
+			table_name, caller::regrole
+			USING ERRCODE = 'insufficient_privilege',
+			HINT = 'Ask as the owner of the table: its policies are not evaluated here.';
 	END IF;
 END
 $$;

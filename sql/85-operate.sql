@@ -156,3 +156,427 @@ SET search_path = pg_catalog, pg_temp
 AS 'MODULE_PATHNAME', 'rsvp_sync_discard';
 COMMENT ON FUNCTION rsvp_sync.discard(regclass, text) IS
 'Gives a row that failed up for good: neither reconcile() nor a connected account nor retry() of many tries it again; a change of the row, or retry() of just this row, does. false: it has not failed. Only the table''s owner may. Errors: undefined_object, insufficient_privilege, null_value_not_allowed.';
+
+/*
+ * Explaining
+ */
+
+/* What somebody can do about a state and its code; NULL: nothing. */
+CREATE FUNCTION rsvp_sync._advice(state text, code text, attendance text,
+	key text, did text)
+RETURNS text
+LANGUAGE sql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+SELECT CASE
+	WHEN code = 'no_account' THEN format('Connect the account: SELECT rsvp_sync.connect_account(%L, app password).', did)
+	WHEN code IN ('needs_login', 'wrong_password') THEN format('Ask the user for a new app password, then: SELECT rsvp_sync.connect_account(%L, app password).', did)
+	WHEN code = 'account_not_granted' THEN format('The account''s owner can let this table use it: SELECT rsvp_sync.grant_account(%L, role).', did)
+	WHEN code = 'deactivated' THEN 'The user has to activate the account at its PDS; then connect it again.'
+	WHEN code = 'takendown' THEN 'That is between the user and the PDS.'
+	WHEN code = 'source_paused' THEN format('Let the table go on: SELECT rsvp_sync.resume(%L).', attendance)
+	WHEN code = 'source_broken' THEN format('Put the query or the schema right; it is tried again every minute, and at once by: SELECT rsvp_sync.resume(%L).', attendance)
+	WHEN code = 'copied' THEN 'If this database is the one to speak for its users, in place of the one it was copied from: SELECT rsvp_sync.activate().'
+	WHEN code IN ('mode_off', 'dry_run') THEN 'Set rsvp_sync.mode to live.'
+	WHEN code = 'discarded' THEN format('If it is to be tried after all: SELECT rsvp_sync.retry(%L, %L).', attendance, key)
+	WHEN state = 'failed' THEN format('Once the cause is removed: SELECT rsvp_sync.retry(%L, %L). If it is hopeless: SELECT rsvp_sync.discard(%1$L, %2$L).', attendance, key)
+	WHEN state = 'held' THEN format('If the withdrawals of this table are meant: SELECT rsvp_sync.approve_withdrawals(%L).', attendance)
+	WHEN code = 'unmapped_status' THEN 'Name the status in option status_map, with null if it is not to be published.'
+	WHEN code IN ('no_did', 'no_identity', 'not_connected') THEN 'The user can link an account in the application.'
+	WHEN code = 'invalid_did' THEN 'Correct the DID in the application''s data.'
+	WHEN code = 'no_event_uri' THEN 'Publish the event first.'
+	WHEN code = 'invalid_event_uri' THEN 'Correct the address of the event in the application''s data.'
+	WHEN code = 'past_event' THEN 'Set option publish_past_events if it is to be published all the same.'
+	WHEN code = 'not_backfilled' THEN format('Rows that were there before can be published, too: SELECT rsvp_sync.attach(%L, options => ''{"backfill": "all"}'').', attendance)
+	END
+$$;
+COMMENT ON FUNCTION rsvp_sync._advice(text, text, text, text, text) IS
+'private: what to do about a row in this state, or NULL';
+
+CREATE FUNCTION rsvp_sync._outlook(state text, attempts integer,
+	next_attempt_at timestamptz)
+RETURNS text
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+SELECT CASE state
+	WHEN 'done' THEN 'Nothing more happens until the row changes.'
+	WHEN 'waiting' THEN 'The worker takes it up as soon as it can.'
+	WHEN 'sending' THEN 'The answer is awaited.'
+	WHEN 'retrying' THEN format('Try %s of at most %s follows%s.', attempts + 1,
+		current_setting('rsvp_sync.max_attempts'),
+		coalesce(to_char(next_attempt_at AT TIME ZONE 'UTC',
+			' "at" YYYY-MM-DD HH24:MI:SS "UTC"'), ''))
+	WHEN 'blocked' THEN 'It goes on by itself once that is put right.'
+	WHEN 'held' THEN 'It waits until somebody lets it pass.'
+	WHEN 'withheld' THEN 'It is looked at again when the row, or something it depends on, changes.'
+	WHEN 'superseded' THEN 'It speaks again if that other row goes.'
+	WHEN 'failed' THEN 'It is not tried again by itself.'
+	END
+$$;
+COMMENT ON FUNCTION rsvp_sync._outlook(text, integer, timestamptz) IS
+'private: what will happen next to a row in this state';
+
+/* What the row says now, or why it cannot be asked. */
+CREATE FUNCTION rsvp_sync._what_row_says(src rsvp_sync._source, of_key text)
+RETURNS text
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	row_name text := format('Row %s of %s', coalesce(of_key, 'NULL'),
+		src.attendance);
+	d record;
+	map jsonb;
+BEGIN
+	BEGIN
+		SELECT * INTO d FROM rsvp_sync._desired(src.source_id, ARRAY[of_key]);
+	EXCEPTION WHEN OTHERS THEN
+		RETURN format('%s could not be looked up: %s.', row_name,
+			rtrim(SQLERRM, '.'));
+	END;
+	IF d.key IS NULL THEN
+		RETURN format('There is no row %s in %s (any more).',
+			coalesce(of_key, 'NULL'), src.attendance);
+	END IF;
+	map := rsvp_sync._status_map(src.source_id);
+	RETURN format('%s says %s%s; its user is %s, its event %s.', row_name,
+		coalesce(quote_literal(d.status), 'no status'),
+		coalesce(', which means "' || (map ->> d.status)
+			|| '" on the network', ', which is not published'),
+		coalesce(d.did, 'without a DID'),
+		coalesce(d.event_uri, 'not on the network'));
+END
+$$;
+COMMENT ON FUNCTION rsvp_sync._what_row_says(rsvp_sync._source, text) IS
+'private: a sentence about what an attendance row says now';
+
+CREATE FUNCTION rsvp_sync._what_is_published(of_source bigint, of_key text)
+RETURNS text
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+SELECT coalesce((
+	SELECT format('On the network %s %s%s%s.',
+			rsvp_sync._rsvp_uri(i.did, coalesce(o.rkey, i.rkey)),
+			CASE WHEN o.did IS NULL THEN 'has not been read yet'
+				ELSE coalesce('says "' || o.status || '"',
+					'has a status that is not known') END,
+			CASE WHEN i.bond IS NULL
+				THEN ', which is not known to be this row''s'
+				WHEN i.bond = 'adopted'
+				THEN ' and was first written by another application'
+				ELSE '' END,
+			coalesce(to_char(i.synced_at AT TIME ZONE 'UTC',
+				'", last confirmed" YYYY-MM-DD HH24:MI:SS "UTC"'), ''))
+	FROM rsvp_sync._intent i
+	LEFT JOIN rsvp_sync._observed o ON o.did = i.did AND o.cid IS NOT NULL
+		AND CASE WHEN i.bond IS NOT NULL THEN o.rkey = i.rkey
+			ELSE o.event_uri = i.event_uri END
+	WHERE i.source_id = of_source AND i.key = of_key
+		AND (i.bond IS NOT NULL OR o.did IS NOT NULL)
+	ORDER BY o.changed_at DESC NULLS LAST LIMIT 1),
+	'Nothing of it is known to be on the network.')
+$$;
+COMMENT ON FUNCTION rsvp_sync._what_is_published(bigint, text) IS
+'private: a sentence about the record of an attendance row';
+
+CREATE FUNCTION rsvp_sync._explain_sync(caller oid, attendance regclass,
+	attendance_id text)
+RETURNS text
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	src rsvp_sync._source := rsvp_sync._source_of(attendance);
+	st record;
+	of_did text;
+BEGIN
+	PERFORM rsvp_sync._check_reader(caller, attendance);
+	BEGIN
+		SELECT * INTO st FROM rsvp_sync._sync_status(caller, attendance,
+			attendance_id);
+	EXCEPTION WHEN OTHERS THEN
+		/* The query does not run: the first sentence says so. */
+		SELECT NULL::text AS state, NULL::text AS reason_code,
+			NULL::text AS reason, NULL::text AS last_error, 0 AS attempts,
+			NULL::timestamptz AS next_attempt_at INTO st;
+	END;
+	SELECT i.did INTO of_did FROM rsvp_sync._intent i
+	WHERE i.source_id = src.source_id
+		AND i.key = _explain_sync.attendance_id;
+	RETURN concat_ws(' ',
+		rsvp_sync._what_row_says(src, attendance_id),
+		rsvp_sync._what_is_published(src.source_id, attendance_id),
+		CASE WHEN st.state IS NULL THEN 'Nothing is known of it.'
+			ELSE format('It is %s (%s): %s', st.state, st.reason_code,
+				st.reason) END,
+		CASE WHEN st.last_error IS NOT NULL
+			AND strpos(coalesce(st.reason, ''), st.last_error) = 0
+			THEN format('The last try ended with %s.',
+				rtrim(st.last_error, '.')) END,
+		rsvp_sync._outlook(st.state, st.attempts, st.next_attempt_at),
+		rsvp_sync._advice(st.state, st.reason_code, attendance::text,
+			attendance_id, of_did));
+END
+$$;
+COMMENT ON FUNCTION rsvp_sync._explain_sync(oid, regclass, text) IS
+'private: explain_sync() for a caller';
+
+CREATE FUNCTION rsvp_sync.explain_sync(attendance regclass,
+	attendance_id text)
+RETURNS text
+LANGUAGE C VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS 'MODULE_PATHNAME', 'rsvp_sync_explain_sync';
+COMMENT ON FUNCTION rsvp_sync.explain_sync(regclass, text) IS
+'A paragraph for support staff: what the row says, what is published, why not, what happens next, what to do. Whoever may read the table may call it. Errors: undefined_object, insufficient_privilege.';
+
+/*
+ * Looking at what runs
+ */
+
+CREATE FUNCTION rsvp_sync._runtime(OUT preloaded boolean,
+	OUT worker_pid integer, OUT library_version text)
+LANGUAGE C VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS 'MODULE_PATHNAME', 'rsvp_sync_runtime';
+COMMENT ON FUNCTION rsvp_sync._runtime() IS
+'private: is the library preloaded, which process is this database''s worker, which version is loaded';
+
+/* For everybody who may read the view: a pid and what it does are no secret. */
+CREATE FUNCTION rsvp_sync._stat_worker(OUT pid integer,
+	OUT started_at timestamptz, OUT state text, OUT state_since timestamptz,
+	OUT wait_event_type text, OUT wait_event text)
+RETURNS SETOF record
+LANGUAGE sql STABLE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+SELECT a.pid, a.backend_start, a.state, a.state_change, a.wait_event_type,
+	a.wait_event
+FROM rsvp_sync._runtime() r
+JOIN pg_stat_activity a ON a.pid = r.worker_pid
+	OR NOT r.preloaded AND a.backend_type = 'rsvp_sync worker'
+WHERE a.datname = current_database()
+$$;
+COMMENT ON FUNCTION rsvp_sync._stat_worker() IS
+'private: this database''s worker as the server sees it';
+
+CREATE VIEW rsvp_sync.stat_worker WITH (security_barrier) AS
+SELECT w.pid, w.started_at, w.state, w.state_since, w.wait_event_type,
+	w.wait_event
+FROM rsvp_sync._stat_worker() w;
+COMMENT ON VIEW rsvp_sync.stat_worker IS
+'The worker of this database: one row, or none if there is no worker.';
+
+CREATE VIEW rsvp_sync.progress WITH (security_barrier) AS
+SELECT s.source_id, s.attendance, s.tenant,
+	i.total + q.fresh AS total, i.done, q.waiting, q.retrying, i.blocked,
+	i.held, i.failed, q.oldest_key, q.since
+FROM rsvp_sync._source s
+CROSS JOIN LATERAL (
+	SELECT count(*) AS total,
+		count(*) FILTER (WHERE n.state IN ('done', 'withheld', 'superseded')
+			AND NOT queued) AS done,
+		count(*) FILTER (WHERE n.state = 'blocked' AND NOT queued) AS blocked,
+		count(*) FILTER (WHERE n.state = 'held' AND NOT queued) AS held,
+		count(*) FILTER (WHERE n.state = 'failed' AND NOT queued) AS failed
+	FROM rsvp_sync._intent n
+	CROSS JOIN LATERAL (SELECT EXISTS (SELECT FROM rsvp_sync._queue u
+		WHERE u.source_id = n.source_id AND u.key = n.key) AS queued) k
+	WHERE n.source_id = s.source_id) i
+CROSS JOIN LATERAL (
+	SELECT count(*) AS waiting,
+		count(*) FILTER (WHERE u.attempts > 0) AS retrying,
+		count(*) FILTER (WHERE NOT EXISTS (SELECT FROM rsvp_sync._intent n
+			WHERE n.source_id = u.source_id AND n.key = u.key)) AS fresh,
+		(array_agg(u.key ORDER BY u.changed_at, u.key))[1] AS oldest_key,
+		min(u.changed_at) AS since
+	FROM rsvp_sync._queue u WHERE u.source_id = s.source_id) q
+WHERE rsvp_sync._may_see(s.attendance);
+COMMENT ON VIEW rsvp_sync.progress IS
+'Per attached table: how many rows are known, how many are as they should be, how many wait, and since when.';
+
+/* Findings about the server and this database. */
+CREATE FUNCTION rsvp_sync._doctor_server()
+RETURNS TABLE (severity text, check_name text, subject text, finding text,
+	remedy text)
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	run record;
+	version text := (SELECT e.extversion FROM pg_extension e
+		WHERE e.extname = 'rsvp_sync');
+	setting text := 'rsvp_sync.credential_key_file';
+	hint text;
+BEGIN
+	SELECT * INTO run FROM rsvp_sync._runtime();
+	subject := current_database();
+	RETURN QUERY SELECT v.s, v.c, v.o, v.f, v.r FROM (VALUES
+		('warning', 'preload', subject, 'The library is not preloaded: workers do not start by themselves.',
+			'Set shared_preload_libraries = ''rsvp_sync'' and restart the server.', run.preloaded),
+		('error', 'worker', subject, 'This database has no worker.',
+			'SELECT rsvp_sync.start_worker(); the server''s log says why there is none; raise max_worker_processes if no slot is free.',
+			EXISTS (SELECT FROM rsvp_sync.stat_worker)),
+		('error', 'copied', subject, 'This database is a copy: nothing is sent.',
+			'If it is to speak for its users from now on: SELECT rsvp_sync.activate().', NOT rsvp_sync._copied()),
+		('warning', 'mode', subject, format('rsvp_sync.mode is %s: nothing is sent.', current_setting('rsvp_sync.mode')),
+			'Set rsvp_sync.mode to live.', current_setting('rsvp_sync.mode') = 'live'),
+		('error', 'version', subject, format('The extension is of version %s, the library of %s.', version, run.library_version),
+			'ALTER EXTENSION rsvp_sync UPDATE, and restart the server if the library is the older one.',
+			version = run.library_version),
+		('warning', 'plaintext', subject, 'Secrets may be stored unencrypted.',
+			'Set rsvp_sync.allow_plaintext_credentials to off, and ' || setting || '.',
+			current_setting('rsvp_sync.allow_plaintext_credentials') = 'off')
+		) AS v (s, c, o, f, r, fine) WHERE NOT v.fine;
+EXCEPTION WHEN OTHERS THEN
+	RETURN QUERY SELECT 'error', 'server', subject, SQLERRM, NULL::text;
+END
+$$;
+COMMENT ON FUNCTION rsvp_sync._doctor_server() IS
+'private: findings about the server and this database';
+
+/* A secret is sealed to see whether one could be. */
+CREATE FUNCTION rsvp_sync._doctor_keys()
+RETURNS TABLE (severity text, check_name text, subject text, finding text,
+	remedy text)
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	setting text := 'rsvp_sync.credential_key_file';
+	hint text;
+BEGIN
+	PERFORM rsvp_sync._seal('-', 'did:web:doctor.invalid');
+EXCEPTION WHEN OTHERS THEN
+	GET STACKED DIAGNOSTICS hint = PG_EXCEPTION_HINT;
+	RETURN QUERY SELECT CASE WHEN EXISTS (SELECT FROM rsvp_sync._account)
+			THEN 'error' ELSE 'warning' END, 'key_file', setting,
+		replace(SQLERRM, coalesce(nullif(current_setting(setting), ''), setting), setting), hint;
+END
+$$;
+COMMENT ON FUNCTION rsvp_sync._doctor_keys() IS
+'private: can secrets be sealed?';
+
+/* Findings about one attached table. */
+CREATE FUNCTION rsvp_sync._doctor_source(s rsvp_sync._source)
+RETURNS TABLE (severity text, check_name text, subject text, finding text,
+	remedy text)
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	called text := s.attendance::text;
+	rel record;
+BEGIN
+	SELECT c.relforcerowsecurity AND c.relrowsecurity AS forced, r.rolsuper
+	INTO rel FROM pg_class c JOIN pg_roles r ON r.oid = c.relowner
+	WHERE c.oid = s.attendance;
+	IF NOT FOUND THEN
+		RETURN QUERY SELECT 'warning', 'table', s.attendance_name,
+			'The attached table was dropped.', 'SELECT rsvp_sync.detach_all().';
+		RETURN;
+	END IF;
+	RETURN QUERY SELECT v.s, v.c, v.o, v.f, v.r FROM (VALUES
+		('error', 'source_broken', called, 'Its query does not run: ' || coalesce(s.state_reason, '?'),
+			format('Put the query or the schema right, then: SELECT rsvp_sync.resume(%L).', called), s.state = 'broken'),
+		('warning', 'source_paused', called, coalesce('It is paused: ' || s.state_reason, 'It is paused.'),
+			format('SELECT rsvp_sync.resume(%L).', called), s.state = 'paused'),
+		('error', 'row_security', called, 'Row security is forced, which could hide rows from its owner: an error, never absence.',
+			format('ALTER TABLE %s NO FORCE ROW LEVEL SECURITY.', called), rel.forced),
+		('warning', 'owner', called, 'It belongs to a superuser, and its query runs with his rights.',
+			format('ALTER TABLE %s OWNER TO a role that is no superuser.', called), rel.rolsuper)
+		) AS v (s, c, o, f, r, bad) WHERE v.bad;
+	IF s.state <> 'detaching' THEN
+		RETURN QUERY SELECT 'error', 'trigger', w.relation::regclass::text,
+			format('Trigger %I of %s is missing, disabled or not as it should be: changes go unnoticed.', w.name, called),
+			format('As the owner: SELECT rsvp_sync.attach(%L), then rsvp_sync.reconcile(%1$L).', called)
+		FROM rsvp_sync._wanted_triggers(s) w
+		WHERE NOT rsvp_sync._trigger_stands(w.relation, w.name, w.arguments);
+		RETURN QUERY SELECT 'warning', 'index', called,
+			'No valid GIN index serves its metadata: find_attendees_by_metadata() refuses to read it.',
+			format('SELECT rsvp_sync.index_ddl(%L).', called)
+		WHERE jsonb_typeof(rsvp_sync._shape(s) #> '{metadata,0}') = 'number'
+			AND rsvp_sync._metadata_index(s.attendance,
+				(rsvp_sync._shape(s) #>> '{metadata,0}')::smallint) IS NULL;
+	END IF;
+EXCEPTION WHEN OTHERS THEN
+	RETURN QUERY SELECT 'error', 'source', called, SQLERRM, NULL::text;
+END
+$$;
+COMMENT ON FUNCTION rsvp_sync._doctor_source(rsvp_sync._source) IS
+'private: findings about an attached table';
+
+/* Findings about keys and accounts. */
+CREATE FUNCTION rsvp_sync._doctor_keys_and_accounts()
+RETURNS TABLE (severity text, check_name text, subject text, finding text,
+	remedy text)
+LANGUAGE sql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+SELECT 'warning', 'oldest_key', s.attendance::text,
+	format('%s keys have been due for more than a minute; the oldest, %s, since %s.',
+		count(*), (array_agg(q.key ORDER BY q.due_at, q.key))[1], min(q.due_at)),
+	'See the findings about the worker and the source; SELECT * FROM rsvp_sync.queue.'
+FROM rsvp_sync._queue q JOIN rsvp_sync._source s ON s.source_id = q.source_id
+WHERE q.lease IS NULL AND q.due_at < now() - interval '1 minute'
+GROUP BY s.attendance
+UNION ALL
+SELECT 'warning', 'change_log', current_database()::text,
+	format('Changes wait since %s to be taken up.', min(l.changed_at)),
+	'See the findings about the worker.'
+FROM rsvp_sync._change_log l
+HAVING min(l.changed_at) < now() - interval '1 minute'
+UNION ALL
+SELECT 'warning', 'failed', s.attendance::text,
+	format('%s keys were given up (%s).', count(*),
+		string_agg(DISTINCT i.reason_code, ', ')),
+	format('SELECT * FROM rsvp_sync.failed; then SELECT rsvp_sync.retry(%L).', s.attendance)
+FROM rsvp_sync._intent i JOIN rsvp_sync._source s ON s.source_id = i.source_id
+WHERE i.state = 'failed' AND i.reason_code IS DISTINCT FROM 'discarded'
+GROUP BY s.attendance
+UNION ALL
+SELECT 'warning', 'held', s.attendance::text,
+	format('%s withdrawals wait for somebody to let them pass.', count(*)),
+	format('SELECT * FROM rsvp_sync.held; if they are meant: SELECT rsvp_sync.approve_withdrawals(%L).', s.attendance)
+FROM rsvp_sync._intent i JOIN rsvp_sync._source s ON s.source_id = i.source_id
+WHERE i.state = 'held'
+GROUP BY s.attendance
+UNION ALL
+SELECT 'warning', 'account', CASE WHEN count(*) = 1 THEN min(a.did)
+		ELSE count(*) || ' accounts' END,
+	format('State %s.', a.state),
+	CASE WHEN a.state = 'unreachable'
+		THEN 'Its PDS does not answer; it is tried again by itself.'
+		ELSE 'Ask the user; then SELECT rsvp_sync.connect_account(did, app password).' END
+FROM rsvp_sync._account a
+WHERE a.state NOT IN ('connected', 'unverified')
+GROUP BY a.state
+$$;
+COMMENT ON FUNCTION rsvp_sync._doctor_keys_and_accounts() IS
+'private: findings about keys and accounts';
+
+CREATE FUNCTION rsvp_sync.doctor()
+RETURNS TABLE (severity text, check_name text, subject text, finding text,
+	remedy text)
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	RETURN QUERY
+	SELECT * FROM (
+		SELECT * FROM rsvp_sync._doctor_server()
+		UNION ALL SELECT * FROM rsvp_sync._doctor_keys()
+		UNION ALL SELECT d.* FROM rsvp_sync._source s
+			CROSS JOIN LATERAL rsvp_sync._doctor_source(s) d
+		UNION ALL SELECT * FROM rsvp_sync._doctor_keys_and_accounts()) f
+	ORDER BY f.severity, f.check_name, f.subject;
+	IF NOT FOUND THEN
+		RETURN QUERY SELECT 'ok', 'all', current_database()::text,
+			'Nothing is wrong.', NULL::text;
+	END IF;
+END
+$$;
+COMMENT ON FUNCTION rsvp_sync.doctor() IS
+'What is wrong with this installation and what to do about it: severity error or warning; one row of severity ok if nothing is. For monitors: see grant_monitor().';

@@ -38,7 +38,6 @@
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/datum.h"
-#include "utils/fmgroids.h"
 #include "utils/guc.h"
 #include "utils/json.h"
 #include "utils/lsyscache.h"
@@ -64,6 +63,7 @@ enum
 	LOG_KEY,
 	LOG_OP,
 	LOG_DEP,
+	LOG_RELATION,
 	LOG_REPEATABLE,
 	LOG_CHANGED_AT,
 	LOG_NATTS
@@ -75,6 +75,7 @@ typedef struct LogEntry
 	char	   *key;			/* NULL for a truncation */
 	char		op;
 	int16		dep;
+	Oid			relation;		/* the row's table */
 	int			level;			/* subtransaction that made it */
 	TimestampTz changed_at;
 } LogEntry;
@@ -83,6 +84,7 @@ typedef struct LogEntry
 typedef struct SeenKey
 {
 	int64		source_id;
+	Oid			relation;
 	int16		dep;
 	char		op;
 	const char *key;
@@ -99,6 +101,7 @@ typedef struct TriggerState
 {
 	int64		source_id;
 	int16		dep;
+	Oid			relation;		/* the trigger's table; a partition's own */
 	bool		all_columns;	/* every column is watched */
 	Bitmapset  *watched;		/* attnums, unless all_columns */
 	int			nkeys;			/* 0: no primary key */
@@ -107,7 +110,10 @@ typedef struct TriggerState
 	bool		pin_settings;	/* a key's text depends on settings */
 } TriggerState;
 
-bool		changelog_muted = false;
+/* The row that the worker is writing back to; NULL: none. */
+static int64 muted_source = 0;
+static const char *muted_key = NULL;
+
 bool		rsvp_sync_skip = false;
 
 /* The buffer, in a context of the transaction. */
@@ -152,6 +158,7 @@ seen_hash(const void *key, Size size)
 	uint32		h = hash_bytes((const unsigned char *) k->key,
 							   strlen(k->key));
 
+	h = hash_combine(h, murmurhash32(k->relation));
 	return hash_combine(h, murmurhash32((uint32) k->source_id ^
 										((uint32) k->dep << 16) ^ k->op));
 }
@@ -162,7 +169,8 @@ seen_match(const void *a, const void *b, Size size)
 	const SeenKey *x = a;
 	const SeenKey *y = b;
 
-	if (x->source_id != y->source_id || x->dep != y->dep || x->op != y->op)
+	if (x->source_id != y->source_id || x->relation != y->relation ||
+		x->dep != y->dep || x->op != y->op)
 		return 1;
 	return strcmp(x->key, y->key);
 }
@@ -228,7 +236,7 @@ static void
 forget_entry(int index)
 {
 	LogEntry   *entry = &buffer[index];
-	SeenKey		key = {entry->source_id, entry->dep, entry->op,
+	SeenKey		key = {entry->source_id, entry->relation, entry->dep, entry->op,
 		entry->key ? entry->key : ""};
 
 	hash_search(seen, &key, HASH_REMOVE, NULL);
@@ -245,6 +253,7 @@ fill_row(const LogEntry *entry, Datum *values, bool *nulls)
 	values[LOG_KEY] = entry->key ? CStringGetTextDatum(entry->key) : (Datum) 0;
 	values[LOG_OP] = CharGetDatum(entry->op);
 	values[LOG_DEP] = Int16GetDatum(entry->dep);
+	values[LOG_RELATION] = ObjectIdGetDatum(entry->relation);
 	values[LOG_REPEATABLE] = BoolGetDatum(IsolationUsesXactSnapshot());
 	values[LOG_CHANGED_AT] = TimestampTzGetDatum(entry->changed_at);
 }
@@ -341,10 +350,11 @@ flush_if_full(int level)
 }
 
 static void
-remember(int64 source_id, int16 dep, char op, const char *key)
+remember(const TriggerState *state, char op, const char *key)
 {
 	int			level = GetCurrentTransactionNestLevel();
-	SeenKey		probe = {source_id, dep, op, key ? key : ""};
+	SeenKey		probe = {state->source_id, state->relation, state->dep, op,
+		key ? key : ""};
 	SeenEntry  *entry;
 	LogEntry   *slot;
 	bool		found;
@@ -363,8 +373,9 @@ remember(int64 source_id, int16 dep, char op, const char *key)
 		buffer = repalloc_huge(buffer, buffer_size * sizeof(LogEntry));
 	}
 	slot = &buffer[buffer_used];
-	slot->source_id = source_id;
-	slot->dep = dep;
+	slot->source_id = state->source_id;
+	slot->relation = state->relation;
+	slot->dep = state->dep;
 	slot->op = op;
 	slot->key = key ? MemoryContextStrdup(buffer_context, key) : NULL;
 	slot->level = level;
@@ -538,6 +549,7 @@ trigger_state(FunctionCallInfo fcinfo, TriggerData *data)
 	state = MemoryContextAllocZero(cxt, sizeof(TriggerState));
 	state->source_id = strtoll(trigger->tgargs[0], NULL, 10);
 	state->dep = (int16) atoi(trigger->tgargs[1]);
+	state->relation = RelationGetRelid(data->tg_relation);
 	if (trigger->tgnargs > 2)
 	{
 		find_key(state, data->tg_relation, cxt);
@@ -622,26 +634,38 @@ key_text(TriggerState *state, TupleTableSlot *slot)
 	return text;
 }
 
+void
+changelog_mute(int64 source_id, const char *key)
+{
+	muted_source = source_id;
+	muted_key = key;
+}
+
+static bool
+is_muted(TriggerState *state, const char *key)
+{
+	return muted_key != NULL && state->dep == 0 &&
+		state->source_id == muted_source && strcmp(key, muted_key) == 0;
+}
+
 static void
 log_row(TriggerState *state, TupleTableSlot *slot)
 {
 	char		op = state->dep ? 'd' : rsvp_sync_skip ? 'n' : 'c';
+	char	   *key;
 
 	/*
 	 * Without a primary key there is no name for the row.  The marker makes
 	 * the worker look at the source, which it will find broken.
 	 */
 	if (state->nkeys == 0)
-		remember(state->source_id, state->dep, 'b', NULL);
-	else
-		remember(state->source_id, state->dep, op, key_text(state, slot));
-}
-
-/* 1: fired by a statement; more: by one of another trigger's. */
-static int
-trigger_depth(void)
-{
-	return DatumGetInt32(OidFunctionCall0(F_PG_TRIGGER_DEPTH));
+	{
+		remember(state, 'b', NULL);
+		return;
+	}
+	key = key_text(state, slot);
+	if (!is_muted(state, key))
+		remember(state, op, key);
 }
 
 /*
@@ -664,9 +688,6 @@ rsvp_sync_log_change(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
 				 errmsg("%s must be called by an AFTER ROW trigger",
 						"rsvp_sync._log_change()")));
-	if (changelog_muted && trigger_depth() <= 1)
-		return PointerGetDatum(NULL);
-
 	state = trigger_state(fcinfo, data);
 	if (!TRIGGER_FIRED_BY_UPDATE(data->tg_event))
 		log_row(state, data->tg_trigslot);
@@ -698,7 +719,7 @@ rsvp_sync_log_truncate(PG_FUNCTION_ARGS)
 				 errmsg("%s must be called by a TRUNCATE trigger",
 						"rsvp_sync._log_truncate()")));
 	state = trigger_state(fcinfo, data);
-	remember(state->source_id, state->dep, 't', NULL);
+	remember(state, 't', NULL);
 	return PointerGetDatum(NULL);
 }
 

@@ -11,10 +11,10 @@
 #include "postgres.h"
 
 /*
- * While set, row changes made by this process are not logged: the worker's
- * own write-back must not put the key in again.
+ * Changes of this one row by this process are not logged: the worker's own
+ * write-back must not put the key in again.  NULL: none.
  */
-extern bool changelog_muted;
+extern void changelog_mute(int64 source_id, const char *key);
 
 /* Setting: this transaction's changes come from the network. */
 extern bool rsvp_sync_skip;

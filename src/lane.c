@@ -1234,9 +1234,27 @@ lane_outcome_recorded(Outcome *outcome)
 	}
 }
 
+static void
+recall_jobs(dlist_head *jobs, Lane *lane, int64 source_id)
+{
+	dlist_mutable_iter iter;
+
+	dlist_foreach_modify(iter, jobs)
+	{
+		Job		   *job = dlist_container(Job, node, iter.cur);
+
+		if (source_id != 0 && job->source_id != source_id)
+			continue;
+		dlist_delete(&job->node);
+		if (lane)
+			lane->njobs--;
+		dlist_push_tail(&replans, &job->node);
+	}
+}
+
 /* Nothing is to be sent for now: take back what has not been. */
 void
-lane_recall(void)
+lane_recall(int64 source_id)
 {
 	dlist_iter	iter;
 	HASH_SEQ_STATUS scan;
@@ -1246,13 +1264,11 @@ lane_recall(void)
 	{
 		Lane	   *lane = dlist_container(Lane, node, iter.cur);
 
-		while (!dlist_is_empty(&lane->jobs))
-			dlist_push_tail(&replans, &pop_job(lane)->node);
+		recall_jobs(&lane->jobs, lane, source_id);
 	}
 	hash_seq_init(&scan, tasks);
 	while ((task = hash_seq_search(&scan)) != NULL)
-		while (!dlist_is_empty(&task->jobs))
-			dlist_push_tail(&replans, dlist_pop_head_node(&task->jobs));
+		recall_jobs(&task->jobs, NULL, source_id);
 }
 
 /* It could not be written down: those who wait for it try again later. */

@@ -83,9 +83,12 @@ extern void lane_outcome_recorded(Outcome *outcome);
 extern void lane_outcome_refused(Outcome *outcome);
 extern void lane_outcomes_recorded(void);
 
-/* Keys to be planned again; lane_recall() makes all that are not sent so. */
+/*
+ * Keys to be planned again; lane_recall() makes those of a source (0: all) so
+ * that are not sent yet.
+ */
 extern dlist_head *lane_replans(void);
-extern void lane_recall(void);
+extern void lane_recall(int64 source_id);
 extern void lane_free_job(Job *job);
 
 /* Accounts whose credentials are needed to go on. */

@@ -21,13 +21,16 @@
 
 #include "access/genam.h"
 #include "access/relation.h"
+#include "access/htup_details.h"
 #include "access/xact.h"
+#include "catalog/pg_class.h"
 #include "catalog/pg_type.h"
 #include "commands/trigger.h"
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "funcapi.h"
 #include "miscadmin.h"
+#include "storage/lock.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
@@ -74,12 +77,16 @@ typedef struct OwnerQuery
 	char	   *text;			/* the query, as given or generated */
 	SPIPlanPtr	some;			/* for the keys in $1... */
 	SPIPlanPtr	all;			/* for every row */
+	int			in_use;			/* running right now, perhaps nested */
 } OwnerQuery;
 
-bool		owner_arms_deadline = false;
+/* What is done with a query, as the owner. */
+typedef void (*QueryFn) (OwnerQuery *query, void *arg);
 
-/* Nesting level of the transaction in which a deadline is armed; 0: none. */
-static int	deadline_level = 0;
+/* A whole table may take this many times as long as some of its rows. */
+#define WHOLE_TABLE_FACTOR 20
+
+bool		owner_arms_deadline = false;
 
 static HTAB *queries = NULL;
 static uint64 schema_generation = 1;
@@ -110,54 +117,9 @@ free_planner(void)
 		pin(steered[i], GetConfigOptionResetString(steered[i]));
 }
 
-/*
- * A cancellation that comes too late is not to hit what follows.  Nobody else
- * has reason to cancel a statement of a worker.
- */
-static void
-disarm_deadline(void)
-{
-	disable_timeout(STATEMENT_TIMEOUT, false);
-	QueryCancelPending = false;
-	deadline_level = 0;
-}
-
-/* An error takes the scope away; one that application SQL caught does not. */
-static void
-deadline_subxact(SubXactEvent event, SubTransactionId mine,
-				 SubTransactionId parent, void *arg)
-{
-	if (event == SUBXACT_EVENT_ABORT_SUB && deadline_level > 0 &&
-		GetCurrentTransactionNestLevel() <= deadline_level)
-		disarm_deadline();
-}
-
-static void
-arm_deadline(int ms)
-{
-	static bool registered = false;
-
-	if (!registered)
-		RegisterSubXactCallback(deadline_subxact, NULL);
-	registered = true;
-	deadline_level = GetCurrentTransactionNestLevel();
-	enable_timeout_after(STATEMENT_TIMEOUT, ms);
-}
-
-static void
-pin_lock_timeout(int ms)
-{
-	char		text[32];
-
-	if (ms == 0)
-		return;
-	snprintf(text, sizeof(text), "%d", ms);
-	pin("lock_timeout", text);
-}
-
-/* Without a lock on the table, for which we might have to wait. */
+/* Without opening the table: its lock might have to be waited for. */
 static Oid
-owner_of(Oid relid)
+table_owner(Oid relid)
 {
 	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
 	Oid			owner;
@@ -176,7 +138,8 @@ void
 owner_enter(OwnerScope *scope, Oid relid, const char *search_path,
 			int lock_timeout_ms, int sql_timeout_ms)
 {
-	Oid			owner = owner_of(relid);
+	Oid			owner = table_owner(relid);
+	char		ms[32];
 
 	scope->guc_level = NewGUCNestLevel();
 	pin("search_path", search_path);
@@ -187,7 +150,11 @@ owner_enter(OwnerScope *scope, Oid relid, const char *search_path,
 	pin("bytea_output", "hex");
 	pin("extra_float_digits", "1");
 	free_planner();
-	pin_lock_timeout(lock_timeout_ms);
+	if (lock_timeout_ms > 0)
+	{
+		snprintf(ms, sizeof(ms), "%d", lock_timeout_ms);
+		pin("lock_timeout", ms);
+	}
 	GetUserIdAndSecContext(&scope->user, &scope->context);
 	SetUserIdAndSecContext(owner, scope->context |
 						   SECURITY_RESTRICTED_OPERATION);
@@ -195,17 +162,42 @@ owner_enter(OwnerScope *scope, Oid relid, const char *search_path,
 		sql_timeout_ms = rsvp_sync_sql_timeout;
 	scope->armed = owner_arms_deadline && sql_timeout_ms > 0;
 	if (scope->armed)
-		arm_deadline(sql_timeout_ms);
+		enable_timeout_after(STATEMENT_TIMEOUT, sql_timeout_ms);
 }
 
+/*
+ * Back to who we were.  Whatever the application's SQL has set is undone, not
+ * kept: a search_path of its making must not outlive it.
+ */
 void
 owner_leave(OwnerScope *scope)
 {
 	if (scope->armed)
-		disarm_deadline();
+		disable_timeout(STATEMENT_TIMEOUT, false);
 	SetUserIdAndSecContext(scope->user, scope->context);
-	/* As if rolled back: what application SQL has SET goes as well. */
 	AtEOXact_GUC(false, scope->guc_level);
+	/* Nor do advisory locks that a worker would hold for ever. */
+	if (owner_arms_deadline)
+		LockReleaseSession(USER_LOCKMETHOD);
+}
+
+/* Run fn(arg) as the owner; also after an error nothing of it stays. */
+void
+owner_run(Oid relid, const char *search_path, int lock_timeout_ms,
+		  int sql_timeout_ms, void (*fn) (void *arg), void *arg)
+{
+	OwnerScope	scope;
+
+	owner_enter(&scope, relid, search_path, lock_timeout_ms, sql_timeout_ms);
+	PG_TRY();
+	{
+		fn(arg);
+	}
+	PG_FINALLY();
+	{
+		owner_leave(&scope);
+	}
+	PG_END_TRY();
 }
 
 /* The table's primary key, by name and type, in the caller's context. */
@@ -433,44 +425,79 @@ prepare_query(OwnerQuery *query)
 	query->some = keep_plan(keyed_text(query), nargs, types);
 }
 
-/* The source's query, ready to run; leaves the caller inside the scope. */
+/* The source's query; not prepared yet if it is new. */
 static OwnerQuery *
-enter_query(int64 source_id, OwnerScope *scope)
+find_query(int64 source_id)
 {
 	OwnerQuery *query;
+	uint64		generation;
 	bool		found;
 
 	make_cache();
 	query = hash_search(queries, &source_id, HASH_FIND, NULL);
-	if (query != NULL && (query->some == NULL ||
-						  query->generation != schema_generation))
-	{
+	if (query != NULL && query->some != NULL &&
+		query->generation == schema_generation)
+		return query;
+	if (query != NULL && query->in_use > 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_IN_USE),
+				 errmsg("the query of source " INT64_FORMAT
+						" asks for itself while it runs", source_id),
+				 errhint("A desired query must not change the schema, nor"
+						 " ask rsvp_sync about its own table.")));
+	if (query != NULL)
 		forget_query(query);
-		query = NULL;
-	}
-	if (query == NULL)
-	{
-		uint64		generation = schema_generation;
-		int			guc_level = NewGUCNestLevel();
-
-		pin_lock_timeout(QUERY_LOCK_TIMEOUT_MS);
-		query = hash_search(queries, &source_id, HASH_ENTER, &found);
-		memset((char *) query + sizeof(int64), 0,
-			   sizeof(OwnerQuery) - sizeof(int64));
-		query->context = AllocSetContextCreate(TopMemoryContext,
-											   "rsvp_sync desired query",
-											   ALLOCSET_SMALL_SIZES);
-		read_source(query);
-		AtEOXact_GUC(true, guc_level);
-		owner_enter(scope, query->relid, query->search_path,
-					QUERY_LOCK_TIMEOUT_MS, query->sql_timeout);
-		prepare_query(query);
-		query->generation = generation;
-	}
-	else
-		owner_enter(scope, query->relid, query->search_path,
-					QUERY_LOCK_TIMEOUT_MS, query->sql_timeout);
+	generation = schema_generation;
+	query = hash_search(queries, &source_id, HASH_ENTER, &found);
+	memset((char *) query + sizeof(int64), 0,
+		   sizeof(OwnerQuery) - sizeof(int64));
+	query->context = AllocSetContextCreate(TopMemoryContext,
+										   "rsvp_sync desired query",
+										   ALLOCSET_SMALL_SIZES);
+	read_source(query);
+	query->generation = generation;
 	return query;
+}
+
+typedef struct QueryRun
+{
+	OwnerQuery *query;
+	QueryFn		fn;
+	void	   *arg;
+} QueryRun;
+
+static void
+run_prepared(void *arg)
+{
+	QueryRun   *run = arg;
+
+	if (run->query->some == NULL)
+		prepare_query(run->query);
+	run->fn(run->query, run->arg);
+}
+
+/* Run fn on the source's query, as its owner. */
+static void
+run_query(int64 source_id, bool whole, QueryFn fn, void *arg)
+{
+	QueryRun	run = {find_query(source_id), fn, arg};
+	OwnerQuery *volatile query = run.query;
+	int			limit = query->sql_timeout ? query->sql_timeout :
+		rsvp_sync_sql_timeout;
+
+	if (whole)
+		limit = (int) Min((int64) limit * WHOLE_TABLE_FACTOR, INT_MAX);
+	query->in_use++;
+	PG_TRY();
+	{
+		owner_run(query->relid, query->search_path, QUERY_LOCK_TIMEOUT_MS,
+				  limit, run_prepared, &run);
+	}
+	PG_FINALLY();
+	{
+		query->in_use--;
+	}
+	PG_END_TRY();
 }
 
 /* The row's key as text, of the columns with these numbers. */
@@ -557,6 +584,27 @@ run_keyed(OwnerQuery *query, ArrayType *keys, ReturnSetInfo *rsinfo)
 	}
 }
 
+/* Which rows are asked for, and where they go. */
+typedef struct DesiredRun
+{
+	ArrayType  *keys;			/* NULL: all */
+	ReturnSetInfo *rsinfo;
+} DesiredRun;
+
+static void
+run_desired(OwnerQuery *query, void *arg)
+{
+	DesiredRun *run = arg;
+
+	if (run->keys != NULL)
+		run_keyed(query, run->keys, run->rsinfo);
+	else
+	{
+		SPI_execute_plan(query->all, NULL, NULL, true, 0);
+		emit_rows(query, run->rsinfo);
+	}
+}
+
 /*
  * rsvp_sync._desired(source_id bigint, keys text[]): the desired query's
  * rows for these keys; all rows where keys is NULL.
@@ -564,46 +612,34 @@ run_keyed(OwnerQuery *query, ArrayType *keys, ReturnSetInfo *rsinfo)
 Datum
 rsvp_sync_desired(PG_FUNCTION_ARGS)
 {
-	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
-	OwnerScope	scope;
-	OwnerQuery *query;
+	DesiredRun	run = {NULL, (ReturnSetInfo *) fcinfo->resultinfo};
 
 	if (PG_ARGISNULL(0))
 		elog(ERROR, "source_id must not be null");
+	if (!PG_ARGISNULL(1))
+		run.keys = PG_GETARG_ARRAYTYPE_P(1);
 	InitMaterializedSRF(fcinfo, 0);
 	SPI_connect();
-	query = enter_query(PG_GETARG_INT64(0), &scope);
-	if (PG_ARGISNULL(1))
-	{
-		SPI_execute_plan(query->all, NULL, NULL, true, 0);
-		emit_rows(query, rsinfo);
-	}
-	else
-		run_keyed(query, PG_GETARG_ARRAYTYPE_P(1), rsinfo);
-	owner_leave(&scope);
+	run_query(PG_GETARG_INT64(0), run.keys == NULL, run_desired, &run);
 	SPI_finish();
 	return (Datum) 0;
 }
 
-/*
- * rsvp_sync._describe_query(relation regclass, query text, search_path text):
- * the columns a query would return, found by preparing it as the owner.
- */
-Datum
-rsvp_sync_describe_query(PG_FUNCTION_ARGS)
+/* A query whose columns are asked for, and where they go. */
+typedef struct DescribeRun
 {
-	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
-	Oid			relid = PG_GETARG_OID(0);
-	char	   *query = text_to_cstring(PG_GETARG_TEXT_PP(1));
-	char	   *path = text_to_cstring(PG_GETARG_TEXT_PP(2));
-	OwnerScope	scope;
-	SPIPlanPtr	plan;
+	const char *query;
+	ReturnSetInfo *rsinfo;
+} DescribeRun;
+
+static void
+describe(void *arg)
+{
+	DescribeRun *run = arg;
+	SPIPlanPtr	plan = SPI_prepare(psprintf("SELECT q.* FROM (%s\n) q",
+											run->query), 0, NULL);
 	TupleDesc	columns;
 
-	InitMaterializedSRF(fcinfo, 0);
-	SPI_connect();
-	owner_enter(&scope, relid, path, QUERY_LOCK_TIMEOUT_MS, 0);
-	plan = SPI_prepare(psprintf("SELECT q.* FROM (%s\n) q", query), 0, NULL);
 	if (plan == NULL)
 		elog(ERROR, "could not prepare: %s",
 			 SPI_result_code_string(SPI_result));
@@ -617,29 +653,36 @@ rsvp_sync_describe_query(PG_FUNCTION_ARGS)
 		};
 		bool		nulls[2] = {false, false};
 
-		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values,
-							 nulls);
+		tuplestore_putvalues(run->rsinfo->setResult, run->rsinfo->setDesc,
+							 values, nulls);
 	}
-	owner_leave(&scope);
+}
+
+/*
+ * rsvp_sync._describe_query(relation regclass, query text, search_path text):
+ * the columns a query would return, found by preparing it as the owner.
+ */
+Datum
+rsvp_sync_describe_query(PG_FUNCTION_ARGS)
+{
+	DescribeRun run = {
+		text_to_cstring(PG_GETARG_TEXT_PP(1)),
+		(ReturnSetInfo *) fcinfo->resultinfo
+	};
+
+	InitMaterializedSRF(fcinfo, 0);
+	SPI_connect();
+	owner_run(PG_GETARG_OID(0), text_to_cstring(PG_GETARG_TEXT_PP(2)),
+			  QUERY_LOCK_TIMEOUT_MS, 0, describe, &run);
 	SPI_finish();
 	return (Datum) 0;
 }
 
-/*
- * rsvp_sync._explain_key(source_id bigint): the plan by which one key would
- * be looked up.
- */
-Datum
-rsvp_sync_explain_key(PG_FUNCTION_ARGS)
+static void
+explain_key(OwnerQuery *query, void *arg)
 {
-	OwnerScope	scope;
-	OwnerQuery *query;
 	StringInfoData sql;
-	StringInfoData plan;
-	MemoryContext caller = CurrentMemoryContext;
 
-	SPI_connect();
-	query = enter_query(PG_GETARG_INT64(0), &scope);
 	/* A small table is scanned although it could be looked up in. */
 	pin("enable_seqscan", "off");
 	initStringInfo(&sql);
@@ -651,15 +694,64 @@ rsvp_sync_explain_key(PG_FUNCTION_ARGS)
 						 quote_identifier(key_column(query, i)),
 						 query->key.type[i]);
 	SPI_execute(sql.data, false, 0);
-	owner_leave(&scope);
-	MemoryContextSwitchTo(caller);
+}
+
+/*
+ * rsvp_sync._explain_key(source_id bigint): the plan by which one key would
+ * be looked up.
+ */
+Datum
+rsvp_sync_explain_key(PG_FUNCTION_ARGS)
+{
+	StringInfoData plan;
+	MemoryContext caller = CurrentMemoryContext;
+	MemoryContext spi;
+
+	SPI_connect();
+	run_query(PG_GETARG_INT64(0), false, explain_key, NULL);
+	spi = MemoryContextSwitchTo(caller);
 	initStringInfo(&plan);
 	for (uint64 i = 0; i < SPI_processed; i++)
 		appendStringInfo(&plan, "%s%s", i ? "\n" : "",
 						 SPI_getvalue(SPI_tuptable->vals[i],
 									  SPI_tuptable->tupdesc, 1));
+	MemoryContextSwitchTo(spi);
 	SPI_finish();
 	PG_RETURN_TEXT_P(cstring_to_text(plan.data));
+}
+
+/* Which rows depend on this value of another table's key. */
+typedef struct DependentRun
+{
+	const char *sql;
+	Datum		value;
+	ReturnSetInfo *rsinfo;
+} DependentRun;
+
+static void
+run_dependent(OwnerQuery *query, void *arg)
+{
+	DependentRun *run = arg;
+	Oid			types[1] = {TEXTOID};
+	int			number[INDEX_MAX_KEYS];
+
+	for (int i = 0; i < INDEX_MAX_KEYS; i++)
+		number[i] = i + 1;
+	SPI_execute_with_args(run->sql, 1, types, &run->value, NULL, true, 0);
+	for (uint64 i = 0; i < SPI_processed; i++)
+	{
+		Datum		row[1];
+		bool		isnull[1] = {false};
+		char	   *key = row_key(query->key.ncols, number,
+								  SPI_tuptable->vals[i],
+								  SPI_tuptable->tupdesc);
+
+		if (key == NULL)
+			continue;
+		row[0] = CStringGetTextDatum(key);
+		tuplestore_putvalues(run->rsinfo->setResult, run->rsinfo->setDesc,
+							 row, isnull);
+	}
 }
 
 /*
@@ -669,45 +761,21 @@ rsvp_sync_explain_key(PG_FUNCTION_ARGS)
 Datum
 rsvp_sync_dependent_keys(PG_FUNCTION_ARGS)
 {
-	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
-	int64		source_id = PG_GETARG_INT64(0);
+	DependentRun run = {
+		NULL, PG_GETARG_DATUM(2), (ReturnSetInfo *) fcinfo->resultinfo
+	};
 	Oid			types[2] = {INT8OID, INT4OID};
-	Oid			text_type[1] = {TEXTOID};
 	Datum		args[2] = {PG_GETARG_DATUM(0), PG_GETARG_DATUM(1)};
-	Datum		value[1] = {PG_GETARG_DATUM(2)};
-	OwnerScope	scope;
-	OwnerQuery *query;
-	int			number[INDEX_MAX_KEYS];
-	char	   *sql;
 
-	for (int i = 0; i < INDEX_MAX_KEYS; i++)
-		number[i] = i + 1;
 	InitMaterializedSRF(fcinfo, MAT_SRF_USE_EXPECTED_DESC);
 	SPI_connect();
 	SPI_execute_with_args("SELECT rsvp_sync._dependency_query($1, $2)", 2,
 						  types, args, NULL, true, 1);
-	sql = SPI_processed == 1 ?
-		SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1) : NULL;
-	if (sql != NULL)
-	{
-		query = enter_query(source_id, &scope);
-		SPI_execute_with_args(sql, 1, text_type, value, NULL, true, 0);
-		for (uint64 i = 0; i < SPI_processed; i++)
-		{
-			Datum		row[1];
-			bool		isnull[1] = {false};
-			char	   *key = row_key(query->key.ncols, number,
-									  SPI_tuptable->vals[i],
-									  SPI_tuptable->tupdesc);
-
-			if (key == NULL)
-				continue;
-			row[0] = CStringGetTextDatum(key);
-			tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, row,
-								 isnull);
-		}
-		owner_leave(&scope);
-	}
+	if (SPI_processed == 1)
+		run.sql = SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc,
+							   1);
+	if (run.sql != NULL)
+		run_query(PG_GETARG_INT64(0), false, run_dependent, &run);
 	SPI_finish();
 	return (Datum) 0;
 }

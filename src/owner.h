@@ -34,6 +34,8 @@ extern void owner_enter(OwnerScope *scope, Oid relid, const char *search_path,
 						int lock_timeout_ms, int sql_timeout_ms);
 extern uint64 owner_schema_generation(void);
 extern void owner_leave(OwnerScope *scope);
+extern void owner_run(Oid relid, const char *search_path, int lock_timeout_ms,
+					  int sql_timeout_ms, void (*fn) (void *arg), void *arg);
 extern void owner_key(OwnerKey *key, Oid relid);
 extern char **owner_split_key(const OwnerKey *key, const char *text);
 

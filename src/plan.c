@@ -122,14 +122,11 @@ wish_of_row(const Situation *s, Decision *d)
 		say(d, "none", "withheld", missing);
 		return WISH_LEAVE;
 	}
-	if (!s->same_slot && (s->bond != NULL || s->doubt))
-	{
-		say(d, "none", NULL, "moved");
-		return WISH_NONE;
-	}
 	if (s->local == NULL)
 	{
 		say(d, "none", "withheld", "status_not_published");
+		if (d->bond == NULL)
+			d->base_local = NULL;	/* both say nothing: they agree */
 		return is(d->bond, "own") ? WISH_NONE : WISH_LEAVE;
 	}
 	if (s->past)
@@ -137,8 +134,9 @@ wish_of_row(const Situation *s, Decision *d)
 		say(d, "none", "withheld", "past_event");
 		return WISH_LEAVE;
 	}
-	d->live = true;
-	if (s->rival)
+	/* Who may not speak for the account does not compete for its slots. */
+	d->live = s->granted;
+	if (d->live && s->rival)
 	{
 		say(d, "none", "superseded", "superseded");
 		return WISH_LEAVE;
@@ -158,6 +156,12 @@ wish_of(const Situation *s, Decision *d)
 	{
 		say(d, "forget", NULL, "row_deleted");
 		return is(s->on_delete, "keep") ? WISH_LEAVE : WISH_NONE;
+	}
+	/* Elsewhere now; but a user without a DID may only be signed out. */
+	if (!s->same_slot && s->has_did && (s->bond != NULL || s->doubt))
+	{
+		say(d, "none", NULL, "moved");
+		return WISH_NONE;
 	}
 	if (s->withheld != NULL)
 	{
@@ -223,6 +227,20 @@ look_first(const Situation *s, Decision *d, const char *how)
 {
 	if (account_ready(s, d))
 		say(d, how, NULL, NULL);
+}
+
+/*
+ * Are the account's records current?  The account comes first, so that
+ * reconcile(), which takes every listing for current, decides the same.
+ */
+static bool
+listing_ready(const Situation *s, Decision *d)
+{
+	if (!account_ready(s, d))
+		return false;
+	if (!s->listed)
+		say(d, "list", NULL, NULL);
+	return s->listed;
 }
 
 static void
@@ -318,12 +336,8 @@ plan_adoption(const Situation *s, Decision *d)
 		say(d, "none", NULL, NULL);
 		return;
 	}
-	if (!s->listed)
-	{
-		/* It may be gone by now, and another one be there. */
-		look_first(s, d, "list");
-		return;
-	}
+	if (!listing_ready(s, d))
+		return;					/* it may be gone by now, another one be there */
 	d->bond = "adopted";
 	d->rkey = s->remote_rkey;
 	if (same(s->local, s->remote_status))
@@ -342,8 +356,8 @@ plan_first(const Situation *s, Decision *d)
 
 	if (s->known && same(d->base_local, s->local))
 		say(d, "none", NULL, NULL);
-	else if (!s->listed)
-		look_first(s, d, "list");
+	else if (!listing_ready(s, d))
+		return;
 	else if (declines && (is(s->on_cancel, "delete") ||
 						  (s->first_local && !is(s->first_local, "notgoing"))))
 	{

@@ -594,6 +594,13 @@ registry_clear_told(void)
 		pg_atomic_exchange_u32(&my_place->told, 0);
 }
 
+/* Has somebody called since? */
+bool
+registry_told(void)
+{
+	return my_place != NULL && pg_atomic_read_u32(&my_place->told) != 0;
+}
+
 bool
 registry_restart_requested(void)
 {

@@ -83,6 +83,7 @@ extern void registry_resume(Oid dboid);
  */
 extern bool registry_worker_attach(void);
 extern void registry_clear_told(void);
+extern bool registry_told(void);
 extern bool registry_restart_requested(void);
 
 /*

@@ -84,6 +84,13 @@ static Statement source_failed = {
 static Statement source_works = {
 	"SELECT rsvp_sync._source_works($1)", 1, {INT8OID}
 };
+static Statement paused_sources = {
+	"SELECT source_id FROM rsvp_sync._source"
+	" WHERE state OPERATOR(pg_catalog.=) 'paused'", 0
+};
+static Statement compare_later = {
+	"SELECT rsvp_sync._compare_later($1)", 1, {INT8OID}
+};
 static Statement give_back = {
 	"UPDATE rsvp_sync._queue SET lease = NULL"
 	" WHERE source_id OPERATOR(pg_catalog.=) $1"
@@ -174,6 +181,7 @@ typedef struct Batch
 {
 	int64		source_id;
 	List	   *keys;
+	dlist_head	jobs;			/* calls that planning them asks for */
 } Batch;
 
 static char *
@@ -223,14 +231,22 @@ plan_batch(void *arg)
 	args_int8(&args, batch->source_id);
 	args_texts(&args, batch->keys);
 	run_statement(&plan_keys, &args);
-	/* Nothing below raises: jobs outlive a rolled back subtransaction. */
 	for (uint64 row = 0; row < SPI_processed; row++)
 	{
 		Job		   *job = read_job(row);
 
-		dlist_push_tail(&planned, &job->node);
+		dlist_push_tail(&batch->jobs, &job->node);
 	}
-	args.n = 1;
+}
+
+/* The query runs; if changes of it were missed, they are found now. */
+static void
+note_that_it_works(void *arg)
+{
+	Batch	   *batch = arg;
+	Args		args = {0};
+
+	args_int8(&args, batch->source_id);
 	run_statement(&source_works, &args);
 }
 
@@ -253,13 +269,36 @@ batch_failed(Batch *batch, ErrorData *error)
 			 error->context ? errdetail_log("%s", error->context) : 0));
 }
 
+/*
+ * Jobs count only once their intents are recorded: an error rolls those back,
+ * and the jobs with them.
+ */
 static void
 plan_source(Batch *batch)
 {
-	ErrorData  *error = guarded(plan_batch, batch);
+	ErrorData  *error;
+	Args		args = {0};
 
+	dlist_init(&batch->jobs);
+	error = guarded(plan_batch, batch);
 	if (error != NULL)
+	{
+		while (!dlist_is_empty(&batch->jobs))
+			MemoryContextDelete(dlist_container(Job, node,
+												dlist_pop_head_node(&batch->jobs))->context);
 		batch_failed(batch, error);
+		return;
+	}
+	while (!dlist_is_empty(&batch->jobs))
+		dlist_push_tail(&planned, dlist_pop_head_node(&batch->jobs));
+	error = guarded(note_that_it_works, batch);
+	if (error == NULL)
+		return;
+	ereport(LOG,
+			(errmsg("source " INT64_FORMAT " cannot be compared: %s",
+					batch->source_id, error->message)));
+	args_int8(&args, batch->source_id);
+	run_statement(&compare_later, &args);
 }
 
 /* Take the keys of one source out of those to be planned again. */
@@ -291,11 +330,10 @@ plan_again(void)
 		plan_source(next_replans(lane_replans()));
 }
 
-/* Nothing may be sent: whatever is not under way goes back to the queue. */
+/* Keys that are not to be planned now go back to the queue. */
 static void
-stand_down(void)
+give_keys_back(void)
 {
-	lane_recall();
 	while (!dlist_is_empty(lane_replans()))
 	{
 		Batch	   *batch = next_replans(lane_replans());
@@ -305,6 +343,30 @@ stand_down(void)
 		args_texts(&args, batch->keys);
 		run_statement(&give_back, &args);
 	}
+}
+
+/* Nothing may be sent: whatever is not under way goes back to the queue. */
+static void
+stand_down(void)
+{
+	lane_recall(0);
+	give_keys_back();
+}
+
+/* A paused source's calls that are not under way are not made. */
+static void
+recall_paused(void)
+{
+	bool		isnull;
+
+	if (lane_jobs() == 0)
+		return;
+	run_statement(&paused_sources, NULL);
+	if (SPI_processed == 0)
+		return;
+	for (uint64 row = 0; row < SPI_processed; row++)
+		lane_recall(result_int8(row, 1, &isnull));
+	give_keys_back();
 }
 
 static List *
@@ -477,12 +539,17 @@ record_outcome(void *arg)
 	}
 }
 
-/* Recording may produce further outcomes; they are recorded as well. */
+/*
+ * Recording may produce further outcomes; they are recorded as well.  What a
+ * row lock of somebody's keeps from being recorded is recorded later.
+ */
 static void
 record_outcomes(void)
 {
 	dlist_head *outcomes = lane_outcomes();
+	dlist_head	postponed;
 
+	dlist_init(&postponed);
 	while (!dlist_is_empty(outcomes))
 	{
 		Outcome    *o = dlist_container(Outcome, node,
@@ -491,17 +558,21 @@ record_outcomes(void)
 		ErrorData  *error = guarded(record_outcome, o);
 
 		if (error == NULL)
-		{
 			lane_outcome_recorded(o);
-			continue;
-		}
-		if (hopeless)
+		else if (error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE)
+			dlist_push_tail(&postponed, &o->node);
+		else if (hopeless)
 			ReThrowError(error);
-		ereport(WARNING,
-				(errmsg("an answer could not be recorded: %s",
-						error->message)));
-		lane_outcome_refused(o);
+		else
+		{
+			ereport(WARNING,
+					(errmsg("an answer could not be recorded: %s",
+							error->message)));
+			lane_outcome_refused(o);
+		}
 	}
+	while (!dlist_is_empty(&postponed))
+		dlist_push_tail(outcomes, dlist_pop_head_node(&postponed));
 }
 
 /* What an account's lane needs in order to sign in. */
@@ -580,14 +651,18 @@ drain_log(void)
 	Args		args = {0};
 	bool		isnull;
 	Datum		repeatable;
+	int64		drained;
 
 	args_int4(&args, DRAIN_BATCH);
 	run_statement(&drain, &args);
-	more = result_int8(0, 1, &isnull) == DRAIN_BATCH;
+	drained = result_int8(0, 1, &isnull);
+	more = drained == DRAIN_BATCH;
 	repeatable = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc,
 							   2, &isnull);
 	if (!isnull)
 		writeback_note_repeatable(DatumGetArrayTypeP(repeatable));
+	if (drained > 0)
+		recall_paused();
 }
 
 /* Nobody can wake us where the library was not preloaded. */
@@ -753,7 +828,7 @@ wait_for_events(void)
 	if (events & WL_LATCH_SET)
 		ResetLatch(MyLatch);
 	CHECK_FOR_INTERRUPTS();
-	return (events & WL_LATCH_SET) != 0;
+	return (events & WL_LATCH_SET) != 0 || registry_told();
 }
 
 static void
@@ -828,7 +903,8 @@ pin_settings(void)
 		{"bytea_output", "hex"},
 		{"extra_float_digits", "1"},
 		{"row_security", "on"},
-		{"lock_timeout", "0"},
+		/* Nobody's open transaction on our rows stops the others' keys. */
+		{"lock_timeout", "100ms"},
 		{"statement_timeout", "0"},
 		{"idle_in_transaction_session_timeout", "0"},
 		{"jit", "off"},

@@ -57,7 +57,7 @@
 #define IDLE_MS				60000
 #define LOCK_TIMEOUT_MS		100
 #define PATIENCE_MS			5000
-#define STRICT_PATIENCE_MS	2000
+#define STRICT_PATIENCE_MS	10000
 /* How long a table that such a transaction has changed is treated so. */
 #define STRICT_FOR_MS		(10 * 60 * 1000)
 #define MAX_STRICT			256
@@ -70,7 +70,8 @@ static Statement due_rows = {
 	" (pg_catalog.extract('epoch', pg_catalog.clock_timestamp()"
 	" OPERATOR(pg_catalog.-) i.writeback_at)"
 	" OPERATOR(pg_catalog.*) 1000)::pg_catalog.int8"
-	" FROM rsvp_sync._intent i JOIN rsvp_sync._source s USING (source_id)"
+	" FROM rsvp_sync._intent i JOIN rsvp_sync._source s"
+	" ON s.source_id OPERATOR(pg_catalog.=) i.source_id"
 	" WHERE i.writeback AND s.state OPERATOR(pg_catalog.=) 'active'"
 	" AND i.writeback_at OPERATOR(pg_catalog.<=) pg_catalog.now()"
 	" ORDER BY i.source_id LIMIT $1", 1, {INT4OID}
@@ -250,20 +251,18 @@ read_rows(void)
 	return rows;
 }
 
-/* Update the row, as its owner. */
+/* Update the row; runs as its owner. */
 static void
-tell_row(void *arg)
+update_row(void *arg)
 {
 	Row		   *row = arg;
 	Oid			types[5] = {TEXTARRAYOID, TEXTOID, TEXTOID, TEXTOID,
 	TIMESTAMPTZOID};
-	OwnerScope	scope;
 	OwnerKey	key;
 	Args		args = {0};
 	char	  **parts;
 	List	   *part_list = NIL;
 
-	owner_enter(&scope, row->relid, row->search_path, LOCK_TIMEOUT_MS, 0);
 	owner_key(&key, row->relid);
 	parts = owner_split_key(&key, row->key);
 	for (int i = 0; i < key.ncols; i++)
@@ -278,7 +277,15 @@ tell_row(void *arg)
 	SPI_execute("SET CONSTRAINTS ALL IMMEDIATE", false, 0);
 	SPI_execute_with_args(update.sql, 5, types, args.values, args.nulls, false,
 						  0);
-	owner_leave(&scope);
+}
+
+static void
+tell_row(void *arg)
+{
+	Row		   *row = arg;
+
+	owner_run(row->relid, row->search_path, LOCK_TIMEOUT_MS, 0, update_row,
+			  row);
 	/* Nothing to change, or skipped because it is locked? */
 	if (SPI_processed == 0 && users_around(row->relid))
 		ereport(ERROR, (errcode(ERRCODE_LOCK_NOT_AVAILABLE),
@@ -329,9 +336,10 @@ tell_or_postpone(Row *row)
 		mark(&told, row);
 		return;
 	}
-	changelog_muted = true;
+	/* What the application's own triggers change is a change like any. */
+	changelog_mute(row->source_id, row->key);
 	error = guarded(tell_row, row);
-	changelog_muted = false;
+	changelog_mute(0, NULL);
 	if (error != NULL)
 		ereport(DEBUG1,
 				(errmsg("row %s of source " INT64_FORMAT

@@ -5,6 +5,11 @@ SET client_min_messages = error;
 SET timezone = 'UTC';
 SET datestyle = 'ISO, YMD';
 CREATE EXTENSION IF NOT EXISTS rsvp_sync;
+-- nothing of other tests' tables
+DO $$ BEGIN PERFORM rsvp_sync.detach_all(); END $$;
+DELETE FROM rsvp_sync._change_log;
+DELETE FROM rsvp_sync._account;
+DELETE FROM rsvp_sync._installation;
 CREATE ROLE regress_operate;
 CREATE ROLE regress_operate_other;
 CREATE ROLE regress_operate_reader;
@@ -15,15 +20,7 @@ SELECT rsvp_sync.grant_monitor('regress_operate_reader');
 CREATE SCHEMA operate_test AUTHORIZATION regress_operate;
 GRANT USAGE, CREATE ON SCHEMA operate_test TO regress_operate_other;
 GRANT USAGE ON SCHEMA operate_test TO regress_operate_reader;
-ALTER SYSTEM SET rsvp_sync.allow_plaintext_credentials = on;
-SELECT pg_reload_conf();
-DO $$
-BEGIN
-	WHILE current_setting('rsvp_sync.allow_plaintext_credentials') = 'off' LOOP
-		PERFORM pg_sleep(0.01);
-	END LOOP;
-END
-$$;
+SET rsvp_sync.allow_plaintext_credentials = on;
 \set alice 'did:plc:ewvi7nxzyoun6zhxrhs64oiz'
 \set bob 'did:plc:z72i7hdynmk6r22z27h6tvur'
 \set party 'at://did:web:host.example/community.lexicon.calendar.event/party'
@@ -183,3 +180,64 @@ COMMIT;
 SELECT operate_test.turn();
 SELECT state, reason_code FROM rsvp_sync.sync_status('operate_test.ours', '1');
 RESET ROLE;
+
+--
+-- Explaining
+--
+SET ROLE regress_operate;
+INSERT INTO operate_test.ours VALUES (7, NULL, NULL, 'no way'), (8, :'bob', :'party' || 8, 'yes'),
+	(9, :'alice', 'nowhere', 'dunno');
+SELECT operate_test.turn();
+SELECT operate_test.fail('operate_test.ours', '4', 'retry', 'http_502', 'Bad gateway.');
+INSERT INTO operate_test.ours VALUES (10, :'alice', :'party' || 10, 'perhaps');
+RESET ROLE;
+SET ROLE regress_operate_reader;
+SELECT k, regexp_replace(rsvp_sync.explain_sync('operate_test.ours', k::text),
+	'\d{4}-\d\d-\d\d \d\d:\d\d:\d\d', 'a moment', 'g')
+FROM generate_series(1, 11) k;
+SELECT * FROM operate_test.refused($$SELECT rsvp_sync.explain_sync('operate_test.theirs', '1')$$);
+SELECT * FROM operate_test.refused($$SELECT rsvp_sync.explain_sync('pg_class', '1')$$);
+SELECT rsvp_sync.explain_sync('operate_test.ours', NULL);
+SET ROLE regress_operate;
+BEGIN;
+ALTER TABLE operate_test.ours RENAME status TO said;
+SELECT rsvp_sync.explain_sync('operate_test.ours', '6') ~ '^Row 6 of operate_test.ours could not be looked up: column "status" does not exist. On the network';
+ROLLBACK;
+RESET ROLE;
+
+--
+-- Looking at what runs; there is no worker here
+--
+SET ROLE regress_operate_reader;
+SELECT * FROM rsvp_sync.stat_worker;
+SELECT attendance, total, done, waiting, retrying, blocked, held, failed, oldest_key, since IS NOT NULL AS since
+FROM rsvp_sync.progress;
+SELECT severity, check_name, subject, finding, remedy FROM rsvp_sync.doctor();
+RESET ROLE;
+BEGIN;
+SET LOCAL rsvp_sync.allow_plaintext_credentials = off;
+SET LOCAL rsvp_sync.mode = 'dry_run';
+ALTER TABLE operate_test.ours DISABLE TRIGGER rsvp_sync_log;
+ALTER TABLE operate_test.ours ENABLE ROW LEVEL SECURITY;
+ALTER TABLE operate_test.ours FORCE ROW LEVEL SECURITY;
+DROP TRIGGER rsvp_sync_truncate ON operate_test.theirs;
+ALTER TABLE operate_test.theirs OWNER TO postgres;
+UPDATE rsvp_sync._source SET state = 'broken', state_reason = 'no column' WHERE tenant = 'other';
+UPDATE rsvp_sync._source SET state = 'paused' WHERE tenant <> 'other';
+UPDATE rsvp_sync._queue SET due_at = '2026-01-01', lease = NULL;
+UPDATE rsvp_sync._intent SET state = 'held' WHERE key = '6';
+UPDATE rsvp_sync._account SET state = 'needs_login';
+UPDATE rsvp_sync._installation SET database_oid = 1;
+UPDATE pg_extension SET extversion = '0.0.9' WHERE extname = 'rsvp_sync';
+INSERT INTO rsvp_sync._change_log (source_id, key, op, changed_at) VALUES (1, '1', 'c', '2026-01-01');
+SELECT severity, check_name, subject, finding FROM rsvp_sync.doctor();
+DROP TABLE operate_test.theirs;
+SELECT check_name, subject, finding FROM rsvp_sync.doctor() WHERE check_name = 'table';
+ROLLBACK;
+RESET rsvp_sync.allow_plaintext_credentials;
+
+SELECT rsvp_sync.detach_all() AS detached;
+DELETE FROM rsvp_sync._account WHERE did IN (:'alice', :'bob');
+DROP SCHEMA operate_test CASCADE;
+DROP OWNED BY regress_operate, regress_operate_other, regress_operate_reader;
+DROP ROLE regress_operate, regress_operate_other, regress_operate_reader;
