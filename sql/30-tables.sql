@@ -96,12 +96,15 @@ CREATE INDEX _intent_writeback ON rsvp_sync._intent (source_id)
  *     a  an account changed               source_id = 0, key = the did
  *     b  a row of a table without a primary key
  *     w  nothing but a reason to look at the queue
+ *
+ * Entries of triggers may be forged: see _may_speak().
  */
 CREATE TABLE rsvp_sync._change_log (
 	source_id bigint NOT NULL,
 	key text,
 	op "char" NOT NULL,
 	dep smallint NOT NULL DEFAULT 0,
+	relation oid NOT NULL DEFAULT 0,	-- the row's table; 0: put in by a function of ours
 	repeatable boolean NOT NULL DEFAULT false,	-- by a REPEATABLE READ or SERIALIZABLE transaction
 	changed_at timestamptz NOT NULL DEFAULT clock_timestamp()
 ) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500,

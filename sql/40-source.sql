@@ -31,6 +31,13 @@ REVOKE ALL ON FUNCTION rsvp_sync._exclude_worker() FROM PUBLIC;
 COMMENT ON FUNCTION rsvp_sync._exclude_worker() IS
 'private: until this transaction ends the worker leaves sources alone; waits for the transaction it is in';
 
+CREATE FUNCTION rsvp_sync._lock_attach(attendance oid) RETURNS void
+LANGUAGE c VOLATILE STRICT SET search_path = pg_catalog, pg_temp
+AS 'MODULE_PATHNAME', 'rsvp_sync_lock_attach';
+REVOKE ALL ON FUNCTION rsvp_sync._lock_attach(oid) FROM PUBLIC;
+COMMENT ON FUNCTION rsvp_sync._lock_attach(oid) IS
+'private: until this transaction ends no other attaches this table';
+
 /* The source of a table that the caller owns. */
 CREATE FUNCTION rsvp_sync._owned_source(caller oid, attendance regclass)
 RETURNS rsvp_sync._source
@@ -99,6 +106,7 @@ DECLARE
 	given jsonb := coalesce(options, '{}');
 	snapshot pg_snapshot;
 	known boolean;
+	former jsonb;
 BEGIN
 	PERFORM rsvp_sync._check_options(given);
 	PERFORM rsvp_sync._check_attendance(caller, attendance);
@@ -112,6 +120,7 @@ BEGIN
 	SELECT * INTO s FROM rsvp_sync._source f
 	WHERE f.attendance = _attach.attendance FOR UPDATE;
 	known := FOUND;
+	former := s.shape -> 'depends';
 	IF NOT known THEN
 		s := rsvp_sync._new_source(attendance);
 	END IF;
@@ -131,7 +140,7 @@ BEGIN
 	ELSIF given ->> 'backfill' IN ('all', 'upcoming') THEN
 		PERFORM rsvp_sync._backfill_again(s);
 	END IF;
-	PERFORM rsvp_sync._put_triggers(s);
+	PERFORM rsvp_sync._put_triggers(s, former);
 	UPDATE rsvp_sync._source f SET index_name = rsvp_sync._put_index(s)
 	WHERE f.source_id = s.source_id;
 	IF NOT known THEN
@@ -165,8 +174,7 @@ DECLARE
 	rel record;
 BEGIN
 	PERFORM rsvp_sync._check_owner(caller, attendance);
-	PERFORM pg_advisory_xact_lock('rsvp_sync._source'::regclass::oid::integer,
-		attendance::oid::integer);
+	PERFORM rsvp_sync._lock_attach(attendance);
 	SELECT c.relkind, c.relpersistence, c.relnamespace, r.rolsuper, r.rolname
 		INTO rel
 	FROM pg_class c JOIN pg_roles r ON r.oid = c.relowner

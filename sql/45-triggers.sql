@@ -101,23 +101,39 @@ REVOKE ALL ON FUNCTION rsvp_sync._argument_bytes(text[]) FROM PUBLIC;
 COMMENT ON FUNCTION rsvp_sync._argument_bytes(text[]) IS
 'private: how pg_trigger.tgargs holds these arguments';
 
-/* Our triggers of one source, wherever they are. */
-CREATE FUNCTION rsvp_sync._triggers(source_id bigint)
+/*
+ * Our triggers of one source.  A trigger says for whom it logs, but anybody
+ * can say that on a table of his own, and hold a lock on it; so we look only
+ * at tables where ours can be: the attendance table with its partitions,
+ * tables that the query depends on, or did (former), and, since a restored
+ * dump does not know those, tables of the same owner.
+ */
+CREATE FUNCTION rsvp_sync._triggers(source_id bigint,
+	former jsonb DEFAULT NULL)
 RETURNS TABLE (relation oid, name text)
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
 AS $$
 	SELECT t.tgrelid, t.tgname::text
-	FROM pg_trigger t
-	JOIN pg_proc p ON p.oid = t.tgfoid
-		AND p.proname IN ('_log_change', '_log_truncate')
+	FROM rsvp_sync._source s
+	JOIN pg_proc p ON p.proname IN ('_log_change', '_log_truncate')
 		AND p.pronamespace = 'rsvp_sync'::regnamespace
-	WHERE t.tgparentid = 0 AND starts_with(encode(t.tgargs, 'hex'),
-		rsvp_sync._argument_bytes(ARRAY[source_id::text]))
+	JOIN pg_trigger t ON t.tgfoid = p.oid AND t.tgparentid = 0
+		AND starts_with(encode(t.tgargs, 'hex'),
+			rsvp_sync._argument_bytes(ARRAY[s.source_id::text]))
+	JOIN pg_class c ON c.oid = t.tgrelid
+	LEFT JOIN pg_class a ON a.oid = s.attendance
+	WHERE s.source_id = $1 AND (c.relowner = a.relowner
+		OR c.oid IN (SELECT r.relid
+			FROM pg_partition_tree(s.attendance) r)
+		OR c.oid IN (SELECT (d.value #>> '{rel,0}')::oid
+			FROM jsonb_array_elements(coalesce(s.shape -> 'depends', '[]')
+				|| coalesce(former, '[]')) d)
+			AND coalesce(rsvp_sync._may_watch(a.oid, c.oid), true))
 	ORDER BY t.tgname <> 'rsvp_sync_log', t.tgname
 $$;
-REVOKE ALL ON FUNCTION rsvp_sync._triggers(bigint) FROM PUBLIC;
-COMMENT ON FUNCTION rsvp_sync._triggers(bigint) IS
-'private: the triggers that log for a source';
+REVOKE ALL ON FUNCTION rsvp_sync._triggers(bigint, jsonb) FROM PUBLIC;
+COMMENT ON FUNCTION rsvp_sync._triggers(bigint, jsonb) IS
+'private: the triggers that log for a source, on tables where attach() can have put them; former: dependencies it had before';
 
 CREATE FUNCTION rsvp_sync._trigger_stands(relation oid, name text,
 	arguments text[]) RETURNS boolean
@@ -267,7 +283,8 @@ COMMENT ON FUNCTION rsvp_sync._with_partitions(oid[]) IS
  * together, so that no writer is in our way, nor we in his, halfway through.
  * Where everything stands already nothing is locked.
  */
-CREATE FUNCTION rsvp_sync._put_triggers(s rsvp_sync._source) RETURNS void
+CREATE FUNCTION rsvp_sync._put_triggers(s rsvp_sync._source, former jsonb)
+RETURNS void
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
@@ -280,10 +297,12 @@ BEGIN
 		INTO relations, replaces
 	FROM (SELECT w.relation, o.name IS NOT NULL
 		FROM rsvp_sync._wanted_triggers(s) w
-		LEFT JOIN rsvp_sync._triggers(s.source_id) o USING (relation, name)
+		LEFT JOIN rsvp_sync._triggers(s.source_id, former) o
+			USING (relation, name)
 		WHERE NOT rsvp_sync._trigger_stands(w.relation, w.name, w.arguments)
 		UNION ALL
-		SELECT o.relation, true FROM rsvp_sync._obsolete_triggers(s) o)
+		SELECT o.relation, true
+		FROM rsvp_sync._obsolete_triggers(s, former) o)
 			AS c (relation, replaces);
 	IF relations IS NULL THEN
 		RETURN;
@@ -291,7 +310,7 @@ BEGIN
 	PERFORM rsvp_sync._lock_tables(rsvp_sync._with_partitions(relations),
 		replaces);
 
-	FOR t IN SELECT * FROM rsvp_sync._obsolete_triggers(s) LOOP
+	FOR t IN SELECT * FROM rsvp_sync._obsolete_triggers(s, former) LOOP
 		EXECUTE format('DROP TRIGGER %I ON %s', t.name, t.relation::regclass);
 	END LOOP;
 	FOR t IN SELECT * FROM rsvp_sync._wanted_triggers(s) LOOP
@@ -300,21 +319,24 @@ BEGIN
 	END LOOP;
 END
 $$;
-REVOKE ALL ON FUNCTION rsvp_sync._put_triggers(rsvp_sync._source) FROM PUBLIC;
-COMMENT ON FUNCTION rsvp_sync._put_triggers(rsvp_sync._source) IS
-'private: make or correct a source''s triggers';
+REVOKE ALL ON FUNCTION rsvp_sync._put_triggers(rsvp_sync._source, jsonb)
+	FROM PUBLIC;
+COMMENT ON FUNCTION rsvp_sync._put_triggers(rsvp_sync._source, jsonb) IS
+'private: make or correct a source''s triggers; former: the dependencies it had until now';
 
-CREATE FUNCTION rsvp_sync._obsolete_triggers(s rsvp_sync._source)
+CREATE FUNCTION rsvp_sync._obsolete_triggers(s rsvp_sync._source,
+	former jsonb)
 RETURNS TABLE (relation oid, name text)
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
 AS $$
-	SELECT o.relation, o.name FROM rsvp_sync._triggers(s.source_id) o
+	SELECT o.relation, o.name
+	FROM rsvp_sync._triggers(s.source_id, former) o
 	WHERE NOT EXISTS (SELECT FROM rsvp_sync._wanted_triggers(s) w
 		WHERE w.relation = o.relation AND w.name = o.name)
 $$;
-REVOKE ALL ON FUNCTION rsvp_sync._obsolete_triggers(rsvp_sync._source)
+REVOKE ALL ON FUNCTION rsvp_sync._obsolete_triggers(rsvp_sync._source, jsonb)
 	FROM PUBLIC;
-COMMENT ON FUNCTION rsvp_sync._obsolete_triggers(rsvp_sync._source) IS
+COMMENT ON FUNCTION rsvp_sync._obsolete_triggers(rsvp_sync._source, jsonb) IS
 'private: triggers a source has and is no longer to have';
 
 /* The tables that are locked to take a source's triggers and index away. */
@@ -343,4 +365,4 @@ END
 $$;
 REVOKE ALL ON FUNCTION rsvp_sync._drop_triggers(bigint) FROM PUBLIC;
 COMMENT ON FUNCTION rsvp_sync._drop_triggers(bigint) IS
-'private: take a source''s triggers away, wherever they are';
+'private: take a source''s triggers away';

@@ -22,6 +22,71 @@ COMMENT ON FUNCTION rsvp_sync._enqueue(bigint, text[], smallint, timestamptz) IS
 'Put keys in as the worker itself does: keeps a waiting key''s attempts.';
 
 /*
+ * May a trigger on this table make entries for this source?  Everybody can
+ * have a trigger that calls _log_change() on a table of his own, with any
+ * arguments (see 99-rights.sql).  So only the attendance table speaks for
+ * itself, and a table that the query depends on of its dependency, if attach()
+ * would have put a trigger there; with their partitions and inheritance
+ * children, which only the owner can make such.
+ */
+CREATE FUNCTION rsvp_sync._may_speak(speaker oid, of_source bigint,
+	dep smallint)
+RETURNS boolean
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	s rsvp_sync._source;
+	watched oid;
+BEGIN
+	SELECT * INTO s FROM rsvp_sync._source f WHERE f.source_id = of_source;
+	IF dep = 0 THEN
+		watched := s.attendance;
+	ELSIF dep > 0 THEN
+		BEGIN
+			watched := rsvp_sync._shape(s)
+				#>> ARRAY['depends', (dep - 1)::text, 'rel', '0'];
+		EXCEPTION WHEN query_canceled OR OTHERS THEN
+			/* Nobody can tell; the look-up will fail and say why. */
+			RETURN EXISTS (SELECT FROM pg_class c JOIN pg_class a
+				ON a.oid = s.attendance AND a.relowner = c.relowner
+				WHERE c.oid = speaker);
+		END;
+		IF NOT rsvp_sync._may_watch(s.attendance, watched) THEN
+			RETURN false;
+		END IF;
+	END IF;
+	RETURN coalesce(speaker = watched, false) OR EXISTS (
+		WITH RECURSIVE up AS (
+			SELECT speaker AS relation
+			UNION
+			SELECT i.inhparent FROM up
+			JOIN pg_inherits i ON i.inhrelid = up.relation
+		)
+		SELECT FROM up WHERE up.relation = watched);
+END
+$$;
+COMMENT ON FUNCTION rsvp_sync._may_speak(oid, bigint, smallint) IS
+'Is this the table, or a partition of the table, whose changes concern the source (0), or its dependency of that number?';
+
+/* Each origin is looked at once, however many entries it has. */
+CREATE FUNCTION rsvp_sync._genuine(entries rsvp_sync._change_log[])
+RETURNS rsvp_sync._change_log[]
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+SELECT coalesce(array_agg(e), '{}')
+FROM unnest(entries) e
+WHERE e.relation = 0 OR (e.source_id, e.relation, e.dep) IN (
+	SELECT o.source_id, o.relation, o.dep
+	FROM (SELECT DISTINCT f.source_id, f.relation, f.dep
+		FROM unnest(entries) f WHERE f.relation <> 0) o
+	WHERE rsvp_sync._may_speak(o.relation, o.source_id, o.dep))
+$$;
+COMMENT ON FUNCTION rsvp_sync._genuine(rsvp_sync._change_log[]) IS
+'Leaves out log entries of triggers that have no say in their source.';
+
+/*
  * Log to queue.  Exactly the rows this statement sees are deleted, never
  * "all up to an id": ids do not commit in order.
  */
@@ -50,6 +115,7 @@ BEGIN
 		RETURN NEXT;
 		RETURN;
 	END IF;
+	entries := rsvp_sync._genuine(entries);
 
 	INSERT INTO rsvp_sync._queue AS q (source_id, key, priority, due_at,
 		changed_at, by_network)

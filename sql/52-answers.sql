@@ -137,7 +137,10 @@ $$;
 COMMENT ON FUNCTION rsvp_sync._delete_done(bigint, text, bigint, text, text, text) IS
 'A record was removed; the key is planned again.';
 
-/* The record was read: nothing is in doubt any more. */
+/*
+ * The record was read: nothing is in doubt any more.  A PDS need not say the
+ * cid, which then is computed.
+ */
 CREATE FUNCTION rsvp_sync._read_done(w_source bigint, w_key text,
 	w_did text, w_rkey text, w_cid text, w_record jsonb)
 RETURNS void
@@ -145,14 +148,15 @@ LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-	PERFORM rsvp_sync._observe(w_did, w_rkey, w_cid, w_record, NULL, 'read',
+	PERFORM rsvp_sync._observe(w_did, w_rkey,
+		coalesce(w_cid, rsvp_sync.record_cid(w_record)), w_record, NULL, 'read',
 		coalesce(rsvp_sync._record_time(w_record), now()));
 	UPDATE rsvp_sync._intent i SET doubt = false
 	WHERE i.source_id = w_source AND i.key = w_key;
 END
 $$;
 COMMENT ON FUNCTION rsvp_sync._read_done(bigint, text, text, text, text, jsonb) IS
-'A record was read from its PDS; NULL cid: it is not there.';
+'A record was read from its PDS; neither cid nor record: it is not there.';
 
 /* All records of an account, every page. */
 CREATE FUNCTION rsvp_sync._list_done(of_did text, records jsonb)
@@ -261,7 +265,8 @@ COMMENT ON FUNCTION rsvp_sync._backoff(integer) IS
 /*
  * A call did not succeed.
  * how: retry   later; counted
- *      again   at once; not counted (what was known has changed)
+ *      again   at once, as what was known has changed; counted, and after
+ *              two tries later as well
  *      wait    the account needs its user; not counted
  *      failed  given up
  * sure: the request certainly had no effect.
@@ -287,7 +292,7 @@ BEGIN
 	THEN
 		how := 'again';
 	END IF;
-	IF how = 'retry'
+	IF how IN ('retry', 'again')
 		AND tries >= current_setting('rsvp_sync.max_attempts')::integer
 	THEN
 		how := 'failed';
@@ -314,9 +319,10 @@ BEGIN
 	END IF;
 	UPDATE rsvp_sync._queue q SET lease = NULL,
 		attempts = CASE WHEN q.generation <> w_generation THEN 0
-			WHEN how = 'retry' THEN tries ELSE q.attempts END,
+			WHEN how IN ('retry', 'again') THEN tries ELSE q.attempts END,
 		last_error = code || ': ' || message,
-		due_at = CASE WHEN q.generation <> w_generation OR how = 'again'
+		due_at = CASE WHEN q.generation <> w_generation
+				OR how = 'again' AND tries <= 2
 			THEN now()
 			ELSE now() + greatest(not_before, rsvp_sync._backoff(tries - 1))
 			END

@@ -6,8 +6,8 @@
  * _log_change() is the exception.  A partition made or attached later gets a
  * copy of its parent's row trigger, and whoever makes it must be allowed to
  * execute the function, or CREATE TABLE fails.  Who makes such a trigger on a
- * table of his own can have keys looked at in vain, and nothing else.
- * (_log_truncate() is never copied, and its marker does mean something.)
+ * table of his own makes log entries that the worker drops: see _may_speak().
+ * (_log_truncate() is never copied.)
  */
 DO $$
 DECLARE

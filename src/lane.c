@@ -32,14 +32,22 @@
 #include "compat.h"
 #include "lane.h"
 #include "settings.h"
+#include "syntax.h"
 #include "xrpc.h"
 
 /* A longer wait than this is done in the queue, not in memory. */
 #define SHORT_WAIT_MS	5000
 /* Sessions tried for one job before its user is asked. */
 #define MAX_LOGINS		2
-/* Pages of listRecords after which something is wrong. */
+/*
+ * Beyond this a listing is given up: pages of listRecords, and bytes of what
+ * is kept of them.  The records of somebody who answered ten thousand events
+ * take five of these 16 MB.
+ */
 #define MAX_PAGES		1000
+#define MAX_LISTING		(16 * 1024 * 1024)
+/* A repository holds no larger record; of such a one the content is not kept. */
+#define MAX_RECORD		(1024 * 1024)
 
 typedef enum SessionState
 {
@@ -65,7 +73,7 @@ typedef struct Lane
 	char	   *refresh_token;
 	char	   *access_token;
 	char	   *head;			/* commit its records are known to be at */
-	json_t	   *records;		/* pages of a listing under way */
+	StringInfo	records;		/* JSON of a listing under way */
 	int			pages;
 	TimestampTz not_before;		/* the server asked to be left alone */
 } Lane;
@@ -566,7 +574,7 @@ task_answer(Task *task, Answer *answer)
 				  answer->wait_ms);
 	else if (task->identity)
 		identity_answer(task, answer);
-	else if ((cid = xrpc_text(answer->body, "cid")) == NULL)
+	else if ((cid = xrpc_cid(answer->body, "cid")) == NULL)
 		fail_task(task, "retry", "no_cid", "the event record has no cid", 0);
 	else
 		new_outcome(OUTCOME_EVENT, NULL, task->subject)->cid = keep(cid);
@@ -584,10 +592,15 @@ start_session(Lane *lane)
 	if (lane->refresh_token != NULL)
 	{
 		/* This call takes no body at all; an empty object is refused. */
-		start_call(CALL_REFRESH, lane, NULL, NULL, lane->pds,
-				   xrpc_post(lane->pds, "com.atproto.server.refreshSession",
-							 lane->refresh_token, NULL,
-							 rsvp_sync_request_timeout));
+		HttpRequest *req = xrpc_post(lane->pds,
+									 "com.atproto.server.refreshSession",
+									 lane->refresh_token, NULL,
+									 rsvp_sync_request_timeout);
+
+		/* Not every PDS takes a token twice, as the reference does. */
+		if (req != NULL)
+			http_once(req);
+		start_call(CALL_REFRESH, lane, NULL, NULL, lane->pds, req);
 		return;
 	}
 	initStringInfo(&body);
@@ -628,6 +641,21 @@ account_state(const char *name, const char *otherwise)
 	return otherwise;
 }
 
+/* The PDS cannot be asked now. */
+static void
+lane_unreachable(Lane *lane, Answer *answer)
+{
+	if (answer->class == ANSWER_LIMIT)
+		fail_lane(lane, "later", answer->name, answer->message,
+				  answer->wait_ms);
+	else
+	{
+		account_outcome(lane, "unreachable", answer->message);
+		fail_lane(lane, "retry", answer->name, answer->message,
+				  answer->wait_ms);
+	}
+}
+
 static void
 session_begins(Lane *lane, Answer *answer)
 {
@@ -637,8 +665,13 @@ session_begins(Lane *lane, Answer *answer)
 	const char *status = xrpc_text(answer->body, "status");
 	Outcome    *outcome;
 
-	if (did == NULL || access == NULL || refresh == NULL ||
-		strcmp(did, lane->did) != 0)
+	if (did == NULL || access == NULL || refresh == NULL)
+	{
+		xrpc_unreadable(answer, "the answer is not a session");
+		lane_unreachable(lane, answer);
+		return;
+	}
+	if (strcmp(did, lane->did) != 0)
 	{
 		ask_user(lane, "needs_login", "the PDS began another session");
 		return;
@@ -659,27 +692,19 @@ session_begins(Lane *lane, Answer *answer)
 	outcome->handle = keep(xrpc_text(answer->body, "handle"));
 }
 
-/* The PDS cannot be asked now. */
-static void
-lane_unreachable(Lane *lane, Answer *answer)
-{
-	if (answer->class == ANSWER_LIMIT)
-		fail_lane(lane, "later", answer->name, answer->message,
-				  answer->wait_ms);
-	else
-	{
-		account_outcome(lane, "unreachable", answer->message);
-		fail_lane(lane, "retry", answer->name, answer->message,
-				  answer->wait_ms);
-	}
-}
-
+/*
+ * Only an error that says so by its name is the user's matter.  A status
+ * alone may come from whatever stands in front of the PDS.
+ */
 static void
 session_answer(Lane *lane, Answer *answer, bool refreshing)
 {
+	bool		said = answer->known && (answer->class == ANSWER_USER ||
+										 answer->class == ANSWER_REFRESH);
+
 	if (answer->class == ANSWER_OK)
 		session_begins(lane, answer);
-	else if (answer->class == ANSWER_RETRY || answer->class == ANSWER_LIMIT)
+	else if (!said)
 		lane_unreachable(lane, answer);
 	else if (refreshing && lane->password != NULL &&
 			 strcmp(answer->name, "AccountTakedown") != 0)
@@ -707,9 +732,10 @@ lane_credentials_wanted(void)
 	return wanted;
 }
 
+/* error: why one that is there, or may be, could not be read; or NULL */
 void
 lane_credentials(const char *did, const char *which, const char *password,
-				 const char *refresh_token)
+				 const char *refresh_token, const char *error)
 {
 	Lane	   *lane = lane_of(did);
 
@@ -719,8 +745,11 @@ lane_credentials(const char *did, const char *which, const char *password,
 	if (password == NULL && refresh_token == NULL)
 	{
 		lane->session = SESSION_NONE;
-		fail_lane(lane, "wait", "no_account",
-				  "there is no credential for this account", 0);
+		if (error != NULL)
+			fail_lane(lane, "retry", "credential_unreadable", error, 0);
+		else
+			fail_lane(lane, "wait", "no_account",
+					  "there is no credential for this account", 0);
 	}
 	else
 		lane->session = SESSION_HAS_CREDENTIAL;
@@ -754,11 +783,21 @@ start_list(Lane *lane, const char *cursor)
 }
 
 static void
-forget_listing(Lane *lane)
+drop_records(Lane *lane)
 {
-	json_decref(lane->records);
+	if (lane->records != NULL)
+	{
+		pfree(lane->records->data);
+		pfree(lane->records);
+	}
 	lane->records = NULL;
 	lane->pages = 0;
+}
+
+static void
+forget_listing(Lane *lane)
+{
+	drop_records(lane);
 	replace_text(lane, &lane->head, NULL);
 }
 
@@ -784,68 +823,133 @@ listing_failed(Lane *lane, Answer *answer)
 static void
 head_answer(Lane *lane, Answer *answer)
 {
-	const char *cid;
+	const char *cid = NULL;
+	MemoryContext old;
 
+	if (answer->class == ANSWER_OK &&
+		(cid = xrpc_cid(answer->body, "cid")) == NULL)
+		xrpc_unreadable(answer, "the head of the repository has no cid");
 	if (answer->class != ANSWER_OK)
 	{
 		listing_failed(lane, answer);
 		return;
 	}
-	cid = xrpc_text(answer->body, "cid");
-	replace_text(lane, &lane->head, cid ? cid : "");
-	lane->records = json_array();
-	lane->pages = 0;
+	replace_text(lane, &lane->head, cid);
+	old = MemoryContextSwitchTo(lane->context);
+	lane->records = makeStringInfo();
+	MemoryContextSwitchTo(old);
+	appendStringInfoChar(lane->records, '[');
 	start_list(lane, NULL);
 }
 
-/* jsonb cannot hold a NUL; such a record is kept without its content. */
 static void
-drop_unstorable(json_t *records)
+append_member(StringInfo body, const char *name, const char *value)
 {
-	json_t	   *item;
-	size_t		i;
+	appendStringInfo(body, ",\"%s\":", name);
+	if (value)
+		escape_json(body, value);
+	else
+		appendStringInfoString(body, "null");
+}
 
-	json_array_foreach(records, i, item)
-	{
-		char	   *text = json_dumps(json_object_get(item, "value"),
-									  JSON_ENCODE_ANY | JSON_COMPACT);
+/*
+ * The JSON of a record, malloc'ed; NULL if it cannot be kept: jsonb cannot
+ * hold a NUL.
+ */
+static char *
+storable(json_t *value)
+{
+	char	   *text = json_dumps(value, JSON_ENCODE_ANY | JSON_COMPACT);
 
-		if (text == NULL || strstr(text, "\\u0000") != NULL)
-			json_object_set_new(item, "value", json_null());
-		free(text);
-	}
+	if (text == NULL ||
+		(strstr(text, "\\u0000") == NULL && strlen(text) <= MAX_RECORD))
+		return text;
+	free(text);
+	return NULL;
+}
+
+/*
+ * One record of a listing, without its content if that cannot be kept.  What
+ * has no record key or no cid is not a record; was it, we could not tell
+ * which one, and had to take one we know for removed.
+ */
+static bool
+append_listed(StringInfo records, json_t *item)
+{
+	const char *uri = xrpc_text(item, "uri");
+	const char *cid = xrpc_cid(item, "cid");
+	AtUri		parts;
+	char	   *value;
+
+	if (uri == NULL || cid == NULL ||
+		!syntax_parse_at_uri(uri, strlen(uri), &parts) ||
+		parts.rkey.data == NULL)
+		return false;
+	if (records->len > 1)
+		appendStringInfoChar(records, ',');
+	appendStringInfoString(records, "{\"uri\":");
+	escape_json(records, uri);
+	append_member(records, "cid", cid);
+	value = storable(json_object_get(item, "value"));
+	appendStringInfo(records, ",\"value\":%s}", value ? value : "null");
+	free(value);
+	return true;
 }
 
 static void
 listing_complete(Lane *lane)
 {
-	char	   *text;
-
-	drop_unstorable(lane->records);
-	text = json_dumps(lane->records, JSON_COMPACT);
-	json_decref(lane->records);
-	lane->records = NULL;
+	appendStringInfoChar(lane->records, ']');
 	new_outcome(OUTCOME_LIST, NULL, lane->did)->text =
-		keep(text ? text : "[]");
-	free(text);
+		keep(lane->records->data);
+	drop_records(lane);
+}
+
+/* Add a page to the listing; turns the answer into a failure if it is odd. */
+static void
+take_page(Lane *lane, Answer *answer)
+{
+	json_t	   *page = json_object_get(answer->body, "records");
+	json_t	   *item;
+	size_t		i;
+
+	if (!json_is_array(page))
+	{
+		xrpc_unreadable(answer, "the answer has no list of records");
+		return;
+	}
+	json_array_foreach(page, i, item)
+	{
+		if (!append_listed(lane->records, item))
+		{
+			xrpc_unreadable(answer, "a record in the list has no key or cid");
+			return;
+		}
+		if (lane->records->len <= MAX_LISTING)
+			continue;
+		xrpc_unreadable(answer, "there are too many records, or too large");
+		strlcpy(answer->name, "listing_too_large", XRPC_NAME_SIZE);
+		return;
+	}
 }
 
 static void
 list_answer(Lane *lane, Answer *answer)
 {
-	json_t	   *page;
-	const char *cursor;
+	const char *cursor = xrpc_text(answer->body, "cursor");
 
-	if (answer->class != ANSWER_OK)
+	if (answer->class == ANSWER_OK)
+		take_page(lane, answer);
+	if (answer->class == ANSWER_OK && ++lane->pages >= MAX_PAGES &&
+		cursor != NULL)
 	{
-		listing_failed(lane, answer);
-		return;
+		xrpc_unreadable(answer, "the list of records has too many pages");
+		strlcpy(answer->name, "listing_too_large", XRPC_NAME_SIZE);
 	}
-	page = json_object_get(answer->body, "records");
-	cursor = xrpc_text(answer->body, "cursor");
-	json_array_extend(lane->records, page);
-	if (cursor != NULL && json_array_size(page) > 0 &&
-		++lane->pages < MAX_PAGES)
+	if (answer->class != ANSWER_OK)
+		listing_failed(lane, answer);
+	else if (cursor != NULL &&
+			 json_array_size(json_object_get(answer->body, "records")) > 0)
 		start_list(lane, cursor);
 	else
 		listing_complete(lane);
@@ -874,16 +978,6 @@ job_is(const Job *job, const char *action)
 }
 
 static void
-append_member(StringInfo body, const char *name, const char *value)
-{
-	appendStringInfo(body, ",\"%s\":", name);
-	if (value)
-		escape_json(body, value);
-	else
-		appendStringInfoString(body, "null");
-}
-
-static void
 start_write(Lane *lane, Job *job)
 {
 	bool		put = job_is(job, "put");
@@ -897,7 +991,7 @@ start_write(Lane *lane, Job *job)
 	if (put)
 		appendStringInfo(&body, ",\"record\":%s", job->record);
 	append_member(&body, "swapRecord", job->swap);
-	if (lane->head != NULL && lane->head[0] != '\0' && !job->head_unknown)
+	if (lane->head != NULL && !job->head_unknown)
 		append_member(&body, "swapCommit", lane->head);
 	appendStringInfoChar(&body, '}');
 	start_call(CALL_JOB, lane, job, NULL, lane->pds,
@@ -926,7 +1020,7 @@ static void
 learn_head(Lane *lane, Job *job, Answer *answer)
 {
 	json_t	   *commit = json_object_get(answer->body, "commit");
-	const char *cid = xrpc_text(commit, "cid");
+	const char *cid = xrpc_cid(commit, "cid");
 
 	if (commit == NULL)
 		return;					/* nothing was written: the head stays */
@@ -938,27 +1032,47 @@ learn_head(Lane *lane, Job *job, Answer *answer)
 static void
 write_succeeded(Lane *lane, Job *job, Answer *answer)
 {
-	json_t	   *commit = json_object_get(answer->body, "commit");
-	const char *cid = xrpc_text(answer->body, "cid");
+	bool		put = job_is(job, "put");
+	const char *cid = xrpc_cid(answer->body, "cid");
+	const char *rev = xrpc_text(json_object_get(answer->body, "commit"),
+								"rev");
 	Outcome    *outcome;
 
 	learn_head(lane, job, answer);
-	outcome = new_outcome(job_is(job, "put") ? OUTCOME_PUT : OUTCOME_DELETE,
-						  job, NULL);
-	outcome->cid = keep(cid ? cid : job->cid);
-	outcome->rev = keep(xrpc_text(commit, "rev"));
+	if (put && cid == NULL)
+	{
+		/* It may have been written, and is read to find out. */
+		xrpc_unreadable(answer, "the answer to a write has no cid");
+		fail_job(job, "retry", answer->name, answer->message, false, 0);
+		return;
+	}
+	outcome = new_outcome(put ? OUTCOME_PUT : OUTCOME_DELETE, job, NULL);
+	outcome->cid = keep(cid);
+	if (rev != NULL && syntax_is_tid(rev, strlen(rev)))
+		outcome->rev = keep(rev);
 }
 
+/*
+ * A cid that is not said can be computed from the content.  With neither we
+ * know nothing: only the PDS's word for it means that there is no record.
+ */
 static void
 read_succeeded(Job *job, Answer *answer)
 {
-	char	   *text = json_dumps(json_object_get(answer->body, "value"),
-								  JSON_COMPACT | JSON_ENCODE_ANY);
-	Outcome    *outcome = new_outcome(OUTCOME_READ, job, NULL);
+	json_t	   *value = json_object_get(answer->body, "value");
+	const char *cid = xrpc_cid(answer->body, "cid");
+	char	   *text = json_is_object(value) ? storable(value) : NULL;
+	Outcome    *outcome;
 
-	outcome->cid = keep(xrpc_text(answer->body, "cid"));
-	if (text != NULL && strstr(text, "\\u0000") == NULL)
-		outcome->text = keep(text);
+	if (!json_is_object(value) || (text == NULL && cid == NULL))
+	{
+		xrpc_unreadable(answer, "the record has no content or no cid");
+		fail_job(job, "retry", answer->name, answer->message, false, 0);
+		return;
+	}
+	outcome = new_outcome(OUTCOME_READ, job, NULL);
+	outcome->cid = keep(cid);
+	outcome->text = keep(text);
 	free(text);
 }
 
@@ -970,18 +1084,34 @@ retry_now(Lane *lane, Job *job)
 	lane->njobs++;
 }
 
+/*
+ * What was known of the record, or of the head, is out of date; both are read
+ * again.  Once a write that only updates is repeated at once, without the
+ * head: others may write to this repository all the time.
+ */
 static void
 swap_failed(Lane *lane, Job *job, Answer *answer)
 {
 	bool		commit = strncmp(answer->message, "Commit was at", 13) == 0;
 
-	if (commit && !job->head_unknown)
+	replace_text(lane, &lane->head, NULL);
+	if (commit && !job->mint && !job->head_unknown)
 	{
-		/* Somebody wrote to this repository; its records are read again. */
-		replace_text(lane, &lane->head, NULL);
-		job->head_unknown = !job->mint;
+		job->head_unknown = true;
 		retry_now(lane, job);
 	}
+	else
+		fail_job(job, "again", answer->name, answer->message, false, 0);
+}
+
+/* There is no such record, says the PDS. */
+static void
+record_absent(Job *job, Answer *answer)
+{
+	if (job_is(job, "read"))
+		new_outcome(OUTCOME_READ, job, NULL);
+	else if (job_is(job, "delete"))
+		new_outcome(OUTCOME_DELETE, job, NULL);
 	else
 		fail_job(job, "again", answer->name, answer->message, false, 0);
 }
@@ -990,8 +1120,17 @@ static void
 job_needs_session(Lane *lane, Job *job, Answer *answer)
 {
 	replace_text(lane, &lane->access_token, NULL);
+	if (job->logins++ > 0 && !answer->known)
+	{
+		/* A status alone, from whatever stands in front of the PDS. */
+		lane->session = lane->password || lane->refresh_token ?
+			SESSION_HAS_CREDENTIAL : SESSION_NONE;
+		fail_job(job, "retry", answer->name, answer->message, answer->sure,
+				 answer->wait_ms);
+		return;
+	}
 	retry_now(lane, job);
-	if (job->logins++ < MAX_LOGINS)
+	if (job->logins <= MAX_LOGINS)
 		lane->session = lane->password || lane->refresh_token ?
 			SESSION_HAS_CREDENTIAL : SESSION_NONE;
 	else
@@ -1017,10 +1156,7 @@ job_refused(Lane *lane, Job *job, Answer *answer)
 	switch (answer->class)
 	{
 		case ANSWER_ABSENT:
-			if (job_is(job, "read"))
-				new_outcome(OUTCOME_READ, job, NULL);
-			else
-				fail_job(job, "again", answer->name, answer->message, true, 0);
+			record_absent(job, answer);
 			break;
 		case ANSWER_REREAD:
 			swap_failed(lane, job, answer);
@@ -1037,7 +1173,8 @@ job_refused(Lane *lane, Job *job, Answer *answer)
 			limit_reached(lane, job, answer);
 			break;
 		case ANSWER_PERMANENT:
-			if (!job_is(job, "read"))
+			/* Without a name it need not be the PDS's answer. */
+			if (!job_is(job, "read") && answer->named)
 			{
 				fail_job(job, "failed", "refused",
 						 psprintf("%s: %s", answer->name, answer->message),

@@ -95,6 +95,6 @@ extern void lane_free_job(Job *job);
 extern List *lane_credentials_wanted(void);
 extern void lane_credentials(const char *did, const char *which,
 							 const char *password,
-							 const char *refresh_token);
+							 const char *refresh_token, const char *error);
 
 #endif							/* RSVP_SYNC_LANE_H */

@@ -222,20 +222,36 @@ rsvp_sync_lock_tables(PG_FUNCTION_ARGS)
 }
 
 /*
- * The advisory lock that stands for all sources: whoever changes or removes
- * one has it exclusively, the worker shares it while it works.  Without it
- * the two could meet on rows and tables in opposite order.  Taken by name of
- * the table, like pg_advisory_xact_lock('rsvp_sync._source'::regclass, 0).
+ * Locks of our own.  They look like those on parts of a catalog object, with
+ * our table _source as the catalog: no SQL command takes such a lock, so
+ * nobody else can be in its way, as he could with an advisory lock.
+ */
+enum
+{
+	LOCK_ALL_SOURCES,
+	LOCK_ATTACH					/* of one table */
+};
+
+static bool
+lock_own(uint16 kind, Oid object, LOCKMODE mode, bool wait)
+{
+	Oid			schema = get_namespace_oid("rsvp_sync", false);
+	Oid			classid = get_relname_relid("_source", schema);
+	LOCKTAG		tag;
+
+	SET_LOCKTAG_OBJECT(tag, MyDatabaseId, classid, object, kind);
+	return LockAcquire(&tag, mode, false, !wait) != LOCKACQUIRE_NOT_AVAIL;
+}
+
+/*
+ * One lock stands for all sources: whoever changes or removes one has it
+ * exclusively, the worker shares it while it works.  Without it the two could
+ * meet on rows and tables in opposite order.
  */
 static bool
 lock_sources(LOCKMODE mode, bool wait)
 {
-	Oid			schema = get_namespace_oid("rsvp_sync", false);
-	Oid			relid = get_relname_relid("_source", schema);
-	LOCKTAG		tag;
-
-	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, relid, 0, 2);
-	return LockAcquire(&tag, mode, false, !wait) != LOCKACQUIRE_NOT_AVAIL;
+	return lock_own(LOCK_ALL_SOURCES, InvalidOid, mode, wait);
 }
 
 bool
@@ -252,5 +268,16 @@ Datum
 rsvp_sync_exclude_worker(PG_FUNCTION_ARGS)
 {
 	(void) lock_sources(ExclusiveLock, true);
+	PG_RETURN_VOID();
+}
+
+/*
+ * _lock_attach(attendance oid): one attach() of a table at a time.
+ */
+PG_FUNCTION_INFO_V1(rsvp_sync_lock_attach);
+Datum
+rsvp_sync_lock_attach(PG_FUNCTION_ARGS)
+{
+	(void) lock_own(LOCK_ATTACH, PG_GETARG_OID(0), ExclusiveLock, true);
 	PG_RETURN_VOID();
 }

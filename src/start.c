@@ -6,7 +6,7 @@
  * Where the library is preloaded the launcher starts workers by itself; this
  * only pokes it.  Where it is not, this session asks the postmaster for one.
  * Without shared memory nobody can wake it, so it polls, and nothing but a
- * session lock on a key of its own keeps a second one out.
+ * session lock of its own keeps a second one out.
  *
  *-------------------------------------------------------------------------
  */
@@ -20,9 +20,11 @@
 #include "registry.h"
 #include "start.h"
 
-/* Names the lock among advisory locks of two integers. */
+/*
+ * Names the lock: that of an object in a catalog which does not exist, so no
+ * SQL command can take it, as it could an advisory lock.
+ */
 #define LOCK_CLASS	0x72737670	/* 'rsvp' */
-#define LOCK_KIND	2
 
 PG_FUNCTION_INFO_V1(rsvp_sync_start_worker);
 
@@ -34,7 +36,7 @@ start_claim_database(void)
 
 	if (registry_available())
 		return true;
-	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, LOCK_CLASS, 0, LOCK_KIND);
+	SET_LOCKTAG_OBJECT(tag, MyDatabaseId, LOCK_CLASS, 0, 0);
 	return LockAcquire(&tag, ExclusiveLock, true, true) !=
 		LOCKACQUIRE_NOT_AVAIL;
 }

@@ -620,7 +620,7 @@ supply_credentials(void)
 					(errmsg("the credential of %s cannot be read: %s",
 							wanted.did, error->message)));
 		lane_credentials(wanted.did, wanted.which, wanted.password,
-						 wanted.refresh_token);
+						 wanted.refresh_token, error ? error->message : NULL);
 		if (wanted.password)
 			credential_wipe(wanted.password);
 		if (wanted.refresh_token)

@@ -18,6 +18,7 @@
 
 #include "lib/stringinfo.h"
 
+#include "syntax.h"
 #include "xrpc.h"
 
 /* Answers are read up to this size. */
@@ -223,15 +224,21 @@ judge_error(HttpRequest *req, Answer *answer, json_t *body)
 	const char *name = xrpc_text(body, "error");
 	const char *message = xrpc_text(body, "message");
 	const char *challenge = http_answer_header(req, "WWW-Authenticate");
-	char		challenged[XRPC_NAME_SIZE];
+	char		challenged[XRPC_NAME_SIZE] = "";
+	AnswerClass class;
 
 	if (message == NULL)
 		message = xrpc_text(body, "error_description");
 	answer->class = xrpc_classify(req->status, name, challenge);
-	if (name == NULL && xrpc_challenge_error(challenge, challenged))
+	xrpc_challenge_error(challenge, challenged);
+	answer->known = (name != NULL && class_of_name(name, &class)) ||
+		class_of_name(challenged, &class);
+	if (name == NULL && challenged[0] != '\0')
 		name = challenged;
-	/* A server that broke down may have done it before or after. */
-	answer->sure = req->status < 500 && answer->class != ANSWER_REREAD;
+	answer->named = name != NULL;
+	/* A server that broke down, or a stranger, may have done it first. */
+	answer->sure = answer->named && req->status < 500 &&
+		answer->class != ANSWER_REREAD;
 	if (answer->class == ANSWER_LIMIT || req->status == 503)
 		answer->wait_ms = asked_wait(req);
 	if (name != NULL)
@@ -240,6 +247,19 @@ judge_error(HttpRequest *req, Answer *answer, json_t *body)
 		snprintf(answer->name, XRPC_NAME_SIZE, "http_%d", req->status);
 	copy_clean(answer->message, XRPC_MESSAGE_SIZE,
 			   message ? message : "no XRPC error in the answer");
+}
+
+/*
+ * An answer that says it is well, and is not what was asked for: something
+ * may have happened there, but we cannot read what.
+ */
+void
+xrpc_unreadable(Answer *answer, const char *what)
+{
+	answer->class = ANSWER_RETRY;
+	answer->sure = false;
+	strlcpy(answer->name, "unreadable_answer", XRPC_NAME_SIZE);
+	strlcpy(answer->message, what, XRPC_MESSAGE_SIZE);
 }
 
 /* Judge a finished request. */
@@ -264,11 +284,7 @@ xrpc_judge(HttpRequest *req, Answer *answer)
 			answer->body = body;
 			return;
 		}
-		/* Something did happen there, but we cannot read what. */
-		answer->class = ANSWER_RETRY;
-		strlcpy(answer->name, "unreadable_answer", XRPC_NAME_SIZE);
-		strlcpy(answer->message, "the answer is not a JSON object",
-				XRPC_MESSAGE_SIZE);
+		xrpc_unreadable(answer, "the answer is not a JSON object");
 	}
 	else
 		judge_error(req, answer, body);
@@ -293,6 +309,15 @@ xrpc_text(json_t *object, const char *member)
 		strlen(json_string_value(value)) != json_string_length(value))
 		return NULL;
 	return json_string_value(value);
+}
+
+/* A text member that is a CID, hence of bounded length, or NULL. */
+const char *
+xrpc_cid(json_t *object, const char *member)
+{
+	const char *text = xrpc_text(object, member);
+
+	return text != NULL && syntax_is_cid(text, strlen(text)) ? text : NULL;
 }
 
 static void

@@ -39,6 +39,8 @@ typedef struct Answer
 	int			status;			/* HTTP status, 0 if none came */
 	char		name[XRPC_NAME_SIZE];	/* XRPC error, or what went wrong */
 	char		message[XRPC_MESSAGE_SIZE]; /* printable, for people */
+	bool		named;			/* an error of XRPC or OAuth, not just a status */
+	bool		known;			/* ... whose name says the class */
 	bool		sure;			/* it certainly had no effect */
 	long		wait_ms;		/* not to be repeated before, or 0 */
 	json_t	   *body;			/* parsed, if class is ANSWER_OK */
@@ -46,6 +48,7 @@ typedef struct Answer
 
 extern void xrpc_judge(HttpRequest *req, Answer *answer);
 extern void xrpc_forget(Answer *answer);
+extern void xrpc_unreadable(Answer *answer, const char *what);
 extern AnswerClass xrpc_classify(int status, const char *name,
 								 const char *challenge);
 extern bool xrpc_challenge_error(const char *challenge,
@@ -63,6 +66,7 @@ extern HttpRequest *xrpc_did_document(const char *did, const char *plc_url,
 
 /* Members of an answer. */
 extern const char *xrpc_text(json_t *object, const char *member);
+extern const char *xrpc_cid(json_t *object, const char *member);
 extern const char *xrpc_pds_of_document(json_t *document, const char *did);
 extern const char *xrpc_handle_of_document(json_t *document);
 
