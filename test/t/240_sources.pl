@@ -228,7 +228,7 @@ CREATE TRIGGER told AFTER UPDATE OF told ON bad FOR EACH ROW WHEN (NEW.told IS D
 SQL
 bad("UPDATE bad SET status = 'confirmed' WHERE id = 4");
 $app->idle;
-bad("UPDATE bad SET status = 'confirmed' WHERE id = 1");
+bad("UPDATE bad SET status = CASE status WHEN 'maybe' THEN 'confirmed' ELSE 'maybe' END WHERE id = 1");
 ok $app->idle, 'a trigger on the table when a row is told';
 is $app->sql("SELECT string_agg(DISTINCT who, ' ') FROM loot WHERE what = 'told'"), 'bad', '... runs as the owner';
 is $app->sql("SELECT count(*) FROM loot WHERE what = 'accounts'"), 0, '... and gets at nothing';
