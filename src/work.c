@@ -16,6 +16,7 @@
 #include "executor/spi.h"
 #include "mb/pg_wchar.h"
 #include "pgstat.h"
+#include "storage/lock.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
@@ -40,6 +41,8 @@ end_work(void)
 	SPI_finish();
 	PopActiveSnapshot();
 	CommitTransactionCommand();
+	/* Advisory locks that application SQL took for the session. */
+	LockReleaseSession(USER_LOCKMETHOD);
 	pgstat_report_stat(true);
 	pgstat_report_activity(STATE_IDLE, NULL);
 }

@@ -46,7 +46,9 @@ sub max_attempts {
 # A worker that knows nothing of heads and sessions.
 sub new_worker {
 	my $worker = $app->worker;
-	$pg->safe_psql('postgres', "SELECT pg_terminate_backend($worker)");
+	# A worker that dies again and again is started later and later; one that is
+	# to take up a setting is started at once.
+	$pg->safe_psql('postgres', 'ALTER DATABASE app SET rsvp_sync.settle_time = 0');
 	$app->wait_worker($worker);
 	$pds->clear_log;
 	return;
