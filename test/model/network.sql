@@ -161,7 +161,8 @@ SELECT coalesce(jsonb_agg(jsonb_build_object('uri', 'at://' || n.did
 FROM model.net n WHERE n.did = of_did
 $$;
 
-/* Another application of the user's: create, update, touch or delete. */
+/* Another application of the user's: create, update, touch, delete, or delete and
+ * create. */
 CREATE FUNCTION model.edit_elsewhere() RETURNS void
 LANGUAGE plpgsql AS $$
 DECLARE
@@ -177,8 +178,8 @@ DECLARE
 BEGIN
 	SELECT * INTO o FROM model.net n
 	ORDER BY hashtextextended(n.uri || n.did, salt), n.rkey LIMIT 1;
-	how := (ARRAY['create', 'update', 'update', 'extra', 'delete'])
-		[1 + floor(random() * 5)::integer];
+	how := (ARRAY['create', 'update', 'update', 'extra', 'delete', 'replace'])
+		[1 + floor(random() * 6)::integer];
 	IF o.did IS NULL THEN
 		how := 'create';
 	END IF;
@@ -209,6 +210,16 @@ BEGIN
 		END IF;
 	END IF;
 	quiet := model.quiet();
+	IF how = 'replace' THEN
+		DELETE FROM model.net n WHERE n.did = o.did AND n.rkey = o.rkey;
+		DELETE FROM model.mark m WHERE m.did = o.did AND m.uri = o.uri
+			AND m.rkey = o.rkey;
+		o.rkey := rsvp_sync.tid_now();
+		o.ours := false;
+		o.wrote := false;
+		new_record := o.record || jsonb_build_object('client', 'another',
+			'status', 'community.lexicon.calendar.rsvp#' || model.a_value());
+	END IF;
 	DELETE FROM model.net n WHERE n.did = o.did AND n.rkey = o.rkey;
 	IF new_record IS NOT NULL THEN
 		o.cid := rsvp_sync.record_cid(new_record);
