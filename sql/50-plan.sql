@@ -436,7 +436,7 @@ BEGIN
 			k.mapped, k.local,
 			k.past, k.by_network, k.known,
 			NOT k.old_slot,
-			CASE WHEN NOT k.replaced THEN k.bond END,
+			CASE WHEN k.replaced AND k.bond IS NOT NULL THEN 'adopted' ELSE k.bond END,
 			coalesce(k.wrote, false) AND NOT k.replaced,
 			k.base_local, k.base_cid, k.sent_local,
 			k.first_local, coalesce(k.doubt, false), k.rival, k.heir_key IS NOT NULL,
