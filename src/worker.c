@@ -266,8 +266,7 @@ batch_failed(Batch *batch, ErrorData *error)
 	run_statement(&give_back, &args);
 	ereport(LOG,
 			(errmsg("source " INT64_FORMAT " cannot be read: %s",
-					batch->source_id, error->message),
-			 error->context ? errdetail_log("%s", error->context) : 0));
+					batch->source_id, error->message)));
 }
 
 /*
