@@ -625,6 +625,11 @@ DECLARE
 	unsent text[] := ARRAY(SELECT e.key FROM unnest(es) e
 		WHERE (e.d).action = 'none' AND (e.s).present);
 BEGIN
+	/* A write whose answer was lost turns out to have been made. */
+	PERFORM rsvp_sync._count_operation(of_source, 'create',
+		(e.s).remote_status)
+	FROM unnest(es) e WHERE (e.s).remote_sent;
+
 	DELETE FROM rsvp_sync._intent i
 	WHERE i.source_id = of_source AND i.key = ANY (ARRAY(
 		SELECT e.key FROM unnest(es) e

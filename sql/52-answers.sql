@@ -93,8 +93,6 @@ BEGIN
 	VALUES (w_source, w_key, w_did, 'put', 'ok',
 		rsvp_sync._status_word(w_record),
 		rsvp_sync._rsvp_uri(w_did, w_rkey), w_cid);
-	PERFORM rsvp_sync._count_operation(w_source, 'create',
-		rsvp_sync._status_word(w_record));
 	PERFORM rsvp_sync._unqueue(w_source, w_key, w_generation);
 END
 $$;
@@ -130,7 +128,6 @@ BEGIN
 	INSERT INTO rsvp_sync._history (source_id, key, did, action, outcome, uri)
 	VALUES (w_source, w_key, w_did, 'delete', 'ok',
 		rsvp_sync._rsvp_uri(w_did, w_rkey));
-	PERFORM rsvp_sync._count_operation(w_source, 'delete', NULL);
 	PERFORM rsvp_sync._unqueue(w_source, w_key, w_generation, true);
 END
 $$;
@@ -151,6 +148,13 @@ BEGIN
 	PERFORM rsvp_sync._observe(w_did, w_rkey,
 		coalesce(w_cid, rsvp_sync.record_cid(w_record)), w_record, NULL, 'read',
 		coalesce(rsvp_sync._record_time(w_record), now()));
+	/* A deletion whose answer was lost turns out to have been made. */
+	IF w_cid IS NULL AND w_record IS NULL THEN
+		PERFORM rsvp_sync._count_operation(w_source, 'delete', NULL)
+		FROM rsvp_sync._intent i
+		WHERE i.source_id = w_source AND i.key = w_key
+			AND i.doubt AND i.bond IS NOT NULL AND i.sent_cids = '{}';
+	END IF;
 	UPDATE rsvp_sync._intent i SET doubt = false
 	WHERE i.source_id = w_source AND i.key = w_key;
 END
@@ -281,7 +285,6 @@ AS $$
 DECLARE
 	tries integer;
 BEGIN
-	PERFORM rsvp_sync._count_error('outbound', code);
 	SELECT q.attempts + 1 INTO tries FROM rsvp_sync._queue q
 	WHERE q.source_id = w_source AND q.key = w_key;
 	/* Connected anew meanwhile: there is nothing to wait for. */

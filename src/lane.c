@@ -360,15 +360,69 @@ fresh_answer(Call *call, Answer *answer)
 	}
 }
 
+/* Which operation this call belongs to; before its answer is dealt with. */
+static void
+describe_call(Call *call, Outcome *note)
+{
+	Job		   *job = call->job;
+	Lane	   *lane = call->lane;
+
+	if (call->kind == CALL_JOB && !job_is(job, "read"))
+		note->operation = job_is(job, "put") ? "create" : "delete";
+	else if (call->kind == CALL_HEAD || call->kind == CALL_LIST)
+		note->operation = "list";
+	if (job == NULL && lane != NULL && !dlist_is_empty(&lane->jobs))
+		job = dlist_head_element(Job, node, &lane->jobs);
+	if (job != NULL)
+		note->source_id = job->source_id;
+	if (call->kind == CALL_JOB)
+		note->value = job->value;
+}
+
+/* One operation, however many pages; it may have ended in a page before. */
+static void
+time_listing(Lane *lane, Outcome *note)
+{
+	if (lane->records != NULL || lane->listing_began == 0)
+		note->operation = NULL;
+	else
+		note->seconds = TimestampDifferenceMilliseconds(
+			lane->listing_began, GetCurrentTimestamp()) / 1000.0;
+	if (lane->records == NULL)
+		lane->listing_began = 0;
+}
+
+/*
+ * Every answer is counted once, whosever it is: its error, if it is one, and
+ * how long the operation took that it ends.  A record that is not there is no
+ * error for who reads or deletes it.
+ */
+static void
+note_call(Call *call, Outcome *note, const Answer *answer, double seconds)
+{
+	bool		absent = answer->class == ANSWER_ABSENT &&
+		call->kind == CALL_JOB && !job_is(call->job, "put");
+
+	note->seconds = seconds;
+	if (answer->class != ANSWER_OK && !absent)
+		note->code = answer->name;
+	if (call->kind == CALL_HEAD || call->kind == CALL_LIST)
+		time_listing(call->lane, note);
+	if (note->code != NULL || note->operation != NULL)
+		outcome_of_call(note);
+}
+
 /* An answer came, or will never come. */
 void
 lane_finished(HttpRequest *req)
 {
 	Call	   *call = req->owner;
 	Lane	   *lane = call->lane;
+	Outcome		note = {0};
 	Answer		answer;
 
 	xrpc_judge(req, &answer);
+	describe_call(call, &note);
 	host_call_ended(call->host);
 	if (lane)
 		lane->busy = false;
@@ -376,6 +430,7 @@ lane_finished(HttpRequest *req)
 		stale_answer(call, &answer);
 	else
 		fresh_answer(call, &answer);
+	note_call(call, &note, &answer, req->seconds);
 	xrpc_forget(&answer);
 	http_free(req);
 	pfree(call->host);
@@ -456,6 +511,7 @@ lane_outcome_recorded(Outcome *outcome)
 			}
 			break;
 		case OUTCOME_ACCOUNT:
+		case OUTCOME_CALL:
 			break;
 	}
 }
@@ -479,6 +535,7 @@ lane_recall(int64 source_id)
 void
 lane_outcome_refused(Outcome *outcome)
 {
+	note_error("not_recorded");
 	switch (outcome->kind)
 	{
 		case OUTCOME_IDENTITY:
@@ -491,6 +548,7 @@ lane_outcome_refused(Outcome *outcome)
 					  "see the log", 0);
 			break;
 		case OUTCOME_ACCOUNT:
+		case OUTCOME_CALL:
 			break;
 		default:
 			fail_job(outcome->job, "retry", "not_recorded", "see the log",

@@ -35,6 +35,7 @@ typedef struct Job
 	char	   *event_uri;
 	char	   *organiser_pds;
 	char	   *credential;		/* which one its account has now */
+	char	   *value;			/* of a put: going, interested, notgoing */
 	int			logins;			/* sessions tried for it */
 	bool		head_unknown;	/* do not name the head of the repository */
 } Job;
@@ -48,7 +49,8 @@ typedef enum OutcomeKind
 	OUTCOME_LIST,
 	OUTCOME_IDENTITY,
 	OUTCOME_EVENT,
-	OUTCOME_ACCOUNT
+	OUTCOME_ACCOUNT,
+	OUTCOME_CALL				/* nothing but that a call was made */
 } OutcomeKind;
 
 /* What is to be written down.  Lives until lane_outcomes_recorded(). */
@@ -69,6 +71,11 @@ typedef struct Outcome
 	const char *credential;		/* ACCOUNT: which one was tried */
 	bool		sure;
 	long		wait_ms;
+	/* LIST, CALL: what is counted, see note_call() */
+	int64		source_id;		/* the job it was for; 0: none */
+	const char *operation;		/* create, delete, list; NULL: none of these */
+	const char *value;
+	double		seconds;
 } Outcome;
 
 extern void lane_startup(void);

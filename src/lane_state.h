@@ -50,6 +50,7 @@ typedef struct Lane
 	char	   *head;			/* commit its records are known to be at */
 	StringInfo	records;		/* JSON of a listing under way */
 	int			pages;
+	TimestampTz listing_began;
 	TimestampTz not_before;		/* the server asked to be left alone */
 } Lane;
 
@@ -92,6 +93,8 @@ extern void outcome_startup(MemoryContext parent);
 extern void outcome_count_job(void);
 extern const char *outcome_keep(const char *text);
 extern Outcome *new_outcome(OutcomeKind kind, Job *job, const char *subject);
+extern void note_error(const char *error_type);
+extern void outcome_of_call(const Outcome *note);
 extern void fail_job(Job *job, const char *how, const char *code,
 					 const char *message, bool sure, long wait_ms);
 extern void replan_job(Job *job);

@@ -42,6 +42,7 @@
 #include "compat.h"
 #include "http.h"
 #include "lane.h"
+#include "meter.h"
 #include "owner.h"
 #include "registry.h"
 #include "settings.h"
@@ -73,7 +74,8 @@ static Statement release_leases = {
 static Statement plan_keys = {
 	"SELECT w.source_id, w.generation, w.mint, w.key, w.action, w.need,"
 	" w.subject, w.did, w.pds, w.rkey, w.record, w.cid, w.swap,"
-	" w.event_uri, w.organiser_pds, w.credential_of"
+	" w.event_uri, w.organiser_pds, w.credential_of,"
+	" CASE WHEN w.action OPERATOR(pg_catalog.=) 'put' THEN w.sent_local END"
 	" FROM rsvp_sync._plan_keys($1, $2) w", 2,
 	{INT8OID, TEXTARRAYOID}
 };
@@ -179,6 +181,7 @@ read_job(uint64 row)
 	job->event_uri = copy_text(job, row, 14);
 	job->organiser_pds = copy_text(job, row, 15);
 	job->credential = copy_text(job, row, 16);
+	job->value = copy_text(job, row, 17);
 	return job;
 }
 
@@ -514,6 +517,7 @@ work(void)
 	else
 		stand_down();
 	answers_record();
+	meter_flush();
 	find_next_due(sending);
 	MemoryContextSwitchTo(old);
 	end_work();

@@ -256,9 +256,16 @@ judge_error(HttpRequest *req, Answer *answer, json_t *body)
 void
 xrpc_unreadable(Answer *answer, const char *what)
 {
+	xrpc_odd(answer, "unreadable_answer", what);
+}
+
+/* A well-formed answer that is not what was asked for, either. */
+void
+xrpc_odd(Answer *answer, const char *name, const char *what)
+{
 	answer->class = ANSWER_RETRY;
 	answer->sure = false;
-	strlcpy(answer->name, "unreadable_answer", XRPC_NAME_SIZE);
+	strlcpy(answer->name, name, XRPC_NAME_SIZE);
 	strlcpy(answer->message, what, XRPC_MESSAGE_SIZE);
 }
 
