@@ -221,7 +221,7 @@ COMMENT ON FUNCTION rsvp_sync._event_done(text, text) IS
  */
 CREATE FUNCTION rsvp_sync._account_done(of_did text, new_state text,
 	new_session text, new_handle text, error text, credential_of timestamptz)
-RETURNS void
+RETURNS boolean
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -247,11 +247,13 @@ BEGIN
 	IF FOUND AND old_state IS DISTINCT FROM new_state THEN
 		PERFORM pg_notify('rsvp_sync_account', jsonb_build_object(
 			'did', of_did, 'state', new_state)::text);
+		RETURN true;
 	END IF;
+	RETURN false;
 END
 $$;
 COMMENT ON FUNCTION rsvp_sync._account_done(text, text, text, text, text, timestamptz) IS
-'New state of an account; a change is announced by NOTIFY rsvp_sync_account.';
+'New state of an account; a change is announced by NOTIFY rsvp_sync_account. Was it one?';
 
 /* Wait before try number attempt + 1: exponential, full jitter. */
 CREATE FUNCTION rsvp_sync._backoff(attempt integer) RETURNS interval
@@ -309,7 +311,11 @@ BEGIN
 		reason_code = CASE WHEN how IN ('failed', 'wait') THEN code
 			ELSE i.reason_code END,
 		reason = CASE WHEN how IN ('failed', 'wait')
-			THEN rsvp_sync._reason(code, message) ELSE i.reason END
+			THEN rsvp_sync._reason(code, message) ELSE i.reason END,
+		failed_at = CASE WHEN how = 'failed' THEN now() END,
+		failed_attempts = CASE WHEN how = 'failed' THEN tries END,
+		failed_error = CASE WHEN how = 'failed'
+			THEN code || ': ' || message END
 	WHERE i.source_id = w_source AND i.key = w_key;
 	IF how IN ('failed', 'wait') THEN
 		INSERT INTO rsvp_sync._history (source_id, key, did, action, outcome,

@@ -65,7 +65,8 @@ FROM (
 	SELECT i.source_id, i.key, i.state, i.reason_code, i.reason, i.did,
 		i.event_uri, i.bond, i.rkey, i.base_cid, i.local, i.synced_at,
 		q.key IS NOT NULL AS queued, q.lease IS NOT NULL AS leased,
-		COALESCE(q.attempts, 0) AS attempts, q.due_at,
+		COALESCE(q.attempts, CASE i.state WHEN 'failed'
+			THEN i.failed_attempts END, 0) AS attempts, q.due_at,
 		q.last_error AS queue_error
 	FROM rsvp_sync._intent i
 	LEFT JOIN rsvp_sync._queue q
@@ -108,12 +109,14 @@ COMMENT ON VIEW rsvp_sync.held IS
 
 CREATE VIEW rsvp_sync.failed WITH (security_barrier) AS
 SELECT s.source_id, s.attendance, s.tenant, i.key AS attendance_id,
-	i.reason_code, i.reason, i.did, i.event_uri, i.local AS status
+	i.reason_code, i.reason, i.did, i.event_uri, i.local AS status,
+	i.failed_error AS last_error, i.failed_attempts AS attempts,
+	i.failed_at AS since
 FROM rsvp_sync._intent i
 JOIN rsvp_sync._source s ON s.source_id = i.source_id
 WHERE i.state = 'failed' AND rsvp_sync._may_see(s.attendance);
 COMMENT ON VIEW rsvp_sync.failed IS
-'Keys that were given up.';
+'Keys that were given up: the last answer, after how many tries, and since when.';
 
 CREATE VIEW rsvp_sync.rsvp WITH (security_barrier) AS
 SELECT o.did, o.rkey, rsvp_sync._rsvp_uri(o.did, o.rkey) AS uri, o.cid,

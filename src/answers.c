@@ -122,6 +122,7 @@ static void
 record_account(Outcome *o)
 {
 	Args		args = {0};
+	bool		isnull;
 
 	args_text(&args, o->subject);
 	args_text(&args, o->how);
@@ -131,6 +132,13 @@ record_account(Outcome *o)
 	args_text(&args, o->message);
 	args_text(&args, o->credential);
 	run_statement(&account_done, &args);
+	if (!DatumGetBool(SPI_getbinval(SPI_tuptable->vals[0],
+									SPI_tuptable->tupdesc, 1, &isnull)))
+		return;
+	ereport(LOG,
+			(errmsg(o->message ? "account %s is %s: %s" : "account %s is %s",
+					o->subject, o->how, o->message),
+			 errhidestmt(true), errhidecontext(true)));
 }
 
 static void

@@ -422,6 +422,12 @@ lane_finished(HttpRequest *req)
 	Answer		answer;
 
 	xrpc_judge(req, &answer);
+	if (lane)
+	{
+		xrpc_hide(&answer, lane->password);
+		xrpc_hide(&answer, lane->access_token);
+		xrpc_hide(&answer, lane->refresh_token);
+	}
 	describe_call(call, &note);
 	host_call_ended(call->host);
 	if (lane)
