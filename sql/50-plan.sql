@@ -388,7 +388,8 @@ BEGIN
 			LIMIT 1) giver ON true
 		LEFT JOIN LATERAL (
 			SELECT (r).* FROM (SELECT CASE
-				WHEN giver.g IS NOT NULL THEN giver.g
+				/* Not IS NOT NULL: that asks of each of its columns. */
+				WHEN giver.g IS DISTINCT FROM NULL THEN giver.g
 				WHEN NOT k.moved THEN k.intent END AS r) one) m ON true
 		/* One that would go on speaking for the slot that is left. */
 		LEFT JOIN LATERAL (
