@@ -499,7 +499,8 @@ SELECT CASE
 		WHEN (e.d).action <> 'none' OR e.old_state = 'done'
 			OR e.old_reason_code IN ('not_backfilled', 'never_published')
 		THEN coalesce(e.old_reason_code, 'queued')
-		WHEN (e.d).bond IS NOT NULL THEN 'published'
+		/* They were left to differ, by the key that had the record before. */
+		WHEN (e.d).bond IS NOT NULL THEN 'remote_newer'
 		ELSE 'not_backfilled' END
 $$;
 COMMENT ON FUNCTION rsvp_sync._standing(rsvp_sync._evaluation) IS

@@ -93,7 +93,10 @@ BEGIN
 	VALUES (w_source, w_key, w_did, 'put', 'ok',
 		rsvp_sync._status_word(w_record),
 		rsvp_sync._rsvp_uri(w_did, w_rkey), w_cid);
-	PERFORM rsvp_sync._unqueue(w_source, w_key, w_generation);
+	/* A row that is gone has said its last word: then it is forgotten. */
+	PERFORM rsvp_sync._unqueue(w_source, w_key, w_generation, EXISTS (
+		SELECT FROM rsvp_sync._intent i
+		WHERE i.source_id = w_source AND i.key = w_key AND NOT i.live));
 END
 $$;
 COMMENT ON FUNCTION rsvp_sync._put_done(bigint, text, bigint, text, text, jsonb, text, text) IS

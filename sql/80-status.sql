@@ -293,6 +293,8 @@ WHERE NOT EXISTS (SELECT FROM rsvp_sync._queue q
 			IS DISTINCT FROM (e.old_state, e.old_reason_code, (e.s).bond,
 				(e.s).base_local, (e.s).base_cid)
 			OR (e.from_key IS NOT NULL AND (e.d).live)
+			/* Replaced by one of the same content. */
+			OR ((e.d).bond IS NOT NULL AND (e.d).rkey IS DISTINCT FROM e.rkey)
 		WHEN 'wait' THEN (x.state, x.code)
 			IS DISTINCT FROM (e.old_state, e.old_reason_code)
 		WHEN 'hold' THEN (x.state, x.code)
