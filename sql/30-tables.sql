@@ -69,6 +69,9 @@ CREATE TABLE rsvp_sync._intent (
 	state text NOT NULL,
 	reason_code text,
 	reason text,
+	failed_at timestamptz,			-- when it was given up,
+	failed_attempts integer,		-- after so many tries,
+	failed_error text,				-- and what the last of them said
 	synced_at timestamptz,
 	writeback boolean NOT NULL DEFAULT false,	-- the attendance row is still to be told
 	writeback_at timestamptz,		-- not before

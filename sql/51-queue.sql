@@ -767,7 +767,15 @@ AS $$
 DECLARE
 	unsent text[] := ARRAY(SELECT e.key FROM unnest(es) e
 		WHERE (e.d).action = 'none' AND (e.s).present);
+	/* Approved until it is done, whatever it has to wait for. */
+	withdrawing text[] := ARRAY(SELECT e.key FROM unnest(es) e
+		WHERE (e.d).withdraws);
 BEGIN
+	/* A write whose answer was lost turns out to have been made. */
+	PERFORM rsvp_sync._count_operation(of_source, 'create',
+		(e.s).remote_status)
+	FROM unnest(es) e WHERE (e.s).remote_sent;
+
 	DELETE FROM rsvp_sync._intent i
 	WHERE i.source_id = of_source AND i.key = ANY (ARRAY(
 		SELECT e.key FROM unnest(es) e
@@ -806,7 +814,8 @@ BEGIN
 		sent_cids = excluded.sent_cids, sent_local = excluded.sent_local,
 		doubt = excluded.doubt,
 		truncated = i.truncated AND NOT excluded.live,
-		approved = i.approved AND excluded.state = 'held',
+		approved = i.approved AND (excluded.state = 'held'
+			OR excluded.key = ANY (withdrawing)),
 		state = excluded.state, reason_code = excluded.reason_code,
 		reason = excluded.reason,
 		/* Nothing to send: perhaps the application saved stale metadata. */

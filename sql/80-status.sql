@@ -92,7 +92,8 @@ FROM (
 	SELECT i.source_id, i.key, i.state, i.reason_code, i.reason, i.did,
 		i.event_uri, i.bond, i.rkey, i.base_cid, i.local, i.synced_at,
 		q.key IS NOT NULL AS queued, q.lease IS NOT NULL AS leased,
-		COALESCE(q.attempts, 0) AS attempts, q.due_at,
+		COALESCE(q.attempts, CASE i.state WHEN 'failed'
+			THEN i.failed_attempts END, 0) AS attempts, q.due_at,
 		q.last_error AS queue_error,
 		CASE WHEN q.due_at = 'infinity' THEN q.waits_for END AS waits_for,
 		CASE WHEN q.due_at = 'infinity' THEN q.wait_code END AS wait_code
@@ -140,12 +141,14 @@ COMMENT ON VIEW rsvp_sync.held IS
 
 CREATE VIEW rsvp_sync.failed WITH (security_barrier) AS
 SELECT s.source_id, s.attendance, s.tenant, i.key AS attendance_id,
-	i.reason_code, i.reason, i.did, i.event_uri, i.local AS status
+	i.reason_code, i.reason, i.did, i.event_uri, i.local AS status,
+	i.failed_error AS last_error, i.failed_attempts AS attempts,
+	i.failed_at AS since
 FROM rsvp_sync._intent i
 JOIN rsvp_sync._source s ON s.source_id = i.source_id
 WHERE i.state = 'failed' AND rsvp_sync._may_see(s.attendance);
 COMMENT ON VIEW rsvp_sync.failed IS
-'Keys that were given up.';
+'Keys that were given up: the last answer, after how many tries, and since when.';
 
 CREATE VIEW rsvp_sync.rsvp WITH (security_barrier) AS
 SELECT o.did, o.rkey, rsvp_sync._rsvp_uri(o.did, o.rkey) AS uri, o.cid,
@@ -322,6 +325,8 @@ WHERE NOT EXISTS (SELECT FROM rsvp_sync._queue q
 			IS DISTINCT FROM (e.old_state, e.old_reason_code, (e.s).bond,
 				(e.s).base_local, (e.s).base_cid)
 			OR (e.from_key IS NOT NULL AND (e.d).live)
+			/* Replaced by one of the same content. */
+			OR ((e.d).bond IS NOT NULL AND (e.d).rkey IS DISTINCT FROM e.rkey)
 		WHEN 'wait' THEN (x.state, x.code)
 			IS DISTINCT FROM (e.old_state, e.old_reason_code)
 		WHEN 'hold' THEN (x.state, x.code)

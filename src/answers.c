@@ -17,6 +17,7 @@
 #include "answers.h"
 #include "credential.h"
 #include "lane.h"
+#include "meter.h"
 #include "worker.h"
 
 static Statement read_credential = {
@@ -127,6 +128,7 @@ static void
 record_account(Outcome *o)
 {
 	Args		args = {0};
+	bool		isnull;
 
 	args_text(&args, o->subject);
 	args_text(&args, o->how);
@@ -136,6 +138,13 @@ record_account(Outcome *o)
 	args_text(&args, o->message);
 	args_text(&args, o->credential);
 	run_statement(&account_done, &args);
+	if (!DatumGetBool(SPI_getbinval(SPI_tuptable->vals[0],
+									SPI_tuptable->tupdesc, 1, &isnull)))
+		return;
+	ereport(LOG,
+			(errmsg(o->message ? "account %s is %s: %s" : "account %s is %s",
+					o->subject, o->how, o->message),
+			 errhidestmt(true), errhidecontext(true)));
 }
 
 static void
@@ -212,8 +221,37 @@ record_outcome(void *arg)
 		case OUTCOME_HOST:
 			record_host(o);
 			break;
+		case OUTCOME_CALL:
+			break;
 		default:
 			record_learnt(o);
+			break;
+	}
+}
+
+/* Of what is recorded, what is counted. */
+static void
+count_outcome(Outcome *o)
+{
+	switch (o->kind)
+	{
+		case OUTCOME_PUT:
+			meter_operation(o->job->source_id, "create", o->job->value);
+			break;
+		case OUTCOME_DELETE:
+			meter_operation(o->job->source_id, "delete", NULL);
+			break;
+		case OUTCOME_LIST:
+			meter_operation(o->source_id, "list", NULL);
+			break;
+		case OUTCOME_CALL:
+			if (o->code != NULL)
+				meter_error("outbound", o->code);
+			if (o->operation != NULL)
+				meter_duration(o->source_id, o->operation, o->value,
+							   o->seconds);
+			break;
+		default:
 			break;
 	}
 }
@@ -237,7 +275,10 @@ answers_record(void)
 		ErrorData  *error = guarded(record_outcome, o);
 
 		if (error == NULL)
+		{
+			count_outcome(o);
 			lane_outcome_recorded(o);
+		}
 		else if (error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE)
 			dlist_push_tail(&postponed, &o->node);
 		else if (hopeless)

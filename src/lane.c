@@ -51,7 +51,8 @@ typedef struct Call
 	Task	   *task;
 	Host	   *host;
 	int			epoch;			/* of the lane when it began */
-	dlist_node	node;			/* among the host's suspects */
+	bool		suspect;		/* waits for its host's probe */
+	dlist_node	node;			/* ... among these */
 	Answer		answer;			/* of a suspect; without a body */
 } Call;
 
@@ -681,7 +682,6 @@ conclude(Call *call, Answer *answer)
 		stale_answer(call, answer);
 	else
 		fresh_answer(call, answer);
-	pfree(call);
 }
 
 /* The server is down: nobody is to blame, and all is as before the call. */
@@ -708,7 +708,6 @@ unmake(Call *call)
 		default:
 			break;
 	}
-	pfree(call);
 }
 
 static Call *
@@ -739,7 +738,10 @@ host_answers(Host *host)
 	if (host_is_up(host))
 		host_outcome(host, "up", NULL);
 	while ((call = next_suspect(host)) != NULL)
+	{
 		conclude(call, &call->answer);
+		pfree(call);
+	}
 }
 
 static void
@@ -753,7 +755,20 @@ host_is_silent(Host *host, Answer *answer)
 		host_outcome(host, "down", psprintf("%s: %s", answer->name,
 											answer->message));
 	while ((call = next_suspect(host)) != NULL)
+	{
 		unmake(call);
+		pfree(call);
+	}
+}
+
+static void
+probe_answered(Host *host, Answer *answer)
+{
+	host->probing = false;
+	if (answer->host_fault)
+		host_is_silent(host, answer);
+	else
+		host_answers(host);
 }
 
 /* Nobody answered this call; whose fault that is, a probe will tell. */
@@ -762,11 +777,66 @@ suspect(Call *call, Answer *answer)
 {
 	call->answer = *answer;
 	call->answer.body = NULL;
-	dlist_push_tail(&call->host->suspects, &call->node);
 	if (call->host->state == HOST_DOWN)
-		unmake(next_suspect(call->host));
+	{
+		unmake(call);
+		return;
+	}
+	call->suspect = true;
+	dlist_push_tail(&call->host->suspects, &call->node);
+	host_suspected(call->host, host_now());
+}
+
+/* Which operation this call belongs to; before its answer is dealt with. */
+static void
+describe_call(Call *call, Outcome *note)
+{
+	Job		   *job = call->job;
+	Lane	   *lane = call->lane;
+
+	if (call->kind == CALL_JOB && !job_is(job, "read"))
+		note->operation = job_is(job, "put") ? "create" : "delete";
+	else if (call->kind == CALL_HEAD || call->kind == CALL_LIST)
+		note->operation = "list";
+	if (job == NULL && lane != NULL && !dlist_is_empty(&lane->jobs))
+		job = dlist_head_element(Job, node, &lane->jobs);
+	if (job != NULL)
+		note->source_id = job->source_id;
+	if (call->kind == CALL_JOB)
+		note->value = job->value;
+}
+
+/* One operation, however many pages; it may have ended in a page before. */
+static void
+time_listing(Lane *lane, Outcome *note)
+{
+	if (lane->records != NULL || lane->listing_began == 0)
+		note->operation = NULL;
 	else
-		host_suspected(call->host, host_now());
+		note->seconds = TimestampDifferenceMilliseconds(
+			lane->listing_began, GetCurrentTimestamp()) / 1000.0;
+	if (lane->records == NULL)
+		lane->listing_began = 0;
+}
+
+/*
+ * Every answer is counted once, whosever it is: its error, if it is one, and
+ * how long the operation took that it ends.  A record that is not there is no
+ * error for who reads or deletes it.
+ */
+static void
+note_call(Call *call, Outcome *note, const Answer *answer, double seconds)
+{
+	bool		absent = answer->class == ANSWER_ABSENT &&
+		call->kind == CALL_JOB && !job_is(call->job, "put");
+
+	note->seconds = seconds;
+	if (answer->class != ANSWER_OK && !absent)
+		note->code = answer->name;
+	if (call->kind == CALL_HEAD || call->kind == CALL_LIST)
+		time_listing(call->lane, note);
+	if (note->code != NULL || note->operation != NULL)
+		outcome_of_call(note);
 }
 
 /* An answer came, or will never come. */
@@ -775,22 +845,25 @@ lane_finished(HttpRequest *req)
 {
 	Call	   *call = req->owner;
 	Host	   *host = call->host;
+	Lane	   *lane = call->lane;
 	int64		now = host_now();
+	double		seconds = req->seconds;
+	Outcome		note = {0};
 	Answer		answer;
 
 	xrpc_judge(req, &answer);
 	http_free(req);
+	if (lane)
+	{
+		xrpc_hide(&answer, lane->password);
+		xrpc_hide(&answer, lane->access_token);
+		xrpc_hide(&answer, lane->refresh_token);
+	}
+	describe_call(call, &note);
 	host_call_ended(host, now);
 	learn_limit(call, &answer, now);
 	if (call->kind == CALL_PROBE)
-	{
-		host->probing = false;
-		if (answer.host_fault)
-			host_is_silent(host, &answer);
-		else
-			host_answers(host);
-		pfree(call);
-	}
+		probe_answered(host, &answer);
 	else if (answer.host_fault)
 		suspect(call, &answer);
 	else
@@ -799,6 +872,9 @@ lane_finished(HttpRequest *req)
 			host_answers(host);
 		conclude(call, &answer);
 	}
+	note_call(call, &note, &answer, seconds);
+	if (!call->suspect)
+		pfree(call);
 	xrpc_forget(&answer);
 }
 
@@ -894,6 +970,7 @@ lane_outcome_recorded(Outcome *outcome)
 		case OUTCOME_ACCOUNT:
 		case OUTCOME_LIMITED:
 		case OUTCOME_HOST:
+		case OUTCOME_CALL:
 			break;
 	}
 }
@@ -917,6 +994,7 @@ lane_recall(int64 source_id)
 void
 lane_outcome_refused(Outcome *outcome)
 {
+	note_error("not_recorded");
 	switch (outcome->kind)
 	{
 		case OUTCOME_IDENTITY:
@@ -931,6 +1009,7 @@ lane_outcome_refused(Outcome *outcome)
 		case OUTCOME_ACCOUNT:
 		case OUTCOME_LIMITED:
 		case OUTCOME_HOST:
+		case OUTCOME_CALL:
 			break;
 		default:
 			fail_job(outcome->job, "retry", "not_recorded", "see the log",

@@ -37,6 +37,7 @@ typedef struct Job
 	char	   *event_uri;
 	char	   *organiser_pds;
 	char	   *credential;		/* which one its account has now */
+	char	   *value;			/* of a put: going, interested, notgoing */
 	int			logins;			/* sessions tried for it */
 	bool		head_unknown;	/* do not name the head of the repository */
 	bool		sent;			/* a call was made, and what came of it is unknown */
@@ -55,7 +56,8 @@ typedef enum OutcomeKind
 	OUTCOME_EVENT,
 	OUTCOME_ACCOUNT,
 	OUTCOME_LIMITED,			/* an account's limit is used up */
-	OUTCOME_HOST				/* a server went down, or answers again */
+	OUTCOME_HOST,				/* a server went down, or answers again */
+	OUTCOME_CALL				/* nothing but that a call was made */
 } OutcomeKind;
 
 /* What is to be written down.  Lives until lane_outcomes_recorded(). */
@@ -76,6 +78,11 @@ typedef struct Outcome
 	const char *credential;		/* ACCOUNT: which one was tried */
 	bool		sure;
 	long		wait_ms;
+	/* LIST, CALL: what is counted, see note_call() */
+	int64		source_id;		/* the job it was for; 0: none */
+	const char *operation;		/* create, delete, list; NULL: none of these */
+	const char *value;
+	double		seconds;
 } Outcome;
 
 extern void lane_startup(void);

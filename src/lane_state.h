@@ -54,6 +54,7 @@ typedef struct Lane
 	Budgets		budgets;		/* the account's own */
 	int64		not_before;		/* its limit is used up until then */
 	int64		wake_at;		/* its next call may be made then; 0: not by time */
+	TimestampTz listing_began;
 } Lane;
 
 /* What is no account's own matter, and many jobs may wait for. */
@@ -99,6 +100,8 @@ extern void outcome_count_job(Job *job);
 extern int	lane_jobs_of(int64 source_id);
 extern const char *outcome_keep(const char *text);
 extern Outcome *new_outcome(OutcomeKind kind, Job *job, const char *subject);
+extern void note_error(const char *error_type);
+extern void outcome_of_call(const Outcome *note);
 extern void fail_job(Job *job, const char *how, const char *code,
 					 const char *message, bool sure, long wait_ms);
 extern void replan_job(Job *job);

@@ -152,6 +152,26 @@ lane_free_job(Job *job)
 	MemoryContextDelete(job->context);
 }
 
+/* Something failed, and is counted once, however many jobs it concerns. */
+void
+note_error(const char *error_type)
+{
+	new_outcome(OUTCOME_CALL, NULL, NULL)->code = outcome_keep(error_type);
+}
+
+/* A call is over; note has what is to be counted of it. */
+void
+outcome_of_call(const Outcome *note)
+{
+	Outcome    *outcome = new_outcome(OUTCOME_CALL, NULL, NULL);
+
+	outcome->code = outcome_keep(note->code);
+	outcome->source_id = note->source_id;
+	outcome->operation = note->operation;
+	outcome->value = outcome_keep(note->value);
+	outcome->seconds = note->seconds;
+}
+
 /* The job did not succeed; it is the caller's no more. */
 void
 fail_job(Job *job, const char *how, const char *code, const char *message,

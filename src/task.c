@@ -110,6 +110,7 @@ start_task(Task *task)
 		event_request(task);
 	if (req == NULL)
 	{
+		note_error("unsupported_identifier");
 		fail_task(task, "failed", "unsupported_identifier", task->subject, 0);
 		return;
 	}
@@ -125,8 +126,8 @@ identity_answer(Task *task, Answer *answer)
 
 	if (pds == NULL)
 	{
-		fail_task(task, "retry", "no_pds",
-				  "the DID document names no PDS", 0);
+		xrpc_odd(answer, "no_pds", "the DID document names no PDS");
+		fail_task(task, "retry", answer->name, answer->message, 0);
 		return;
 	}
 	outcome = new_outcome(OUTCOME_IDENTITY, NULL, task->subject);
@@ -140,14 +141,20 @@ task_answer(Task *task, Answer *answer)
 	const char *cid;
 
 	if (answer->class == ANSWER_ABSENT && !task->identity)
-		fail_task(task, "failed", "event_not_found", answer->message, 0);
+	{
+		strlcpy(answer->name, "event_not_found", XRPC_NAME_SIZE);
+		fail_task(task, "failed", answer->name, answer->message, 0);
+	}
 	else if (answer->class != ANSWER_OK)
 		fail_task(task, "retry", answer->name, answer->message,
 				  answer->wait_ms);
 	else if (task->identity)
 		identity_answer(task, answer);
 	else if ((cid = xrpc_cid(answer->body, "cid")) == NULL)
-		fail_task(task, "retry", "no_cid", "the event record has no cid", 0);
+	{
+		xrpc_odd(answer, "no_cid", "the event record has no cid");
+		fail_task(task, "retry", answer->name, answer->message, 0);
+	}
 	else
 		new_outcome(OUTCOME_EVENT, NULL, task->subject)->cid = outcome_keep(cid);
 }

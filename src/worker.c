@@ -42,6 +42,7 @@
 #include "compat.h"
 #include "http.h"
 #include "lane.h"
+#include "meter.h"
 #include "owner.h"
 #include "registry.h"
 #include "settings.h"
@@ -78,7 +79,8 @@ static Statement release_leases = {
 static Statement plan_keys = {
 	"SELECT w.source_id, w.generation, w.mint, w.key, w.action, w.need,"
 	" w.subject, w.did, w.pds, w.rkey, w.record, w.cid, w.swap,"
-	" w.event_uri, w.organiser_pds, w.credential_of, w.priority"
+	" w.event_uri, w.organiser_pds, w.credential_of, w.priority,"
+	" CASE WHEN w.action OPERATOR(pg_catalog.=) 'put' THEN w.sent_local END"
 	" FROM rsvp_sync._plan_keys($1, $2) w", 2,
 	{INT8OID, TEXTARRAYOID}
 };
@@ -215,6 +217,7 @@ read_job(uint64 row)
 	job->priority = DatumGetInt16(SPI_getbinval(SPI_tuptable->vals[row],
 												SPI_tuptable->tupdesc, 17,
 												&isnull));
+	job->value = copy_text(job, row, 18);
 	return job;
 }
 
@@ -689,6 +692,7 @@ work(void)
 	else
 		stand_down();
 	answers_record();
+	meter_flush();
 	find_next_due(sending);
 	MemoryContextSwitchTo(old);
 	end_work();

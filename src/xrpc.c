@@ -25,6 +25,8 @@
 /* Answers are read up to this size. */
 #define MAX_DOCUMENT	(512 * 1024)
 #define MAX_ANSWER		(4 * 1024 * 1024)
+/* Of a secret so many characters give it away. */
+#define SECRET_PART		6
 
 typedef struct NamedClass
 {
@@ -276,9 +278,16 @@ judge_error(HttpRequest *req, Answer *answer, json_t *body)
 void
 xrpc_unreadable(Answer *answer, const char *what)
 {
+	xrpc_odd(answer, "unreadable_answer", what);
+}
+
+/* A well-formed answer that is not what was asked for, either. */
+void
+xrpc_odd(Answer *answer, const char *name, const char *what)
+{
 	answer->class = ANSWER_RETRY;
 	answer->sure = false;
-	strlcpy(answer->name, "unreadable_answer", XRPC_NAME_SIZE);
+	strlcpy(answer->name, name, XRPC_NAME_SIZE);
 	strlcpy(answer->message, what, XRPC_MESSAGE_SIZE);
 }
 
@@ -310,6 +319,31 @@ xrpc_judge(HttpRequest *req, Answer *answer)
 	else
 		judge_error(req, answer, body);
 	json_decref(body);
+}
+
+/* Overwrite a secret in what will be shown, also if its end was cut off. */
+static void
+hide(char *text, const char *secret)
+{
+	for (; *text != '\0'; text++)
+	{
+		size_t		n = 0;
+
+		while (text[n] != '\0' && text[n] == secret[n])
+			n++;
+		if (secret[n] == '\0' || (text[n] == '\0' && n >= SECRET_PART))
+			memset(text, '*', n);
+	}
+}
+
+/* A server may say again what it was told: its answer is shown to others. */
+void
+xrpc_hide(Answer *answer, const char *secret)
+{
+	if (secret == NULL || *secret == '\0')
+		return;
+	hide(answer->name, secret);
+	hide(answer->message, secret);
 }
 
 void
