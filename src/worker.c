@@ -39,6 +39,7 @@
 #include "http.h"
 #include "lane.h"
 #include "process.h"
+#include "reconcile.h"
 #include "registry.h"
 #include "settings.h"
 #include "source.h"
@@ -448,6 +449,7 @@ keep_house(void)
 	if (rsvp_sync_mode == MODE_LIVE && mode_seen != MODE_LIVE)
 		run_statement(&perform_rehearsed, NULL);
 	mode_seen = rsvp_sync_mode;
+	reconcile_call();
 	if (now < next)
 		return;
 	run_statement(&forget_history, NULL);
