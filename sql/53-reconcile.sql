@@ -189,11 +189,15 @@ AS $$
 SELECT e.key
 FROM rsvp_sync._evaluate(of_source, keys, true) e
 CROSS JOIN LATERAL rsvp_sync._standing(e) x
-/* Does it still want what it wanted when that was recorded? */
+/*
+ * Does it still want what it wanted when that was recorded?  To have lost its
+ * account, or got another, is no other wish.
+ */
 CROSS JOIN LATERAL (SELECT EXISTS (SELECT FROM rsvp_sync._intent i
 	WHERE i.source_id = of_source AND i.key = e.key
-		AND (i.live, i.local, i.did, i.event_uri) IS NOT DISTINCT FROM
-			((e.d).live, (e.s).local, e.did, e.event_uri)) AS same) wish
+		AND (i.live = (e.d).live OR NOT (e.s).granted)
+		AND (i.local, i.did, i.event_uri) IS NOT DISTINCT FROM
+			((e.s).local, e.did, e.event_uri)) AS same) wish
 WHERE NOT EXISTS (SELECT FROM rsvp_sync._queue q
 		WHERE q.source_id = of_source AND q.key = e.key)
 	/* Of what was discarded only a change of the row speaks again. */
