@@ -98,6 +98,26 @@ rsvp_sync_open(PG_FUNCTION_ARGS)
 	PG_RETURN_TEXT_P(result);
 }
 
+PG_FUNCTION_INFO_V1(rsvp_sync_reseal);
+Datum
+rsvp_sync_reseal(PG_FUNCTION_ARGS)
+{
+	char	   *envelope = text_to_cstring(PG_GETARG_TEXT_PP(0));
+	char	   *did = text_to_cstring(PG_GETARG_TEXT_PP(1));
+	char	   *secret = credential_open(envelope, did);
+	char	   *resealed = credential_seal(secret, strlen(secret), did);
+
+	credential_wipe(secret);
+	PG_RETURN_TEXT_P(cstring_to_text(resealed));
+}
+
+PG_FUNCTION_INFO_V1(rsvp_sync_key_version);
+Datum
+rsvp_sync_key_version(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_INT32(credential_key_version());
+}
+
 /*
  * connect_account(did, password, pds, handle)
  */
@@ -183,4 +203,24 @@ Datum
 rsvp_sync_revoke_account(PG_FUNCTION_ARGS)
 {
 	return definer_call(fcinfo, "_revoke_account");
+}
+
+/*
+ * forget(did)
+ */
+PG_FUNCTION_INFO_V1(rsvp_sync_forget);
+Datum
+rsvp_sync_forget(PG_FUNCTION_ARGS)
+{
+	return definer_call(fcinfo, "_forget");
+}
+
+/*
+ * export(did)
+ */
+PG_FUNCTION_INFO_V1(rsvp_sync_export);
+Datum
+rsvp_sync_export(PG_FUNCTION_ARGS)
+{
+	return definer_call(fcinfo, "_export");
 }

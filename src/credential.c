@@ -425,6 +425,18 @@ seal_plaintext(const char *secret, size_t len)
 	return envelope;
 }
 
+int
+credential_key_version(void)
+{
+	CredentialKey key;
+
+	if (!have_key_file())
+		refuse_without_key_file("there is no key to encrypt credentials with");
+	load_key(0, &key);
+	explicit_bzero(key.bytes, KEY_BYTES);
+	return key.version;
+}
+
 char *
 credential_seal(const char *secret, size_t len, const char *did)
 {
