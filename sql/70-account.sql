@@ -54,6 +54,7 @@ AS $$
 DECLARE
 	version text := rsvp_sync._key_version();
 	row_did text;
+	n bigint;
 	done bigint := 0;
 BEGIN
 	FOR row_did IN EXECUTE format(
@@ -70,9 +71,8 @@ BEGIN
 				' WHERE l.did = $1 AND l.%2$I IS NOT NULL'
 				' FOR NO KEY UPDATE SKIP LOCKED)',
 				relation, envelope) USING row_did;
-			IF FOUND THEN
-				done := done + 1;
-			END IF;
+			GET DIAGNOSTICS n = ROW_COUNT;
+			done := done + n;
 		EXCEPTION WHEN OTHERS THEN
 			RAISE WARNING 'an envelope of "%" keeps its old key: %',
 				row_did, SQLERRM;

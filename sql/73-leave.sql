@@ -39,12 +39,14 @@ LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-	how text;
+	how text := (SELECT a.leaving FROM rsvp_sync._account a
+		WHERE a.did = of_did);
+	/* Before the account goes: it says who may speak for it. */
+	speakers bigint[] := rsvp_sync._speakers(of_did, how);
 BEGIN
-	DELETE FROM rsvp_sync._account a WHERE a.did = of_did
-	RETURNING a.leaving INTO how;
+	DELETE FROM rsvp_sync._account a WHERE a.did = of_did;
 	IF how IN ('forget', 'erase') THEN
-		PERFORM rsvp_sync._erase(of_did, rsvp_sync._speakers(of_did, how));
+		PERFORM rsvp_sync._erase(of_did, speakers);
 	END IF;
 	PERFORM rsvp_sync._account_changed(of_did);
 END
