@@ -17,6 +17,7 @@
 #include "answers.h"
 #include "credential.h"
 #include "lane.h"
+#include "secret.h"
 #include "worker.h"
 
 static Statement read_credential = {
@@ -121,11 +122,12 @@ static void
 record_account(Outcome *o)
 {
 	Args		args = {0};
+	char	   *secret = o->secret ? secret_open(o->secret) : NULL;
 
 	args_text(&args, o->subject);
 	args_text(&args, o->how);
-	args_text(&args, o->secret ? credential_seal(o->secret, strlen(o->secret),
-												 o->subject) : NULL);
+	args_text(&args, secret ? credential_seal_wiping(secret, o->subject)
+			  : NULL);
 	args_text(&args, o->handle);
 	args_text(&args, o->message);
 	args_text(&args, o->credential);

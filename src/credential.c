@@ -466,6 +466,25 @@ credential_seal(const char *secret, size_t len, const char *did)
 	return write_envelope(&envelope);
 }
 
+char *
+credential_seal_wiping(char *secret, const char *did)
+{
+	char	   *volatile envelope = NULL;
+
+	PG_TRY();
+	{
+		envelope = credential_seal(secret, strlen(secret), did);
+	}
+	PG_CATCH();
+	{
+		credential_wipe(secret);
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
+	credential_wipe(secret);
+	return envelope;
+}
+
 /* Decrypt into secret, which has room for envelope->len bytes. */
 static void
 decrypt_envelope(Envelope *envelope, const char *did, char *secret)

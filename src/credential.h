@@ -33,6 +33,9 @@ extern bool rsvp_sync_allow_plaintext_credentials;
 extern char *credential_seal(const char *secret, size_t len, const char *did);
 extern char *credential_open(const char *envelope, const char *did);
 
+/* The same, and the secret is wiped and freed, whatever happens. */
+extern char *credential_seal_wiping(char *secret, const char *did);
+
 /* Version of the key that would seal now. */
 extern int	credential_key_version(void);
 

@@ -80,6 +80,7 @@ text_table(const char *name, Size entrysize, MemoryContext context)
 void
 lane_startup(void)
 {
+	secret_startup();
 	lane_context = AllocSetContextCreate(TopMemoryContext, "rsvp_sync lanes",
 										 ALLOCSET_DEFAULT_SIZES);
 	lanes = text_table("rsvp_sync lanes", sizeof(Lane), lane_context);
@@ -88,18 +89,26 @@ lane_startup(void)
 	task_startup(lane_context);
 }
 
-/* Replace a text of a lane; what it was is overwritten, it may be a secret. */
+/* Replace a text of a lane. */
 void
 replace_text(Lane *lane, char **text, const char *with)
 {
 	char	   *copy = with ? MemoryContextStrdup(lane->context, with) : NULL;
 
 	if (*text != NULL)
-	{
-		explicit_bzero(*text, strlen(*text));
 		pfree(*text);
-	}
 	*text = copy;
+}
+
+/* Replace a secret of a lane; it is kept sealed. */
+void
+replace_secret(Lane *lane, Secret **secret, const char *with)
+{
+	Secret	   *sealed = secret_seal(lane->context, with);
+
+	if (*secret != NULL)
+		pfree(*secret);
+	*secret = sealed;
 }
 
 Job *
@@ -171,9 +180,10 @@ find_lane(const char *did)
 static void
 wipe_lane(Lane *lane)
 {
-	replace_text(lane, &lane->password, NULL);
-	replace_text(lane, &lane->access_token, NULL);
-	replace_text(lane, &lane->refresh_token, NULL);
+	replace_secret(lane, &lane->password, NULL);
+	replace_secret(lane, &lane->access_token, NULL);
+	replace_secret(lane, &lane->refresh_token, NULL);
+	lane->unsaved = false;
 }
 
 static void
@@ -210,7 +220,7 @@ rest_lanes(void)
 	{
 		Lane	   *lane = dlist_container(Lane, node, iter.cur);
 
-		if (lane->busy || lane->records != NULL ||
+		if (lane->busy || lane->records != NULL || lane->unsaved ||
 			!dlist_is_empty(&lane->jobs))
 			continue;
 		lane->active = false;
@@ -311,6 +321,7 @@ lane_start(void)
 
 		if (lane == last)
 			round_over = true;
+		save_session(lane);
 		if (lane_pump(lane))
 			dlist_move_tail(&active_lanes, &lane->node);
 		if (round_over)
@@ -371,7 +382,10 @@ lane_finished(HttpRequest *req)
 	xrpc_judge(req, &answer);
 	host_call_ended(call->host);
 	if (lane)
+	{
 		lane->busy = false;
+		hide_secrets(lane, &answer);
+	}
 	if (lane && call->epoch != lane->epoch)
 		stale_answer(call, &answer);
 	else
@@ -399,6 +413,20 @@ lane_credentials_wanted(void)
 	return wanted;
 }
 
+/* An account is gone: nothing of its session is to stay with us. */
+void
+lane_forget(const char *did)
+{
+	Lane	   *lane = find_lane(did);
+
+	if (lane == NULL)
+		return;
+	if (lane->active)
+		reset_lane(lane);
+	else
+		free_lane(lane);
+}
+
 /* How long until a lane may go on by itself; -1: none waits for time. */
 long
 lane_timeout_ms(void)
@@ -412,6 +440,11 @@ lane_timeout_ms(void)
 		Lane	   *lane = dlist_container(Lane, node, iter.cur);
 		long		ms;
 
+		if (lane->unsaved)
+		{
+			ms = TimestampDifferenceMilliseconds(now, lane->save_at);
+			shortest = shortest < 0 ? ms : Min(ms, shortest);
+		}
 		if (dlist_is_empty(&lane->jobs) || lane->not_before <= now)
 			continue;
 		ms = TimestampDifferenceMilliseconds(now, lane->not_before);
@@ -491,6 +524,8 @@ lane_outcome_refused(Outcome *outcome)
 					  "see the log", 0);
 			break;
 		case OUTCOME_ACCOUNT:
+			if (outcome->secret != NULL)
+				session_refused(lane_of(outcome->subject));
 			break;
 		default:
 			fail_job(outcome->job, "retry", "not_recorded", "see the log",

@@ -17,6 +17,7 @@
 
 #include "compat.h"
 #include "lane.h"
+#include "secret.h"
 #include "xrpc.h"
 
 typedef enum SessionState
@@ -44,9 +45,11 @@ typedef struct Lane
 	int			epoch;			/* grows when all that is known is void */
 	SessionState session;
 	char	   *credential;		/* which one the next three come from */
-	char	   *password;
-	char	   *refresh_token;
-	char	   *access_token;
+	Secret	   *password;
+	Secret	   *refresh_token;
+	Secret	   *access_token;
+	bool		unsaved;		/* the refresh token is not written down yet */
+	TimestampTz save_at;		/* when to try again */
 	char	   *head;			/* commit its records are known to be at */
 	StringInfo	records;		/* JSON of a listing under way */
 	int			pages;
@@ -81,6 +84,7 @@ extern HTAB *text_table(const char *name, Size entrysize,
 extern Lane *lane_of(const char *did);
 extern Lane *find_lane(const char *did);
 extern void replace_text(Lane *lane, char **text, const char *with);
+extern void replace_secret(Lane *lane, Secret **secret, const char *with);
 extern Job *pop_job(Lane *lane);
 extern void fail_lane(Lane *lane, const char *how, const char *code,
 					  const char *message, long wait_ms);
@@ -91,6 +95,7 @@ extern void start_call(CallKind kind, Lane *lane, Job *job, Task *task,
 extern void outcome_startup(MemoryContext parent);
 extern void outcome_count_job(void);
 extern const char *outcome_keep(const char *text);
+extern Secret *outcome_seal(const char *text);
 extern Outcome *new_outcome(OutcomeKind kind, Job *job, const char *subject);
 extern void fail_job(Job *job, const char *how, const char *code,
 					 const char *message, bool sure, long wait_ms);
@@ -115,6 +120,11 @@ extern void task_recall(int64 source_id);
 /* session.c */
 extern void start_session(Lane *lane);
 extern void session_answer(Lane *lane, Answer *answer, bool refreshing);
+extern HttpRequest *post_with(Lane *lane, const Secret *token,
+							  const char *method, const char *body);
+extern void hide_secrets(Lane *lane, Answer *answer);
+extern void save_session(Lane *lane);
+extern void session_refused(Lane *lane);
 extern void ask_user(Lane *lane, const char *state, const char *message);
 extern const char *account_state(const char *name, const char *otherwise);
 

@@ -465,6 +465,8 @@ keep_house(void)
 		run_statement(&perform_rehearsed, NULL);
 	mode_seen = rsvp_sync_mode;
 	run_statement(&finish_leaving, NULL);
+	for (uint64 row = 0; row < SPI_processed; row++)
+		lane_forget(result_text(row, 1));
 	if (now < next)
 		return;
 	run_statement(&look_at_inactive, NULL);
