@@ -167,8 +167,9 @@ BEGIN
 		INSERT INTO rsvp_sync._queue AS q (source_id, key, due_at, changed_at)
 		SELECT i.source_id, i.key, now(), coalesce(i.local_at, now())
 		FROM rsvp_sync._intent i
-		WHERE i.state IN ('blocked', 'failed')
-			AND i.reason_code IS DISTINCT FROM 'discarded'
+		WHERE (i.state IN ('blocked', 'failed')
+				AND i.reason_code IS DISTINCT FROM 'discarded'
+				OR i.reason_code = 'leaving')
 			AND (entry.key IS NULL OR i.did = entry.key)
 		ON CONFLICT (source_id, key) DO UPDATE SET
 			due_at = excluded.due_at, attempts = 0,

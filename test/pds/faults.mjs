@@ -294,7 +294,7 @@ export class Bench {
     const url = new URL(req.url, 'http://x')
     const entry = {
       n: ++this.#seq, on: name, time: new Date().toISOString(), method: req.method, path: url.pathname, query: url.search.slice(1),
-      call: /^\/xrpc\/([^/]+)$/.exec(url.pathname)?.[1], did: subject(req), userAgent: req.headers['user-agent'],
+      call: /^\/xrpc\/([^/]+)$/.exec(url.pathname)?.[1], did: subject(req), userAgent: req.headers['user-agent'], cookie: req.headers.cookie,
       status: null, // what the client got; null: nothing (yet)
       serverStatus: null, // what the server itself answered; null: it never saw the request
       fault: null, ms: null,
