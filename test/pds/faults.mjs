@@ -40,6 +40,7 @@
 //   truncate    the first so many bytes of the answer, then close
 //   slowBps     trickle the answer, so many bytes a second
 
+import fs from 'node:fs'
 import http from 'node:http'
 import { setTimeout as sleep } from 'node:timers/promises'
 
@@ -60,6 +61,15 @@ export class Bench {
   #log = []
   #seq = 0
   #servers = new Map()
+  #file = null
+
+  // Requests also to a file, a JSON object a line, each when it came and again
+  // when it ended: that log is there still when this process was killed.
+  keepLogIn(file) { this.#file = fs.openSync(file, 'a') }
+
+  #note(entry, ended) {
+    if (this.#file !== null) fs.writeSync(this.#file, JSON.stringify({ ...entry, pid: process.pid, ended }) + '\n')
+  }
 
   observe(server, name) {
     const inner = server.listeners('request')
@@ -263,7 +273,11 @@ export class Bench {
     if (this.#log.length > KEEP_LOG) this.#log.shift()
     const began = performance.now()
     res.on('finish', () => { entry.status = res.statusCode })
-    res.on('close', () => { entry.ms = Math.round(performance.now() - began) })
+    res.on('close', () => {
+      entry.ms = Math.round(performance.now() - began)
+      setImmediate(() => this.#note(entry, new Date().toISOString())) // after whoever looks at the answer
+    })
+    this.#note(entry, null)
     if (req.method === 'POST' && /json/.test(req.headers['content-type'] ?? '')) this.#readAlong(req, entry)
     return entry
   }
@@ -295,7 +309,8 @@ export class Bench {
       const { write, end } = res
       const keep = (chunk, encoding) => { if (chunk && typeof chunk !== 'function') parts.push(Buffer.from(chunk, typeof encoding === 'string' ? encoding : undefined)) }
       res.write = function (...x) { keep(...x); return write.apply(this, x) }
-      res.end = function (...x) { keep(...x); return end.apply(this, x) }
+      // Also for a client that has left: the server goes on with its write.
+      res.end = function (...x) { keep(...x); const r = end.apply(this, x); if (res.destroyed) look(); return r }
     }
     const look = () => {
       entry.serverStatus = res.headersSent ? res.statusCode : entry.serverStatus
