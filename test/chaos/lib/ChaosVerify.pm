@@ -118,10 +118,20 @@ sub untold {
 			my $row = eval { speaker(@{ $local->{$did}{$uri} }) } or next;
 			my ($record) = @{ $remote->{$did}{$uri} // [] };
 			my ($is, $should) = map { join ' ', map { $_ // '-' } @$_ } [ @{ $row->{metadata} // {} }{qw(blueskyRsvpUri blueskyRsvpCid)} ], [ @{ $record // {} }{qw(uri cid)} ];
-			push @wrong, "row $row->{id}: says $is, there is $should" if $is ne $should;
+			push @wrong, "row $row->{id}: says $is, there is $should: " . $self->story($row->{id}) if $is ne $should;
 		}
 	}
 	return @wrong;
+}
+
+# All that is recorded of a row of the strict table
+sub story {
+	my ($self, $id) = @_;
+	return json([ $self->rows(<<"SQL") ]);
+SELECT to_jsonb(i) AS intent, (SELECT jsonb_agg(to_jsonb(h) - 'did' ORDER BY h.at) FROM rsvp_sync._history h WHERE h.source_id = i.source_id AND h.key = i.key) AS history,
+	(SELECT jsonb_agg(jsonb_build_object('xmin', a.xmin, 'ctid', a.ctid, 'row', to_jsonb(a))) FROM attendance a WHERE a.id = $id) AS row
+FROM rsvp_sync._intent i WHERE i.key = '$id' AND i.source_id = (SELECT s.source_id FROM rsvp_sync._source s WHERE s.attendance = 'attendance'::regclass)
+SQL
 }
 
 # What is observed is what is there.
