@@ -47,6 +47,8 @@ import { setTimeout as sleep } from 'node:timers/promises'
 const KEEP_BODY = 2_000_000 // bytes of a request or answer looked into for the log
 const KEEP_LOG = 200_000 // requests
 
+const WRITE = /^com\.atproto\.repo\.((create|put|delete)Record|applyWrites)$/
+
 export const OWN_AGENT = 'rsvp-sync-test-client'
 
 const json = (text) => { try { return JSON.parse(text) } catch { return undefined } }
@@ -192,7 +194,10 @@ export class Bench {
       if (!rule.hang && !own && !rule.answerDelayMs && rule.truncate === undefined && !rule.slowBps) return req.socket.destroy()
     }
     if (rule.garbage === 'http') return req.socket.end('\x16\x03\x01\x00\xff this is no HTTP \x00\xfe\r\n\r\n')
-    if (own) answer = this.#invent(rule)
+    if (own) {
+      answer = this.#invent(rule)
+      entry.error = answer.status >= 400 ? json(answer.body.toString())?.error : undefined
+    }
     if (left) return
     await this.#send(res, answer, rule)
   }
@@ -303,27 +308,29 @@ export class Bench {
 
   // A plain request: see the answer go by.
   #watch(res, entry) {
-    const isWrite = /^com\.atproto\.repo\.(create|put|delete)Record$|^com\.atproto\.repo\.applyWrites$/.test(entry.call ?? '')
     const parts = []
-    if (isWrite) {
-      const { write, end } = res
-      const keep = (chunk, encoding) => { if (chunk && typeof chunk !== 'function') parts.push(Buffer.from(chunk, typeof encoding === 'string' ? encoding : undefined)) }
-      res.write = function (...x) { keep(...x); return write.apply(this, x) }
-      // Also for a client that has left: the server goes on with its write.
-      res.end = function (...x) { keep(...x); const r = end.apply(this, x); if (res.destroyed) look(); return r }
+    const { write, end } = res
+    const keep = (chunk, encoding) => {
+      if (!chunk || typeof chunk === 'function' || !(WRITE.test(entry.call ?? '') || res.statusCode >= 400)) return
+      parts.push(Buffer.from(chunk, typeof encoding === 'string' ? encoding : undefined))
     }
+    res.write = function (...x) { keep(...x); return write.apply(this, x) }
+    // Also for a client that has left: the server goes on with its write.
+    res.end = function (...x) { keep(...x); const r = end.apply(this, x); if (res.destroyed) look(); return r }
     const look = () => {
       entry.serverStatus = res.headersSent ? res.statusCode : entry.serverStatus
-      if (isWrite && !res.getHeader('content-encoding')) this.#look(entry, Buffer.concat(parts))
+      if (!res.getHeader('content-encoding')) this.#look(entry, Buffer.concat(parts))
     }
     res.on('finish', look)
     res.on('close', () => { if (!res.writableFinished) look() })
   }
 
-  // A write that changed something has a commit in its answer.
+  // A refusal has a name; a write that changed something has a commit in its
+  // answer.
   #look(entry, body) {
-    if (!/^com\.atproto\.repo\.(create|put|delete)Record$|^com\.atproto\.repo\.applyWrites$/.test(entry.call ?? '')) return
     const answer = json(body.toString())
+    if (entry.serverStatus >= 400) entry.error = answer?.error
+    if (!WRITE.test(entry.call ?? '')) return
     if (!answer || entry.serverStatus !== 200) { entry.committed = false; return }
     entry.committed = Boolean(answer.commit)
     if (answer.cid) entry.cid = answer.cid

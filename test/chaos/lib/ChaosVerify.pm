@@ -246,4 +246,38 @@ sub errors_counted {
 	return \%n;
 }
 
+# The name under which the worker counts this answer, if it is one that says so
+# with every byte of it; of those that broke off the log does not know what
+# became of them at the other end.
+sub error_of {
+	my ($entry) = @_;
+	my $fault = $entry->{fault} // '';
+	return if $entry->{own} || !defined $entry->{status} || !$entry->{ended} || $fault =~ /truncate|slowBps/;
+	return 'unreadable_answer' if $fault =~ /garbage/ && $entry->{status} == 200;
+	return 'too_large' if $fault =~ /bigBytes/ && $entry->{status} == 200;
+	return if $entry->{status} < 400;
+	# A record that is not there is what one may learn by asking.
+	return if ($entry->{error} // '') eq 'RecordNotFound' && ($entry->{call} // '') !~ /put/;
+	return $entry->{error} // "http_$entry->{status}";
+}
+
+# Each refusal in the log is counted once, by its name.  A worker that dies
+# takes answers along that it has not written down, so of those that came close
+# to a kill anything between none and all may have been counted.
+#   all but those  <=  counted  <=  all
+# -> {name => [least, counted, most]}
+sub errors {
+	my ($self, @kills) = @_;
+	my $counted = $self->errors_counted;
+	my %n;
+	for my $entry (@{ $self->log }) {
+		my $name = error_of($entry) or next;
+		my $at = seconds($entry->{ended});
+		$n{$name} //= [ 0, $counted->{$name} // 0, 0 ];
+		$n{$name}[2]++;
+		$n{$name}[0]++ if !grep { $at > $_ - 1 && $at < $_ + 0.5 } @kills;
+	}
+	return \%n;
+}
+
 1;
