@@ -94,7 +94,7 @@ sub disagreement {
 			my $want = eval { wanted(@{ $local->{$did}{$uri} // [] }) };
 			my $is = join ',', map { word($_) } @{ $remote->{$did}{$uri} // [] };
 			push @wrong, "$did $uri: $@" if $@;
-			push @wrong, "$did $uri: should be " . ($want // 'nothing') . ', is ' . ($is || 'nothing') . ': ' . json($local->{$did}{$uri}) if !$@ && ($want // '') ne $is;
+			push @wrong, "$did $uri: should be " . ($want // 'nothing') . ', is ' . ($is || 'nothing') . ": " . $self->slot_story($did, $uri) if !$@ && ($want // '') ne $is;
 		}
 	}
 	return @wrong;
@@ -132,6 +132,23 @@ SELECT to_jsonb(i) AS intent, (SELECT jsonb_agg(to_jsonb(h) - 'did' ORDER BY h.a
 	(SELECT jsonb_agg(jsonb_build_object('xmin', a.xmin, 'ctid', a.ctid, 'row', to_jsonb(a))) FROM attendance a WHERE a.id = $id) AS row
 FROM rsvp_sync._intent i WHERE i.key = '$id' AND i.source_id = (SELECT s.source_id FROM rsvp_sync._source s WHERE s.attendance = 'attendance'::regclass)
 SQL
+}
+
+# ... and of a slot: its rows' changes, what was sent, what is recorded
+sub slot_story {
+	my ($self, $did, $uri) = @_;
+	my ($event) = $uri =~ m{([^/]+)$};
+	my @told = $self->rows(<<"SQL");
+SELECT to_jsonb(c) AS told FROM changes c JOIN users u ON u.id = c.user_id JOIN events e ON e.id = c.event_id
+WHERE u.preferences #>> '{bluesky,did}' = '$did' AND e."sourceData" ->> 'rkey' = '$event'
+UNION ALL SELECT to_jsonb(h) - 'did' FROM rsvp_sync._history h JOIN rsvp_sync._observed o ON (o.did, o.event_uri) = ('$did', '$uri') AND h.uri = rsvp_sync._rsvp_uri(o.did, o.rkey)
+ORDER BY 1
+SQL
+	push @told, $self->rows("SELECT to_jsonb(t) - ARRAY['did', 'event_uri'] AS told FROM trace t WHERE (did, event_uri) = ('$did', '$uri')") if $self->{trace};
+	@told = sort { $a->{at} cmp $b->{at} } map { $_->{told} } @told;
+	my @known = $self->rows("SELECT to_jsonb(i) AS intent FROM rsvp_sync._intent i WHERE (did, event_uri) = ('$did', '$uri')");
+	my @observed = $self->rows("SELECT rkey, cid, status, source, seen_at FROM rsvp_sync._observed WHERE (did, event_uri) = ('$did', '$uri')");
+	return join "\n  ", '', map { json($_) } @told, @known, @observed;
 }
 
 # What is observed is what is there.
