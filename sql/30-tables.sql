@@ -166,13 +166,28 @@ CREATE TABLE rsvp_sync._account (
 	state_since timestamptz NOT NULL DEFAULT now(),
 	last_error text,
 	rate_limited_until timestamptz,
-	connected_at timestamptz NOT NULL DEFAULT now()
+	connected_at timestamptz NOT NULL DEFAULT now(),
+	found_at timestamptz			-- = connected_at: found in an application's table
 );
 
 CREATE TABLE rsvp_sync._account_grant (
 	did text NOT NULL REFERENCES rsvp_sync._account ON DELETE CASCADE,
 	grantee regrole NOT NULL,
 	PRIMARY KEY (did, grantee)
+);
+
+/*
+ * Credentials that an application keeps in tables of its own (option
+ * credentials): what each source found last for an account, and which
+ * connecting that was, or agreed with.
+ */
+CREATE TABLE rsvp_sync._found_credential (
+	did text NOT NULL,
+	source_id bigint NOT NULL
+		REFERENCES rsvp_sync._source ON DELETE CASCADE,
+	digest text,					-- of what was found; NULL: it is gone
+	connected_at timestamptz NOT NULL,
+	PRIMARY KEY (did, source_id)
 );
 
 /* DID documents, as far as we need them. */
@@ -222,3 +237,4 @@ SELECT pg_catalog.pg_extension_config_dump('rsvp_sync._source_source_id_seq', ''
 SELECT pg_catalog.pg_extension_config_dump('rsvp_sync._intent', '');
 SELECT pg_catalog.pg_extension_config_dump('rsvp_sync._account', '');
 SELECT pg_catalog.pg_extension_config_dump('rsvp_sync._account_grant', '');
+SELECT pg_catalog.pg_extension_config_dump('rsvp_sync._found_credential', '');

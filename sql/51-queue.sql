@@ -427,6 +427,10 @@ DECLARE
 BEGIN
 	SELECT array_agg(e) INTO es
 	FROM rsvp_sync._evaluate(of_source, keys, false) e;
+	IF rsvp_sync._find_credentials(of_source, es) THEN
+		SELECT array_agg(e) INTO es
+		FROM rsvp_sync._evaluate(of_source, keys, false) e;
+	END IF;
 	es := rsvp_sync._in_turn(of_source, es);
 	es := rsvp_sync._brake(of_source, es);
 	PERFORM rsvp_sync._take_over(of_source, es);

@@ -105,6 +105,9 @@ static Statement perform_rehearsed = {
 static Statement forget_history = {
 	"SELECT rsvp_sync._forget_history()", 0
 };
+static Statement retry_found = {
+	"SELECT rsvp_sync._retry_found()", 0
+};
 static Statement next_due = {
 	"SELECT (pg_catalog.extract('epoch', rsvp_sync._next_due()"
 	" OPERATOR(pg_catalog.-) pg_catalog.now())"
@@ -706,6 +709,7 @@ keep_house(void)
 	mode_seen = rsvp_sync_mode;
 	if (now < next)
 		return;
+	run_statement(&retry_found, NULL);
 	run_statement(&forget_history, NULL);
 	if (result_int8(0, 1, &isnull) == 0)
 		next = TimestampTzPlusMilliseconds(now, HOUSE_MS);
