@@ -155,7 +155,7 @@ CREATE TABLE rsvp_sync._account (
 	did text PRIMARY KEY,
 	owner regrole NOT NULL,
 	handle text,
-	pds text,						-- as given; NULL: from the DID document
+	pds text,						-- as given: where the DID document cannot be had
 	auth text NOT NULL CHECK (auth IN ('password', 'oauth')),
 	credential text,
 	session text,					-- refresh token, so that no job logs in anew
@@ -195,9 +195,14 @@ CREATE TABLE rsvp_sync._identity (
 	did text PRIMARY KEY,
 	pds text,
 	handle text,
-	resolved_at timestamptz NOT NULL DEFAULT now(),
-	error text
+	resolved_at timestamptz,		-- when it was last had
+	looked_at timestamptz NOT NULL,	-- when it was last asked for
+	error text,						-- why it could not be had then
+	verify_at timestamptz,			-- to be asked for, whether a key needs it or not
+	lost_since timestamptz			-- moved: what was written since is in doubt
 );
+CREATE INDEX _identity_verify ON rsvp_sync._identity (verify_at)
+	WHERE verify_at IS NOT NULL;
 
 /* Strong refs: the cid of an event record, read from its organiser's PDS. */
 CREATE TABLE rsvp_sync._event (

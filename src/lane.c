@@ -118,6 +118,39 @@ fail_lane(Lane *lane, const char *how, const char *code, const char *message,
 		fail_job(pop_job(lane), how, code, message, true, wait_ms);
 }
 
+/* Between two looks at a DID document for what a lane's server says. */
+#define HINT_MS			60000
+
+/* An answer that a server may give which has the account no more. */
+void
+lane_hint(Lane *lane)
+{
+	TimestampTz now = GetCurrentTimestamp();
+
+	if (lane->hinted_at != 0 &&
+		!TimestampDifferenceExceeds(lane->hinted_at, now, HINT_MS))
+		return;
+	lane->hinted_at = now;
+	new_outcome(OUTCOME_HINT, NULL, lane->did);
+}
+
+/*
+ * Before such an answer is taken for the last word its jobs are planned
+ * again, which begins with a look at the DID document.  False: that has just
+ * been done.
+ */
+bool
+lane_take_hint(Lane *lane)
+{
+	TimestampTz before = lane->hinted_at;
+
+	lane_hint(lane);
+	if (lane->hinted_at == before)
+		return false;
+	lane->njobs -= recall_jobs(&lane->jobs, 0);
+	return true;
+}
+
 /* Start a request; its answer, or its refusal, comes to lane_finished(). */
 void
 start_call(CallKind kind, Lane *lane, Job *job, Task *task, const char *host,
@@ -236,6 +269,25 @@ reset_lane(Lane *lane)
 	lane->epoch++;
 }
 
+/* The account is on another PDS: whatever is not sent yet is planned again. */
+static void
+lane_moved(const char *did)
+{
+	Lane	   *lane = find_lane(did);
+
+	if (lane == NULL)
+		return;
+	reset_lane(lane);
+	lane->njobs -= recall_jobs(&lane->jobs, 0);
+}
+
+/* Look at a DID document that no job asks for. */
+void
+lane_verify(const char *did)
+{
+	task_verify(did);
+}
+
 void
 lane_add(Job *job)
 {
@@ -327,8 +379,9 @@ stale_answer(Call *call, Answer *answer)
 
 	if (call->kind != CALL_JOB)
 		forget_listing(call->lane);
-	else if (answer->class == ANSWER_USER || answer->class == ANSWER_REFRESH)
-		retry_now(call->lane, job);
+	else if (job_is(job, "read") || answer->class == ANSWER_USER ||
+			 answer->class == ANSWER_REFRESH)
+		replan_job(job);
 	else
 	{
 		job->head_unknown = true;
@@ -439,6 +492,10 @@ lane_outcome_recorded(Outcome *outcome)
 			lane_free_job(outcome->job);
 			break;
 		case OUTCOME_IDENTITY:
+			if (outcome->text != NULL && outcome->follow)
+				lane_moved(outcome->subject);
+			task_recorded(outcome);
+			break;
 		case OUTCOME_EVENT:
 			task_recorded(outcome);
 			break;
@@ -455,6 +512,7 @@ lane_outcome_recorded(Outcome *outcome)
 				replan_job(job);
 			}
 			break;
+		case OUTCOME_HINT:
 		case OUTCOME_ACCOUNT:
 			break;
 	}
@@ -490,6 +548,7 @@ lane_outcome_refused(Outcome *outcome)
 			fail_lane(lane_of(outcome->subject), "retry", "not_recorded",
 					  "see the log", 0);
 			break;
+		case OUTCOME_HINT:
 		case OUTCOME_ACCOUNT:
 			break;
 		default:

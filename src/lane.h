@@ -48,6 +48,7 @@ typedef enum OutcomeKind
 	OUTCOME_LIST,
 	OUTCOME_IDENTITY,
 	OUTCOME_EVENT,
+	OUTCOME_HINT,
 	OUTCOME_ACCOUNT
 } OutcomeKind;
 
@@ -61,6 +62,7 @@ typedef struct Outcome
 	const char *cid;			/* PUT, READ, EVENT */
 	const char *rev;
 	const char *text;			/* record, records, or PDS */
+	const char *pds;			/* LIST: whose they are */
 	const char *how;			/* FAILED; ACCOUNT: the state */
 	const char *code;
 	const char *message;
@@ -68,6 +70,9 @@ typedef struct Outcome
 	const char *handle;
 	const char *credential;		/* ACCOUNT: which one was tried */
 	bool		sure;
+	bool		follow;			/* IDENTITY: the worker's word that the account
+								 * moved, or, if there is no PDS in it, that
+								 * another one is known */
 	long		wait_ms;
 } Outcome;
 
@@ -75,6 +80,7 @@ extern void lane_startup(void);
 extern void lane_add(Job *job);
 extern void lane_start(void);
 extern void lane_finished(HttpRequest *req);
+extern void lane_verify(const char *did);
 extern int	lane_jobs(void);
 extern long lane_timeout_ms(void);
 

@@ -51,6 +51,7 @@ typedef struct Lane
 	StringInfo	records;		/* JSON of a listing under way */
 	int			pages;
 	TimestampTz not_before;		/* the server asked to be left alone */
+	TimestampTz hinted_at;		/* its DID document was to be looked at */
 } Lane;
 
 /* What is no account's own matter, and many jobs may wait for. */
@@ -60,7 +61,7 @@ typedef struct Task
 	MemoryContext context;
 	bool		identity;		/* else an event */
 	const char *subject;
-	char	   *host;			/* of an event: its organiser's PDS */
+	char	   *host;			/* who is asked */
 	dlist_head	jobs;
 	bool		started;
 } Task;
@@ -84,6 +85,8 @@ extern void replace_text(Lane *lane, char **text, const char *with);
 extern Job *pop_job(Lane *lane);
 extern void fail_lane(Lane *lane, const char *how, const char *code,
 					  const char *message, long wait_ms);
+extern void lane_hint(Lane *lane);
+extern bool lane_take_hint(Lane *lane);
 extern void start_call(CallKind kind, Lane *lane, Job *job, Task *task,
 					   const char *host, HttpRequest *req);
 
@@ -106,6 +109,7 @@ extern bool host_has_room(const char *name);
 /* task.c */
 extern void task_startup(MemoryContext context);
 extern void task_add(Job *job);
+extern void task_verify(const char *did);
 extern void task_start_all(void);
 extern void task_answer(Task *task, Answer *answer);
 extern void task_recorded(Outcome *outcome);

@@ -89,8 +89,11 @@ listing_failed(Lane *lane, Answer *answer)
 		fail_lane(lane, "later", answer->name, answer->message,
 				  answer->wait_ms);
 	else
+	{
+		lane_hint(lane);
 		fail_lane(lane, "retry", answer->name, answer->message,
 				  answer->wait_ms);
+	}
 }
 
 /*
@@ -176,9 +179,11 @@ append_listed(StringInfo records, json_t *item)
 static void
 listing_complete(Lane *lane)
 {
+	Outcome    *outcome = new_outcome(OUTCOME_LIST, NULL, lane->did);
+
 	appendStringInfoChar(lane->records, ']');
-	new_outcome(OUTCOME_LIST, NULL, lane->did)->text =
-		outcome_keep(lane->records->data);
+	outcome->text = outcome_keep(lane->records->data);
+	outcome->pds = outcome_keep(lane->pds);
 	drop_records(lane);
 }
 

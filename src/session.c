@@ -61,10 +61,15 @@ start_session(Lane *lane)
 	pfree(body.data);
 }
 
-/* Only the user can help: his jobs wait, whatever they are. */
+/*
+ * Only the user can help: his jobs wait, whatever they are.  Unless he is
+ * elsewhere by now.
+ */
 void
 ask_user(Lane *lane, const char *state, const char *message)
 {
+	if (lane_take_hint(lane))
+		return;
 	account_outcome(lane, state, message);
 	fail_lane(lane, "wait", state, message, 0);
 	replace_text(lane, &lane->access_token, NULL);
@@ -95,6 +100,7 @@ lane_unreachable(Lane *lane, Answer *answer)
 				  answer->wait_ms);
 	else
 	{
+		lane_hint(lane);
 		account_outcome(lane, "unreachable", answer->message);
 		fail_lane(lane, "retry", answer->name, answer->message,
 				  answer->wait_ms);

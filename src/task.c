@@ -27,11 +27,12 @@ task_startup(MemoryContext context)
 }
 
 
-void
-task_add(Job *job)
+/* The task of this name, made if it is not there; host: of an event. */
+static Task *
+task_for(const char *kind, const char *subject, const char *host)
 {
-	bool		identity = strcmp(job->need, "identity") == 0;
-	char	   *name = psprintf("%s %s", job->need, job->subject);
+	bool		identity = strcmp(kind, "identity") == 0;
+	char	   *name = psprintf("%s %s", kind, subject);
 	bool		found;
 	Task	   *task = hash_search(tasks, &name, HASH_ENTER, &found);
 
@@ -43,14 +44,31 @@ task_add(Job *job)
 											  ALLOCSET_SMALL_SIZES);
 		task->name = MemoryContextStrdup(task->context, name);
 		task->identity = identity;
-		task->subject = MemoryContextStrdup(task->context, job->subject);
-		if (!identity)
-			task->host = MemoryContextStrdup(task->context,
-											 job->organiser_pds);
+		task->subject = MemoryContextStrdup(task->context, subject);
+		if (identity)
+			host = xrpc_identity_origin(subject, rsvp_sync_plc_url,
+										rsvp_sync_insecure_hosts);
+		if (host != NULL)
+			task->host = MemoryContextStrdup(task->context, host);
 		dlist_init(&task->jobs);
 	}
-	dlist_push_tail(&task->jobs, &job->node);
 	pfree(name);
+	return task;
+}
+
+void
+task_add(Job *job)
+{
+	Task	   *task = task_for(job->need, job->subject, job->organiser_pds);
+
+	dlist_push_tail(&task->jobs, &job->node);
+}
+
+/* A DID document that nobody waits for. */
+void
+task_verify(const char *did)
+{
+	task_for("identity", did, NULL);
 }
 
 static void
@@ -98,39 +116,71 @@ event_request(Task *task)
 static void
 start_task(Task *task)
 {
-	const char *host = task->identity ? rsvp_sync_plc_url : task->host;
-	HttpRequest *req;
+	HttpRequest *req = NULL;
 
-	if (task->started || !host_has_room(host))
+	if (task->started || (task->host != NULL && !host_has_room(task->host)))
 		return;
-	req = task->identity ?
-		xrpc_did_document(task->subject, rsvp_sync_plc_url,
-						  rsvp_sync_request_timeout) :
-		event_request(task);
+	if (task->host != NULL)
+		req = task->identity ?
+			xrpc_did_document(task->subject, task->host,
+							  rsvp_sync_request_timeout) :
+			event_request(task);
 	if (req == NULL)
 	{
 		fail_task(task, "failed", "unsupported_identifier", task->subject, 0);
 		return;
 	}
 	task->started = true;
-	start_call(CALL_TASK, NULL, NULL, task, host, req);
+	start_call(CALL_TASK, NULL, NULL, task, task->host, req);
+}
+
+/* Whether there is a PDS to go on with all the same, the worker finds out. */
+static void
+identity_failed(Task *task, const char *code, const char *message, bool gone,
+				long wait_ms)
+{
+	Outcome    *outcome = new_outcome(OUTCOME_IDENTITY, NULL, task->subject);
+
+	outcome->code = outcome_keep(code);
+	outcome->message = outcome_keep(message);
+	outcome->sure = gone;
+	outcome->wait_ms = wait_ms;
 }
 
 static void
 identity_answer(Task *task, Answer *answer)
 {
-	const char *pds = xrpc_pds_of_document(answer->body, task->subject);
+	char	   *pds = xrpc_pds_of_document(answer->body);
 	Outcome    *outcome;
 
+	if (!xrpc_is_document_of(answer->body, task->subject))
+	{
+		identity_failed(task, "wrong_document",
+						"the answer is not this DID's document", false, 0);
+		return;
+	}
 	if (pds == NULL)
 	{
-		fail_task(task, "retry", "no_pds",
-				  "the DID document names no PDS", 0);
+		identity_failed(task, "no_pds", "the DID document names no PDS", true,
+						0);
 		return;
 	}
 	outcome = new_outcome(OUTCOME_IDENTITY, NULL, task->subject);
 	outcome->text = outcome_keep(pds);
 	outcome->handle = outcome_keep(xrpc_handle_of_document(answer->body));
+}
+
+/* Perhaps the organiser is elsewhere by now. */
+static void
+event_failed(Task *task, Answer *answer)
+{
+	char	   *organiser = pstrdup(task->subject + strlen("at://"));
+
+	organiser[strcspn(organiser, "/")] = '\0';
+	if (answer->class != ANSWER_LIMIT)
+		new_outcome(OUTCOME_HINT, NULL, organiser);
+	pfree(organiser);
+	fail_task(task, "retry", answer->name, answer->message, answer->wait_ms);
 }
 
 void
@@ -140,11 +190,16 @@ task_answer(Task *task, Answer *answer)
 
 	if (answer->class == ANSWER_ABSENT && !task->identity)
 		fail_task(task, "failed", "event_not_found", answer->message, 0);
-	else if (answer->class != ANSWER_OK)
-		fail_task(task, "retry", answer->name, answer->message,
-				  answer->wait_ms);
+	else if (task->identity && answer->class != ANSWER_OK)
+		/* The directory's own word; any other 404 may be a stranger's. */
+		identity_failed(task, answer->name, answer->message,
+						strncmp(task->subject, "did:plc:", 8) == 0 &&
+						strncmp(answer->message, "DID not ", 8) == 0,
+						answer->wait_ms);
 	else if (task->identity)
 		identity_answer(task, answer);
+	else if (answer->class != ANSWER_OK)
+		event_failed(task, answer);
 	else if ((cid = xrpc_cid(answer->body, "cid")) == NULL)
 		fail_task(task, "retry", "no_cid", "the event record has no cid", 0);
 	else
@@ -179,6 +234,13 @@ task_recorded(Outcome *outcome)
 
 	if (task == NULL)
 		return;
+	if (outcome->kind == OUTCOME_IDENTITY && outcome->text == NULL &&
+		!outcome->follow)
+	{
+		fail_task(task, "retry", outcome->code, outcome->message,
+				  outcome->wait_ms);
+		return;
+	}
 	recall_jobs(&task->jobs, 0);
 	end_task(task);
 }

@@ -55,6 +55,8 @@
 /* However quiet it is, the log is looked at this often. */
 #define POLL_MS			5000
 #define POLL_BLIND_MS	250
+/* Between two looks for DID documents that are due. */
+#define VERIFY_MS		1000
 /* Between two looks at what has become old. */
 #define HOUSE_MS		(10 * 60 * 1000)
 /* Until we ask again whether sources may be used. */
@@ -107,6 +109,9 @@ static Statement forget_history = {
 };
 static Statement retry_found = {
 	"SELECT rsvp_sync._retry_found()", 0
+};
+static Statement identities_to_verify = {
+	"SELECT d FROM rsvp_sync._identities_to_verify() d", 0
 };
 static Statement next_due = {
 	"SELECT (pg_catalog.extract('epoch', rsvp_sync._next_due()"
@@ -400,6 +405,21 @@ sending_allowed(void)
 									  SPI_tuptable->tupdesc, 1, &isnull));
 }
 
+/* DID documents that are due, whether or not a key asks for them. */
+static void
+verify_identities(void)
+{
+	static TimestampTz next = 0;
+	TimestampTz now = GetCurrentTimestamp();
+
+	if (now < next)
+		return;
+	next = TimestampTzPlusMilliseconds(now, VERIFY_MS);
+	run_statement(&identities_to_verify, NULL);
+	for (uint64 row = 0; row < SPI_processed; row++)
+		lane_verify(result_text(row, 1));
+}
+
 static void
 drain_log(void)
 {
@@ -513,6 +533,7 @@ work(void)
 	if (sending)
 	{
 		plan_again();
+		verify_identities();
 		lease_and_plan();
 	}
 	else
