@@ -11,22 +11,33 @@
 
 /* While an account is written to, its document is looked at this often. */
 CREATE FUNCTION rsvp_sync._identity_fresh() RETURNS interval
-LANGUAGE sql IMMUTABLE
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
 RETURN interval '5 minutes';
 REVOKE ALL ON FUNCTION rsvp_sync._identity_fresh() FROM PUBLIC;
 COMMENT ON FUNCTION rsvp_sync._identity_fresh() IS
 'private: for how long a look at a DID document serves the writes to its account';
 
 /*
- * A document is right when it is asked for, and known somewhat later: what
- * was written meanwhile, and by calls under way, is in doubt, too.
+ * A document is right when it is asked for, and written down somewhat later:
+ * what was written meanwhile calls for another look.
  */
 CREATE FUNCTION rsvp_sync._identity_margin() RETURNS interval
-LANGUAGE sql IMMUTABLE
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
 RETURN interval '1 minute';
 REVOKE ALL ON FUNCTION rsvp_sync._identity_margin() FROM PUBLIC;
 COMMENT ON FUNCTION rsvp_sync._identity_margin() IS
 'private: by how much a DID document may be older than its record of it';
+
+/*
+ * A repository is taken along first, the document changed last: what was
+ * written in between is on the old PDS only, although that was right then.
+ */
+CREATE FUNCTION rsvp_sync._migration_time() RETURNS interval
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
+RETURN interval '1 hour';
+REVOKE ALL ON FUNCTION rsvp_sync._migration_time() FROM PUBLIC;
+COMMENT ON FUNCTION rsvp_sync._migration_time() IS
+'private: how long an account''s move may take, from copying its repository to changing its DID document';
 
 /*
  * The document's PDS goes before the one given at connect_account(), which
@@ -177,7 +188,7 @@ BEGIN
 	known_pds := CASE WHEN old.did IS NOT NULL
 		THEN coalesce(old.pds, a.pds) END;
 	since := coalesce(CASE WHEN old.pds IS NOT NULL THEN old.resolved_at END,
-		a.connected_at) - rsvp_sync._identity_margin();
+		a.connected_at) - rsvp_sync._migration_time();
 	moved := a.did IS NOT NULL AND known_pds <> new_pds;
 	INSERT INTO rsvp_sync._identity AS i (did, pds, handle, resolved_at,
 		looked_at, lost_since)
