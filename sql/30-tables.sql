@@ -199,10 +199,14 @@ CREATE TABLE rsvp_sync._identity (
 	looked_at timestamptz NOT NULL,	-- when it was last asked for
 	error text,						-- why it could not be had then
 	verify_at timestamptz,			-- to be asked for, whether a key needs it or not
-	lost_since timestamptz			-- moved: what was written since is in doubt
+	lost_since timestamptz,			-- moved: what was written since is in doubt
+	handle_ok boolean,				-- does the handle name the DID, too?
+	handle_at timestamptz,			-- when that was asked
+	handle_due boolean NOT NULL DEFAULT false	-- it is to be asked
 );
 CREATE INDEX _identity_verify ON rsvp_sync._identity (verify_at)
 	WHERE verify_at IS NOT NULL;
+CREATE INDEX _identity_handle ON rsvp_sync._identity (did) WHERE handle_due;
 
 /* Strong refs: the cid of an event record, read from its organiser's PDS. */
 CREATE TABLE rsvp_sync._event (

@@ -127,6 +127,33 @@ $$;
 COMMENT ON FUNCTION rsvp_sync._identities_to_verify() IS
 'DIDs whose document is to be looked at although no key asks for it.';
 
+/*
+ * Handles are for people to read.  A document claims one; it is shown if the
+ * handle's host names the DID as well.
+ */
+CREATE FUNCTION rsvp_sync._handles_to_check(OUT did text, OUT handle text)
+RETURNS SETOF record
+LANGUAGE sql STABLE ROWS 10
+SET search_path = pg_catalog, pg_temp SET enable_seqscan = off
+AS $$
+SELECT i.did, i.handle FROM rsvp_sync._identity i WHERE i.handle_due LIMIT 20
+$$;
+COMMENT ON FUNCTION rsvp_sync._handles_to_check() IS
+'Handles that DID documents claim and whose hosts are to be asked.';
+
+CREATE FUNCTION rsvp_sync._handle_checked(of_did text, of_handle text,
+	ok boolean)
+RETURNS void
+LANGUAGE sql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+UPDATE rsvp_sync._identity i
+SET handle_ok = ok, handle_at = now(), handle_due = false
+WHERE i.did = of_did AND i.handle = of_handle
+$$;
+COMMENT ON FUNCTION rsvp_sync._handle_checked(text, text, boolean) IS
+'What the host of a handle says: is the DID the one it names?';
+
 /* When to look again without being asked; NULL: not. */
 CREATE FUNCTION rsvp_sync._verify_next(of_did text) RETURNS timestamptz
 LANGUAGE sql STABLE
@@ -190,14 +217,22 @@ BEGIN
 	since := coalesce(CASE WHEN old.pds IS NOT NULL THEN old.resolved_at END,
 		a.connected_at) - rsvp_sync._migration_time();
 	moved := a.did IS NOT NULL AND known_pds <> new_pds;
+	IF NOT rsvp_sync.is_handle(new_handle) THEN
+		new_handle := NULL;
+	END IF;
 	INSERT INTO rsvp_sync._identity AS i (did, pds, handle, resolved_at,
-		looked_at, lost_since)
+		looked_at, lost_since, handle_due)
 	VALUES (of_did, new_pds, new_handle, now(), now(),
-		CASE WHEN moved THEN since END)
+		CASE WHEN moved THEN since END,
+		a.did IS NOT NULL AND new_handle IS NOT NULL)
 	ON CONFLICT (did) DO UPDATE SET pds = excluded.pds,
 		handle = excluded.handle, resolved_at = now(), looked_at = now(),
 		error = NULL, verify_at = rsvp_sync._verify_next(of_did),
-		lost_since = least(i.lost_since, excluded.lost_since);
+		lost_since = least(i.lost_since, excluded.lost_since),
+		handle_ok = CASE WHEN i.handle = excluded.handle THEN i.handle_ok END,
+		handle_due = excluded.handle_due
+			AND coalesce(i.handle <> excluded.handle
+				OR i.handle_at < now() - interval '1 day', true);
 	IF moved THEN
 		PERFORM rsvp_sync._account_moved(of_did, since);
 	END IF;
@@ -234,7 +269,7 @@ BEGIN
 	JOIN rsvp_sync._source s ON s.source_id = h.source_id
 	JOIN rsvp_sync._observed o ON o.did = of_did
 		AND o.rkey = (rsvp_sync.parse_at_uri(h.uri)).rkey AND o.cid IS NULL
-	WHERE h.at >= since AND h.did = of_did AND h.action = 'delete'
+	WHERE h.at >= since AND h.did = of_did AND h.action IN ('delete')
 		AND h.outcome = 'ok'
 	ORDER BY h.source_id, h.key, h.at DESC
 	ON CONFLICT (source_id, key) DO UPDATE SET bond = 'own', wrote = true,

@@ -392,7 +392,9 @@ COMMENT ON FUNCTION rsvp_sync.revoke_account(text, name) IS
  * whoever asks: each role sees its own accounts and those granted to it.
  */
 CREATE VIEW rsvp_sync.account WITH (security_barrier) AS
-SELECT a.did, a.handle, a.pds, a.owner, a.auth, a.state, a.state_since,
+SELECT a.did,
+	(SELECT i.handle FROM rsvp_sync._identity i
+	 WHERE i.did = a.did AND i.handle_ok) AS handle, a.pds, a.owner, a.auth, a.state, a.state_since,
 	a.rate_limited_until, a.last_error,
 	(SELECT count(*) FROM rsvp_sync._intent i
 	 WHERE i.did = a.did AND i.state = 'blocked') AS waiting

@@ -60,6 +60,10 @@ static Statement identity_failed = {
 static Statement identity_hint = {
 	"SELECT rsvp_sync._identity_hint($1)", 1, {TEXTOID}
 };
+static Statement handle_checked = {
+	"SELECT rsvp_sync._handle_checked($1, $2, $3)", 3,
+	{TEXTOID, TEXTOID, BOOLOID}
+};
 static Statement event_done = {
 	"SELECT rsvp_sync._event_done($1, $2)", 2, {TEXTOID, TEXTOID}
 };
@@ -168,6 +172,17 @@ record_identity(Outcome *o)
 }
 
 static void
+record_handle(Outcome *o)
+{
+	Args		args = {0};
+
+	args_text(&args, o->subject);
+	args_text(&args, o->handle);
+	args_bool(&args, o->sure);
+	run_statement(&handle_checked, &args);
+}
+
+static void
 record_hint(Outcome *o)
 {
 	Args		args = {0};
@@ -216,6 +231,9 @@ record_outcome(void *arg)
 			break;
 		case OUTCOME_HINT:
 			record_hint(o);
+			break;
+		case OUTCOME_HANDLE:
+			record_handle(o);
 			break;
 		default:
 			record_learnt(o);

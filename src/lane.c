@@ -289,6 +289,12 @@ lane_verify(const char *did)
 }
 
 void
+lane_check_handle(const char *did, const char *handle)
+{
+	task_check_handle(did, handle);
+}
+
+void
 lane_add(Job *job)
 {
 	Lane	   *lane;
@@ -410,6 +416,8 @@ fresh_answer(Call *call, Answer *answer)
 		case CALL_TASK:
 			task_answer(call->task, answer);
 			break;
+		case CALL_HANDLE:
+			break;				/* not JSON; see lane_finished() */
 	}
 }
 
@@ -425,7 +433,9 @@ lane_finished(HttpRequest *req)
 	host_call_ended(call->host);
 	if (lane)
 		lane->busy = false;
-	if (lane && call->epoch != lane->epoch)
+	if (call->kind == CALL_HANDLE)
+		handle_answer(call->task, req);
+	else if (lane && call->epoch != lane->epoch)
 		stale_answer(call, &answer);
 	else
 		fresh_answer(call, &answer);
@@ -513,6 +523,7 @@ lane_outcome_recorded(Outcome *outcome)
 			}
 			break;
 		case OUTCOME_HINT:
+		case OUTCOME_HANDLE:
 		case OUTCOME_ACCOUNT:
 			break;
 	}
@@ -549,6 +560,7 @@ lane_outcome_refused(Outcome *outcome)
 					  "see the log", 0);
 			break;
 		case OUTCOME_HINT:
+		case OUTCOME_HANDLE:
 		case OUTCOME_ACCOUNT:
 			break;
 		default:

@@ -49,6 +49,7 @@ typedef enum OutcomeKind
 	OUTCOME_IDENTITY,
 	OUTCOME_EVENT,
 	OUTCOME_HINT,
+	OUTCOME_HANDLE,
 	OUTCOME_ACCOUNT
 } OutcomeKind;
 
@@ -69,7 +70,7 @@ typedef struct Outcome
 	const char *secret;			/* ACCOUNT: refresh token */
 	const char *handle;
 	const char *credential;		/* ACCOUNT: which one was tried */
-	bool		sure;
+	bool		sure;			/* ... or, of a HANDLE, that it is right */
 	bool		follow;			/* IDENTITY: the worker's word that the account
 								 * moved, or, if there is no PDS in it, that
 								 * another one is known */
@@ -81,6 +82,7 @@ extern void lane_add(Job *job);
 extern void lane_start(void);
 extern void lane_finished(HttpRequest *req);
 extern void lane_verify(const char *did);
+extern void lane_check_handle(const char *did, const char *handle);
 extern int	lane_jobs(void);
 extern long lane_timeout_ms(void);
 

@@ -59,7 +59,8 @@ typedef struct Task
 {
 	const char *name;			/* hash key: kind and subject */
 	MemoryContext context;
-	bool		identity;		/* else an event */
+	bool		identity;		/* else an event, or */
+	const char *handle;			/* of this DID */
 	const char *subject;
 	char	   *host;			/* who is asked */
 	dlist_head	jobs;
@@ -73,7 +74,8 @@ typedef enum CallKind
 	CALL_HEAD,
 	CALL_LIST,
 	CALL_JOB,
-	CALL_TASK
+	CALL_TASK,
+	CALL_HANDLE
 } CallKind;
 
 /* lane.c */
@@ -110,6 +112,8 @@ extern bool host_has_room(const char *name);
 extern void task_startup(MemoryContext context);
 extern void task_add(Job *job);
 extern void task_verify(const char *did);
+extern void task_check_handle(const char *did, const char *handle);
+extern void handle_answer(Task *task, HttpRequest *req);
 extern void task_start_all(void);
 extern void task_answer(Task *task, Answer *answer);
 extern void task_recorded(Outcome *outcome);

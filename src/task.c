@@ -16,7 +16,11 @@
 #include "lane_state.h"
 #include "settings.h"
 
+/* Nobody waits for a handle, so these may not keep others waiting. */
+#define MAX_HANDLE_CHECKS	2
+
 static HTAB *tasks = NULL;
+static int	handle_checks = 0;
 static MemoryContext task_context = NULL;
 
 void
@@ -71,6 +75,25 @@ task_verify(const char *did)
 	task_for("identity", did, NULL);
 }
 
+/* Does the host of a handle name this DID? */
+void
+task_check_handle(const char *did, const char *handle)
+{
+	char	   *host;
+	Task	   *task;
+
+	if (handle_checks >= MAX_HANDLE_CHECKS)
+		return;
+	host = xrpc_handle_origin(handle, rsvp_sync_insecure_hosts);
+	task = task_for("handle", did, host);
+	if (task->handle == NULL)
+	{
+		task->handle = MemoryContextStrdup(task->context, handle);
+		handle_checks++;
+	}
+	pfree(host);
+}
+
 static void
 end_task(Task *task)
 {
@@ -121,7 +144,9 @@ start_task(Task *task)
 	if (task->started || (task->host != NULL && !host_has_room(task->host)))
 		return;
 	if (task->host != NULL)
-		req = task->identity ?
+		req = task->handle ?
+			xrpc_handle_document(task->host, rsvp_sync_request_timeout) :
+			task->identity ?
 			xrpc_did_document(task->subject, task->host,
 							  rsvp_sync_request_timeout) :
 			event_request(task);
@@ -131,7 +156,23 @@ start_task(Task *task)
 		return;
 	}
 	task->started = true;
-	start_call(CALL_TASK, NULL, NULL, task, task->host, req);
+	start_call(task->handle ? CALL_HANDLE : CALL_TASK, NULL, NULL, task,
+			   task->host, req);
+}
+
+/* A DID as a line of text; whatever else it is, is no. */
+void
+handle_answer(Task *task, HttpRequest *req)
+{
+	Outcome    *outcome = new_outcome(OUTCOME_HANDLE, NULL, task->subject);
+	size_t		len = strlen(task->subject);
+
+	outcome->handle = outcome_keep(task->handle);
+	outcome->sure = req->fault == HTTP_ANSWERED && req->status == 200 &&
+		strncmp(req->body, task->subject, len) == 0 &&
+		strspn(req->body + len, " \t\r\n") == strlen(req->body + len);
+	handle_checks--;
+	end_task(task);
 }
 
 /* Whether there is a PDS to go on with all the same, the worker finds out. */

@@ -113,6 +113,9 @@ static Statement retry_found = {
 static Statement identities_to_verify = {
 	"SELECT d FROM rsvp_sync._identities_to_verify() d", 0
 };
+static Statement handles_to_check = {
+	"SELECT h.did, h.handle FROM rsvp_sync._handles_to_check() h", 0
+};
 static Statement next_due = {
 	"SELECT (pg_catalog.extract('epoch', rsvp_sync._next_due()"
 	" OPERATOR(pg_catalog.-) pg_catalog.now())"
@@ -418,6 +421,9 @@ verify_identities(void)
 	run_statement(&identities_to_verify, NULL);
 	for (uint64 row = 0; row < SPI_processed; row++)
 		lane_verify(result_text(row, 1));
+	run_statement(&handles_to_check, NULL);
+	for (uint64 row = 0; row < SPI_processed; row++)
+		lane_check_handle(result_text(row, 1), result_text(row, 2));
 }
 
 static void

@@ -25,6 +25,7 @@
 
 /* Answers are read up to this size. */
 #define MAX_DOCUMENT	(512 * 1024)
+#define MAX_HANDLE		4096
 #define MAX_ANSWER		(4 * 1024 * 1024)
 
 typedef struct NamedClass
@@ -433,6 +434,36 @@ xrpc_did_document(const char *did, const char *origin, long timeout_ms)
 	else
 		url = psprintf("%s/.well-known/did.json", origin);
 	req = http_new("GET", url, timeout_ms, MAX_DOCUMENT, NULL);
+	pfree(url);
+	return req;
+}
+
+/*
+ * Who says whose a handle is: its host.  Of one that is exempt for
+ * development, the port that is listed.
+ */
+char *
+xrpc_handle_origin(const char *handle, const char *insecure_hosts)
+{
+	size_t		len = strlen(handle);
+	const char *item = insecure_hosts ? insecure_hosts : "";
+
+	while (*item != '\0')
+	{
+		item += strspn(item, ", ");
+		if (strncmp(item, handle, len) == 0 && item[len] == ':')
+			return psprintf("http://%.*s", (int) strcspn(item, ", "), item);
+		item += strcspn(item, ", ");
+	}
+	return psprintf("https://%s", handle);
+}
+
+HttpRequest *
+xrpc_handle_document(const char *origin, long timeout_ms)
+{
+	char	   *url = psprintf("%s/.well-known/atproto-did", origin);
+	HttpRequest *req = http_new("GET", url, timeout_ms, MAX_HANDLE, NULL);
+
 	pfree(url);
 	return req;
 }

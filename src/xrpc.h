@@ -63,6 +63,10 @@ extern HttpRequest *xrpc_post(const char *host, const char *method,
 							  long timeout_ms);
 extern HttpRequest *xrpc_did_document(const char *did, const char *origin,
 									  long timeout_ms);
+extern HttpRequest *xrpc_handle_document(const char *origin,
+										 long timeout_ms);
+extern char *xrpc_handle_origin(const char *handle,
+								const char *insecure_hosts);
 extern char *xrpc_identity_origin(const char *did, const char *plc_url,
 								  const char *insecure_hosts);
 

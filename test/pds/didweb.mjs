@@ -4,7 +4,8 @@
 //
 // The host listens on localhost, the DID is did:web:localhost%3aPORT.  FILE
 // gets {pid, did, handle, password, port}.  GET /_test/count says how often the
-// document was asked for, GET /.well-known/atproto-did names the DID.
+// document was asked for.  The document claims the handle alice.localhost, and
+// GET /.well-known/atproto-did names the DID, or what /_test/name/X says.
 
 import fs from 'node:fs'
 import http from 'node:http'
@@ -18,10 +19,11 @@ const state = JSON.parse(fs.readFileSync(positionals[0], 'utf8'))
 if (opt['parent-pid']) setInterval(() => { try { process.kill(Number(opt['parent-pid']), 0) } catch { process.exit(0) } }, 1000).unref()
 
 const keypair = await P256Keypair.create()
-let did, document, count = 0
+let did, document, named, count = 0
 const server = http.createServer((req, res) => {
   if (req.url === '/_test/count') return res.end(String(count))
-  if (req.url === '/.well-known/atproto-did') return res.end(`${did}\n`)
+  if (req.url.startsWith('/_test/name/')) return res.end(named = decodeURIComponent(req.url.slice('/_test/name/'.length)))
+  if (req.url === '/.well-known/atproto-did') return res.end(`${named ?? did}\n`)
   if (req.url !== '/.well-known/did.json') return res.writeHead(404).end()
   if (req.headers['user-agent']?.startsWith('rsvp_sync/')) count++
   res.writeHead(200, { 'content-type': 'application/json' }).end(JSON.stringify(document))
@@ -34,7 +36,7 @@ const password = `hunter2-web${port}`
 const describe = (key) => ({
   '@context': ['https://www.w3.org/ns/did/v1', 'https://w3id.org/security/multikey/v1'],
   id: did,
-  alsoKnownAs: [`at://${handle}`],
+  alsoKnownAs: ['at://alice.localhost'], // a name that libcurl knows
   verificationMethod: [{ id: `${did}#atproto`, type: 'Multikey', controller: did, publicKeyMultibase: key.slice('did:key:'.length) }],
   service: [{ id: '#atproto_pds', type: 'AtprotoPersonalDataServer', serviceEndpoint: state.publicUrl }],
 })

@@ -152,5 +152,5 @@ $app->idle('deactivated');
 is_deeply [ $app->state('attendance', 51), account(0) ], [ 'blocked/deactivated', 'deactivated' ], 'a deactivated account';
 ok identity(0, "verify_at BETWEEN now() + interval '50 minutes' AND now() + interval '1 hour'") eq 't', '... is looked for every hour';
 
-unlike $app->pg->log_text, qr/ (?:ERROR|FATAL|PANIC):/, 'and the server had nothing to complain of';
+unlike $app->pg->log_text, qr/ (?:ERROR|FATAL|PANIC):|cannot be read|not be recorded/, 'and the server had nothing to complain of';
 done_testing;
