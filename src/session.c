@@ -95,16 +95,9 @@ account_state(const char *name, const char *otherwise)
 static void
 lane_unreachable(Lane *lane, Answer *answer)
 {
-	if (answer->class == ANSWER_LIMIT)
-		fail_lane(lane, "later", answer->name, answer->message,
-				  answer->wait_ms);
-	else
-	{
-		lane_hint(lane);
-		account_outcome(lane, "unreachable", answer->message);
-		fail_lane(lane, "retry", answer->name, answer->message,
-				  answer->wait_ms);
-	}
+	lane_hint(lane);
+	account_outcome(lane, "unreachable", answer->message);
+	fail_lane(lane, "retry", answer->name, answer->message, answer->wait_ms);
 }
 
 static void
@@ -124,13 +117,15 @@ session_begins(Lane *lane, Answer *answer)
 	}
 	if (strcmp(did, lane->did) != 0)
 	{
-		ask_user(lane, "needs_login", "the PDS began another session");
+		xrpc_odd(answer, "other_session", "the PDS began another session");
+		ask_user(lane, "needs_login", answer->message);
 		return;
 	}
 	if (json_is_false(json_object_get(answer->body, "active")))
 	{
-		ask_user(lane, status && strcmp(status, "deactivated") == 0 ?
+		xrpc_odd(answer, status && strcmp(status, "deactivated") == 0 ?
 				 "deactivated" : "takendown", "the account is not active");
+		ask_user(lane, answer->name, answer->message);
 		return;
 	}
 	replace_text(lane, &lane->access_token, access);
@@ -180,7 +175,10 @@ lane_credentials(const char *did, const char *which, const char *password,
 	{
 		lane->session = SESSION_NONE;
 		if (error != NULL)
+		{
+			note_error("credential_unreadable");
 			fail_lane(lane, "retry", "credential_unreadable", error, 0);
+		}
 		else
 			fail_lane(lane, "wait", "no_account",
 					  "there is no credential for this account", 0);

@@ -13,6 +13,7 @@
 #include "utils/hsearch.h"
 #include "utils/memutils.h"
 
+#include "host.h"
 #include "lane_state.h"
 #include "settings.h"
 
@@ -99,6 +100,8 @@ end_task(Task *task)
 {
 	char	   *name = unconstify(char *, task->name);
 
+	if (task->handle != NULL)
+		handle_checks--;
 	hash_search(tasks, &name, HASH_REMOVE, NULL);
 	MemoryContextDelete(task->context);
 }
@@ -136,12 +139,26 @@ event_request(Task *task)
 	return req;
 }
 
+/* ms until the task may be started; -1: not before something else happens */
+static int64
+wait_of(Task *task, int64 now)
+{
+	Host	   *host;
+
+	if (task->started || task->given_up || task->host == NULL)
+		return -1;
+	host = host_of(task->host);
+	if (!host_has_room(host))
+		return -1;
+	return host_wait(host, true, now);
+}
+
 static void
 start_task(Task *task)
 {
 	HttpRequest *req = NULL;
 
-	if (task->started || (task->host != NULL && !host_has_room(task->host)))
+	if (task->started || (task->host != NULL && wait_of(task, host_now()) != 0))
 		return;
 	if (task->host != NULL)
 		req = task->handle ?
@@ -152,6 +169,7 @@ start_task(Task *task)
 			event_request(task);
 	if (req == NULL)
 	{
+		note_error("unsupported_identifier");
 		fail_task(task, "failed", "unsupported_identifier", task->subject, 0);
 		return;
 	}
@@ -171,7 +189,6 @@ handle_answer(Task *task, HttpRequest *req)
 	outcome->sure = req->fault == HTTP_ANSWERED && req->status == 200 &&
 		strncmp(req->body, task->subject, len) == 0 &&
 		strspn(req->body + len, " \t\r\n") == strlen(req->body + len);
-	handle_checks--;
 	end_task(task);
 }
 
@@ -202,8 +219,8 @@ identity_answer(Task *task, Answer *answer)
 	}
 	if (pds == NULL)
 	{
-		identity_failed(task, "no_pds", "the DID document names no PDS", true,
-						0);
+		xrpc_odd(answer, "no_pds", "the DID document names no PDS");
+		identity_failed(task, answer->name, answer->message, true, 0);
 		return;
 	}
 	outcome = new_outcome(OUTCOME_IDENTITY, NULL, task->subject);
@@ -230,7 +247,10 @@ task_answer(Task *task, Answer *answer)
 	const char *cid;
 
 	if (answer->class == ANSWER_ABSENT && !task->identity)
-		fail_task(task, "failed", "event_not_found", answer->message, 0);
+	{
+		strlcpy(answer->name, "event_not_found", XRPC_NAME_SIZE);
+		fail_task(task, "failed", answer->name, answer->message, 0);
+	}
 	else if (task->identity && answer->class != ANSWER_OK)
 		/* The directory's own word; any other 404 may be a stranger's. */
 		identity_failed(task, answer->name, answer->message,
@@ -242,7 +262,10 @@ task_answer(Task *task, Answer *answer)
 	else if (answer->class != ANSWER_OK)
 		event_failed(task, answer);
 	else if ((cid = xrpc_cid(answer->body, "cid")) == NULL)
-		fail_task(task, "retry", "no_cid", "the event record has no cid", 0);
+	{
+		xrpc_odd(answer, "no_cid", "the event record has no cid");
+		fail_task(task, "retry", answer->name, answer->message, 0);
+	}
 	else
 		new_outcome(OUTCOME_EVENT, NULL, task->subject)->cid = outcome_keep(cid);
 }
@@ -267,6 +290,16 @@ task_of(Outcome *outcome)
 	return hash_search(tasks, &name, HASH_FIND, NULL);
 }
 
+/* Keys whose server may not be asked wait for it in the queue. */
+static void
+park_task(Task *task, const char *why)
+{
+	while (!dlist_is_empty(&task->jobs))
+		park_job(dlist_container(Job, node, dlist_pop_head_node(&task->jobs)),
+				 task->host, why);
+	end_task(task);
+}
+
 /* What it brought is written down: those who waited are planned again. */
 void
 task_recorded(Outcome *outcome)
@@ -278,7 +311,10 @@ task_recorded(Outcome *outcome)
 	if (outcome->kind == OUTCOME_IDENTITY && outcome->text == NULL &&
 		!outcome->follow)
 	{
-		fail_task(task, "retry", outcome->code, outcome->message,
+		if (task->given_up)
+			park_task(task, task->given_up);
+		else
+			fail_task(task, "retry", outcome->code, outcome->message,
 				  outcome->wait_ms);
 		return;
 	}
@@ -305,4 +341,52 @@ task_recall(int64 source_id)
 	hash_seq_init(&scan, tasks);
 	while ((task = hash_seq_search(&scan)) != NULL)
 		recall_jobs(&task->jobs, source_id);
+}
+
+/*
+ * Who may not be asked for a DID document need not be: the one that is known
+ * may still serve.
+ */
+void
+task_settle(int64 now)
+{
+	HASH_SEQ_STATUS scan;
+	Task	   *task;
+
+	hash_seq_init(&scan, tasks);
+	while ((task = hash_seq_search(&scan)) != NULL)
+	{
+		Host	   *host = task->host ? host_of(task->host) : NULL;
+		const char *why = host ? host_closed_because(host, now) : NULL;
+
+		if (why == NULL || task->started || task->given_up)
+			continue;
+		if (!task->identity)
+		{
+			park_task(task, why);
+			continue;
+		}
+		task->given_up = why;
+		host->wanted = true;
+		identity_failed(task, why, "the server cannot be asked now", false, 0);
+	}
+}
+
+/* When one that waits for its server may go on; -1: none waits for time. */
+int64
+task_wait(int64 now)
+{
+	HASH_SEQ_STATUS scan;
+	Task	   *task;
+	int64		shortest = -1;
+
+	hash_seq_init(&scan, tasks);
+	while ((task = hash_seq_search(&scan)) != NULL)
+	{
+		int64		wait = wait_of(task, now);
+
+		if (wait > 0 && (shortest < 0 || wait < shortest))
+			shortest = wait;
+	}
+	return shortest;
 }
