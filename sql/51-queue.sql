@@ -507,33 +507,23 @@ CREATE TYPE rsvp_sync._work AS (
 CREATE FUNCTION rsvp_sync._need(action text, pds text, did text,
 	event_uri text, event_cid text, organiser text, organiser_pds text,
 	OUT need text, OUT subject text)
-LANGUAGE sql IMMUTABLE
+LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
-SELECT CASE WHEN pds IS NULL THEN 'identity'
-		WHEN action = 'list' THEN 'list'
-		WHEN action <> 'put' OR event_cid IS NOT NULL THEN NULL
-		WHEN organiser_pds IS NULL THEN 'identity' ELSE 'event' END,
-	CASE WHEN pds IS NULL THEN did
-		WHEN action = 'list' THEN did
-		WHEN action <> 'put' OR event_cid IS NOT NULL THEN NULL
-		WHEN organiser_pds IS NULL THEN organiser ELSE event_uri END
+SELECT n.need, CASE n.need WHEN 'event' THEN event_uri
+	WHEN 'organiser' THEN organiser ELSE did END
+FROM (SELECT CASE
+	WHEN pds IS NULL
+		OR NOT rsvp_sync._looked_at(did, rsvp_sync._identity_fresh())
+		THEN 'identity'
+	WHEN action = 'list' OR rsvp_sync._has_moved(did) THEN 'list'
+	WHEN action <> 'put' OR event_cid IS NOT NULL THEN NULL
+	WHEN organiser_pds IS NULL
+		OR NOT rsvp_sync._looked_at(organiser, interval '1 hour')
+		THEN 'organiser' ELSE 'event' END) AS n (need)
 $$;
 COMMENT ON FUNCTION rsvp_sync._need(text, text, text, text, text, text, text) IS
-'What has to be read from the network before a call can be made.';
-
-/* Where a DID's repository is, as far as we know. */
-CREATE FUNCTION rsvp_sync._pds_of(of_did text) RETURNS text
-LANGUAGE sql STABLE STRICT
-SET search_path = pg_catalog, pg_temp
-AS $$
-SELECT coalesce(
-	(SELECT a.pds FROM rsvp_sync._account a WHERE a.did = of_did),
-	(SELECT i.pds FROM rsvp_sync._identity i
-	WHERE i.did = of_did AND i.resolved_at > now() - interval '1 day'))
-$$;
-COMMENT ON FUNCTION rsvp_sync._pds_of(text) IS
-'PDS of a DID: as given at connect_account(), else from its document; NULL: to be resolved.';
+'What has to be read from the network before a call can be made; organiser: the identity of that one.';
 
 CREATE FUNCTION rsvp_sync._rsvp_record(old_record jsonb, event_uri text,
 	event_cid text, value text, created_at text)
@@ -574,6 +564,10 @@ DECLARE
 BEGIN
 	SELECT array_agg(e) INTO es
 	FROM rsvp_sync._evaluate(of_source, keys, false) e;
+	IF rsvp_sync._find_credentials(of_source, es) THEN
+		SELECT array_agg(e) INTO es
+		FROM rsvp_sync._evaluate(of_source, keys, false) e;
+	END IF;
 	es := rsvp_sync._in_turn(of_source, es);
 	es := rsvp_sync._brake(of_source, es);
 	PERFORM rsvp_sync._take_over(of_source, es);
@@ -857,7 +851,8 @@ WITH located AS MATERIALIZED (
 		AS organiser) o
 	WHERE (e.d).action IN ('put', 'delete', 'read', 'list')
 )
-SELECT of_source, l.key, q.generation, (l.d).action, n.need, n.subject,
+SELECT of_source, l.key, q.generation, (l.d).action,
+	CASE n.need WHEN 'organiser' THEN 'identity' ELSE n.need END, n.subject,
 	l.did, l.pds, l.the_rkey, l.new_record::text,
 	CASE WHEN n.need IS NULL THEN rsvp_sync.record_cid(l.new_record) END,
 	(l.d).swap, (l.d).swap IS NULL, l.event_uri, l.organiser, l.organiser_pds,
