@@ -1,0 +1,265 @@
+/*-------------------------------------------------------------------------
+ *
+ * answers.c
+ *		Writing down what the lanes have to say, and reading what they need.
+ *
+ * Runs inside the worker's transaction.  Each answer is written by one call
+ * of a function in sql/52-answers.sql, in a subtransaction: one that cannot
+ * be written down does not take the others along.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
+
+#include "answers.h"
+#include "credential.h"
+#include "lane.h"
+#include "worker.h"
+
+static Statement read_credential = {
+	"SELECT a.credential, a.session, a.connected_at"
+	" FROM rsvp_sync._account a"
+	" WHERE a.did OPERATOR(pg_catalog.=) $1", 1, {TEXTOID}
+};
+static Statement put_done = {
+	"SELECT rsvp_sync._put_done($1, $2, $3, $4, $5, $6::pg_catalog.jsonb,"
+	" $7, $8)", 8,
+	{INT8OID, TEXTOID, INT8OID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID}
+};
+static Statement delete_done = {
+	"SELECT rsvp_sync._delete_done($1, $2, $3, $4, $5, $6)", 6,
+	{INT8OID, TEXTOID, INT8OID, TEXTOID, TEXTOID, TEXTOID}
+};
+static Statement read_done = {
+	"SELECT rsvp_sync._read_done($1, $2, $3, $4, $5, $6::pg_catalog.jsonb)",
+	6, {INT8OID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID}
+};
+static Statement call_failed = {
+	"SELECT rsvp_sync._call_failed($1, $2, $3, $4, $5, $6, $7, $8,"
+	" pg_catalog.make_interval(secs => $9::pg_catalog.float8"
+	" OPERATOR(pg_catalog./) 1000))", 9,
+	{INT8OID, TEXTOID, INT8OID, TEXTOID, TEXTOID, TEXTOID, BOOLOID, TEXTOID,
+	INT4OID}
+};
+static Statement list_done = {
+	"SELECT rsvp_sync._list_done($1, $2::pg_catalog.jsonb)", 2,
+	{TEXTOID, TEXTOID}
+};
+static Statement identity_done = {
+	"SELECT rsvp_sync._identity_done($1, $2, $3)", 3,
+	{TEXTOID, TEXTOID, TEXTOID}
+};
+static Statement event_done = {
+	"SELECT rsvp_sync._event_done($1, $2)", 2, {TEXTOID, TEXTOID}
+};
+static Statement account_done = {
+	"SELECT rsvp_sync._account_done($1, $2, $3, $4, $5,"
+	" $6::pg_catalog.timestamptz)", 6,
+	{TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID}
+};
+
+static void
+args_job(Args *args, Job *job)
+{
+	args_int8(args, job->source_id);
+	args_text(args, job->key);
+}
+
+static void
+record_failed(Outcome *o)
+{
+	Args		args = {0};
+
+	args_job(&args, o->job);
+	args_int8(&args, o->job->generation);
+	args_text(&args, o->how);
+	args_text(&args, o->code);
+	args_text(&args, o->message);
+	/* A read that failed leaves in doubt whatever was. */
+	args_bool(&args, o->sure && strcmp(o->job->action, "read") != 0);
+	args_text(&args, o->job->cid);
+	args_int4(&args, (int32) o->wait_ms);
+	run_statement(&call_failed, &args);
+}
+
+static void
+record_write(Outcome *o)
+{
+	Args		args = {0};
+	bool		put = o->kind == OUTCOME_PUT;
+
+	args_job(&args, o->job);
+	args_int8(&args, o->job->generation);
+	args_text(&args, o->job->did);
+	args_text(&args, o->job->rkey);
+	if (put)
+	{
+		args_text(&args, o->job->record);
+		args_text(&args, o->cid);
+	}
+	args_text(&args, o->rev);
+	run_statement(put ? &put_done : &delete_done, &args);
+}
+
+static void
+record_read(Outcome *o)
+{
+	Args		args = {0};
+
+	args_job(&args, o->job);
+	args_text(&args, o->job->did);
+	args_text(&args, o->job->rkey);
+	args_text(&args, o->cid);
+	args_text(&args, o->text);
+	run_statement(&read_done, &args);
+}
+
+static void
+record_account(Outcome *o)
+{
+	Args		args = {0};
+
+	args_text(&args, o->subject);
+	args_text(&args, o->how);
+	args_text(&args, o->secret ? credential_seal(o->secret, strlen(o->secret),
+												 o->subject) : NULL);
+	args_text(&args, o->handle);
+	args_text(&args, o->message);
+	args_text(&args, o->credential);
+	run_statement(&account_done, &args);
+}
+
+static void
+record_learnt(Outcome *o)
+{
+	Args		args = {0};
+
+	args_text(&args, o->subject);
+	if (o->kind == OUTCOME_EVENT)
+		args_text(&args, o->cid);
+	else
+		args_text(&args, o->text);
+	if (o->kind == OUTCOME_IDENTITY)
+		args_text(&args, o->handle);
+	run_statement(o->kind == OUTCOME_EVENT ? &event_done :
+				  o->kind == OUTCOME_LIST ? &list_done : &identity_done,
+				  &args);
+}
+
+static void
+record_outcome(void *arg)
+{
+	Outcome    *o = arg;
+
+	switch (o->kind)
+	{
+		case OUTCOME_PUT:
+		case OUTCOME_DELETE:
+			record_write(o);
+			break;
+		case OUTCOME_READ:
+			record_read(o);
+			break;
+		case OUTCOME_FAILED:
+			record_failed(o);
+			break;
+		case OUTCOME_ACCOUNT:
+			record_account(o);
+			break;
+		default:
+			record_learnt(o);
+			break;
+	}
+}
+
+/*
+ * Recording may produce further outcomes; they are recorded as well.  What a
+ * row lock of somebody's keeps from being recorded is recorded later.
+ */
+void
+answers_record(void)
+{
+	dlist_head *outcomes = lane_outcomes();
+	dlist_head	postponed;
+
+	dlist_init(&postponed);
+	while (!dlist_is_empty(outcomes))
+	{
+		Outcome    *o = dlist_container(Outcome, node,
+										dlist_pop_head_node(outcomes));
+		bool		hopeless = o->kind == OUTCOME_FAILED;
+		ErrorData  *error = guarded(record_outcome, o);
+
+		if (error == NULL)
+			lane_outcome_recorded(o);
+		else if (error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE)
+			dlist_push_tail(&postponed, &o->node);
+		else if (hopeless)
+			ReThrowError(error);
+		else
+		{
+			ereport(WARNING,
+					(errmsg("an answer could not be recorded: %s",
+							error->message)));
+			lane_outcome_refused(o);
+		}
+	}
+	while (!dlist_is_empty(&postponed))
+		dlist_push_tail(outcomes, dlist_pop_head_node(&postponed));
+}
+
+/* What an account's lane needs in order to sign in. */
+typedef struct Wanted
+{
+	const char *did;
+	char	   *which;
+	char	   *password;
+	char	   *refresh_token;
+} Wanted;
+
+static void
+open_credentials(void *arg)
+{
+	Wanted	   *wanted = arg;
+	Args		args = {0};
+	char	   *credential;
+	char	   *session;
+
+	args_text(&args, wanted->did);
+	run_statement(&read_credential, &args);
+	if (SPI_processed != 1)
+		return;
+	credential = result_text(0, 1);
+	session = result_text(0, 2);
+	wanted->which = result_text(0, 3);
+	if (credential)
+		wanted->password = credential_open(credential, wanted->did);
+	if (session)
+		wanted->refresh_token = credential_open(session, wanted->did);
+}
+
+void
+answers_supply_credentials(void)
+{
+	ListCell   *cell;
+
+	foreach(cell, lane_credentials_wanted())
+	{
+		Wanted		wanted = {lfirst(cell)};
+		ErrorData  *error = guarded(open_credentials, &wanted);
+
+		if (error != NULL)
+			ereport(WARNING,
+					(errmsg("the credential of %s cannot be read: %s",
+							wanted.did, error->message)));
+		lane_credentials(wanted.did, wanted.which, wanted.password,
+						 wanted.refresh_token, error ? error->message : NULL);
+		if (wanted.password)
+			credential_wipe(wanted.password);
+		if (wanted.refresh_token)
+			credential_wipe(wanted.refresh_token);
+	}
+}

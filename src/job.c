@@ -1,0 +1,255 @@
+/*-------------------------------------------------------------------------
+ *
+ * job.c
+ *		The calls that jobs are about: put, delete, read.
+ *
+ * A lane hands its jobs over one at a time.  What an answer means for the job
+ * is decided here: done, once more, later, never, or a matter for the user.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "lib/stringinfo.h"
+#include "utils/json.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+
+#include "lane_state.h"
+#include "settings.h"
+#include "syntax.h"
+
+/* A longer wait than this is done in the queue, not in memory. */
+#define SHORT_WAIT_MS	5000
+/* Sessions tried for one job before its user is asked. */
+#define MAX_LOGINS		2
+
+
+bool
+job_is(const Job *job, const char *action)
+{
+	return strcmp(job->action, action) == 0;
+}
+
+void
+start_write(Lane *lane, Job *job)
+{
+	bool		put = job_is(job, "put");
+	StringInfoData body;
+
+	initStringInfo(&body);
+	appendStringInfoString(&body, "{\"repo\":");
+	escape_json(&body, job->did);
+	append_member(&body, "collection", RSVP_COLLECTION);
+	append_member(&body, "rkey", job->rkey);
+	if (put)
+		appendStringInfo(&body, ",\"record\":%s", job->record);
+	append_member(&body, "swapRecord", job->swap);
+	if (lane->head != NULL && !job->head_unknown)
+		append_member(&body, "swapCommit", lane->head);
+	appendStringInfoChar(&body, '}');
+	start_call(CALL_JOB, lane, job, NULL, lane->pds,
+			   xrpc_post(lane->pds, put ? "com.atproto.repo.putRecord" :
+						 "com.atproto.repo.deleteRecord",
+						 lane->access_token, body.data,
+						 rsvp_sync_request_timeout));
+	pfree(body.data);
+}
+
+void
+start_read(Lane *lane, Job *job)
+{
+	const char *params[] = {
+		"repo", job->did, "collection", RSVP_COLLECTION, "rkey", job->rkey,
+		NULL
+	};
+
+	start_call(CALL_JOB, lane, job, NULL, lane->pds,
+			   xrpc_get(lane->pds, "com.atproto.repo.getRecord", params,
+						rsvp_sync_request_timeout));
+}
+
+/* What an answer says of the repository's head, for the next write. */
+static void
+learn_head(Lane *lane, Job *job, Answer *answer)
+{
+	json_t	   *commit = json_object_get(answer->body, "commit");
+	const char *cid = xrpc_cid(commit, "cid");
+
+	if (commit == NULL)
+		return;					/* nothing was written: the head stays */
+	if (lane->head == NULL || job->head_unknown)
+		return;					/* others may have written in between */
+	replace_text(lane, &lane->head, cid);
+}
+
+static void
+write_succeeded(Lane *lane, Job *job, Answer *answer)
+{
+	bool		put = job_is(job, "put");
+	const char *cid = xrpc_cid(answer->body, "cid");
+	const char *rev = xrpc_text(json_object_get(answer->body, "commit"),
+								"rev");
+	Outcome    *outcome;
+
+	learn_head(lane, job, answer);
+	if (put && cid == NULL)
+	{
+		/* It may have been written, and is read to find out. */
+		xrpc_unreadable(answer, "the answer to a write has no cid");
+		fail_job(job, "retry", answer->name, answer->message, false, 0);
+		return;
+	}
+	outcome = new_outcome(put ? OUTCOME_PUT : OUTCOME_DELETE, job, NULL);
+	outcome->cid = outcome_keep(cid);
+	if (rev != NULL && syntax_is_tid(rev, strlen(rev)))
+		outcome->rev = outcome_keep(rev);
+}
+
+/*
+ * A cid that is not said can be computed from the content.  With neither we
+ * know nothing: only the PDS's word for it means that there is no record.
+ */
+static void
+read_succeeded(Job *job, Answer *answer)
+{
+	json_t	   *value = json_object_get(answer->body, "value");
+	const char *cid = xrpc_cid(answer->body, "cid");
+	char	   *text = json_is_object(value) ? storable(value) : NULL;
+	Outcome    *outcome;
+
+	if (!json_is_object(value) || (text == NULL && cid == NULL))
+	{
+		xrpc_unreadable(answer, "the record has no content or no cid");
+		fail_job(job, "retry", answer->name, answer->message, false, 0);
+		return;
+	}
+	outcome = new_outcome(OUTCOME_READ, job, NULL);
+	outcome->cid = outcome_keep(cid);
+	outcome->text = outcome_keep(text);
+	free(text);
+}
+
+/* Back to the front: it is the next one again. */
+void
+retry_now(Lane *lane, Job *job)
+{
+	dlist_push_head(&lane->jobs, &job->node);
+	lane->njobs++;
+}
+
+/*
+ * What was known of the record, or of the head, is out of date; both are read
+ * again.  Once a write that only updates is repeated at once, without the
+ * head: others may write to this repository all the time.
+ */
+static void
+swap_failed(Lane *lane, Job *job, Answer *answer)
+{
+	bool		commit = strncmp(answer->message, "Commit was at", 13) == 0;
+
+	replace_text(lane, &lane->head, NULL);
+	if (commit && !job->mint && !job->head_unknown)
+	{
+		job->head_unknown = true;
+		retry_now(lane, job);
+	}
+	else
+		fail_job(job, "again", answer->name, answer->message, false, 0);
+}
+
+/* There is no such record, says the PDS. */
+static void
+record_absent(Job *job, Answer *answer)
+{
+	if (job_is(job, "read"))
+		new_outcome(OUTCOME_READ, job, NULL);
+	else if (job_is(job, "delete"))
+		new_outcome(OUTCOME_DELETE, job, NULL);
+	else
+		fail_job(job, "again", answer->name, answer->message, false, 0);
+}
+
+static void
+job_needs_session(Lane *lane, Job *job, Answer *answer)
+{
+	replace_text(lane, &lane->access_token, NULL);
+	if (job->logins++ > 0 && !answer->known)
+	{
+		/* A status alone, from whatever stands in front of the PDS. */
+		lane->session = lane->password || lane->refresh_token ?
+			SESSION_HAS_CREDENTIAL : SESSION_NONE;
+		fail_job(job, "retry", answer->name, answer->message, answer->sure,
+				 answer->wait_ms);
+		return;
+	}
+	retry_now(lane, job);
+	if (job->logins <= MAX_LOGINS)
+		lane->session = lane->password || lane->refresh_token ?
+			SESSION_HAS_CREDENTIAL : SESSION_NONE;
+	else
+		ask_user(lane, "needs_login", answer->message);
+}
+
+static void
+limit_reached(Lane *lane, Job *job, Answer *answer)
+{
+	long		wait = Max(answer->wait_ms, rsvp_sync_retry_base);
+
+	retry_now(lane, job);
+	if (wait <= SHORT_WAIT_MS)
+		lane->not_before =
+			TimestampTzPlusMilliseconds(GetCurrentTimestamp(), wait);
+	else
+		fail_lane(lane, "later", answer->name, answer->message, wait);
+}
+
+static void
+job_refused(Lane *lane, Job *job, Answer *answer)
+{
+	switch (answer->class)
+	{
+		case ANSWER_ABSENT:
+			record_absent(job, answer);
+			break;
+		case ANSWER_REREAD:
+			swap_failed(lane, job, answer);
+			break;
+		case ANSWER_REFRESH:
+			job_needs_session(lane, job, answer);
+			break;
+		case ANSWER_USER:
+			retry_now(lane, job);
+			ask_user(lane, account_state(answer->name, "needs_login"),
+					 answer->message);
+			break;
+		case ANSWER_LIMIT:
+			limit_reached(lane, job, answer);
+			break;
+		case ANSWER_PERMANENT:
+			/* Without a name it need not be the PDS's answer. */
+			if (!job_is(job, "read") && answer->named)
+			{
+				fail_job(job, "failed", "refused",
+						 psprintf("%s: %s", answer->name, answer->message),
+						 answer->sure, 0);
+				break;
+			}
+			/* FALLTHROUGH */
+		default:
+			fail_job(job, "retry", answer->name, answer->message,
+					 answer->sure, answer->wait_ms);
+			break;
+	}
+}
+
+void
+job_answer(Lane *lane, Job *job, Answer *answer)
+{
+	if (answer->class != ANSWER_OK)
+		job_refused(lane, job, answer);
+	else if (job_is(job, "read"))
+		read_succeeded(job, answer);
+	else
+		write_succeeded(lane, job, answer);
+}

@@ -1,0 +1,127 @@
+/*-------------------------------------------------------------------------
+ *
+ * outcome.c
+ *		What the lanes have to say: outcomes, and keys to be planned again.
+ *
+ * An outcome is what an answer, or its absence, came to.  The worker writes
+ * outcomes down; nothing here touches a table.  Their texts live until all of
+ * them are recorded.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "utils/memutils.h"
+
+#include "lane_state.h"
+
+static MemoryContext outcome_context = NULL;
+static dlist_head outcomes = DLIST_STATIC_INIT(outcomes);
+static dlist_head replans = DLIST_STATIC_INIT(replans);
+static int	njobs = 0;
+
+void
+outcome_startup(MemoryContext parent)
+{
+	outcome_context = AllocSetContextCreate(parent, "rsvp_sync outcomes",
+											ALLOCSET_DEFAULT_SIZES);
+}
+
+/* A job has come in; it goes by lane_free_job(). */
+void
+outcome_count_job(void)
+{
+	njobs++;
+}
+
+
+int
+lane_jobs(void)
+{
+	return njobs;
+}
+
+const char *
+outcome_keep(const char *text)
+{
+	return text ? MemoryContextStrdup(outcome_context, text) : NULL;
+}
+
+Outcome *
+new_outcome(OutcomeKind kind, Job *job, const char *subject)
+{
+	Outcome    *outcome = MemoryContextAllocZero(outcome_context,
+												 sizeof(Outcome));
+
+	outcome->kind = kind;
+	outcome->job = job;
+	outcome->subject = outcome_keep(subject);
+	dlist_push_tail(&outcomes, &outcome->node);
+	return outcome;
+}
+
+dlist_head *
+lane_outcomes(void)
+{
+	return &outcomes;
+}
+
+dlist_head *
+lane_replans(void)
+{
+	return &replans;
+}
+
+void
+replan_job(Job *job)
+{
+	dlist_push_tail(&replans, &job->node);
+}
+
+/* Have those of a source (0: all) planned again; how many they are. */
+int
+recall_jobs(dlist_head *jobs, int64 source_id)
+{
+	dlist_mutable_iter iter;
+	int			recalled = 0;
+
+	dlist_foreach_modify(iter, jobs)
+	{
+		Job		   *job = dlist_container(Job, node, iter.cur);
+
+		if (source_id != 0 && job->source_id != source_id)
+			continue;
+		dlist_delete(&job->node);
+		replan_job(job);
+		recalled++;
+	}
+	return recalled;
+}
+
+void
+lane_free_job(Job *job)
+{
+	njobs--;
+	MemoryContextDelete(job->context);
+}
+
+/* The job did not succeed; it is the caller's no more. */
+void
+fail_job(Job *job, const char *how, const char *code, const char *message,
+		 bool sure, long wait_ms)
+{
+	Outcome    *outcome = new_outcome(OUTCOME_FAILED, job, NULL);
+
+	outcome->how = how;
+	outcome->code = outcome_keep(code);
+	outcome->message = outcome_keep(message);
+	outcome->sure = sure;
+	outcome->wait_ms = wait_ms;
+}
+
+void
+lane_outcomes_recorded(void)
+{
+	if (dlist_is_empty(&outcomes))
+		MemoryContextReset(outcome_context);
+}
