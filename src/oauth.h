@@ -12,16 +12,18 @@
 #ifndef RSVP_SYNC_OAUTH_H
 #define RSVP_SYNC_OAUTH_H
 
-#include <jansson.h>
 #include <stdbool.h>
 #include <time.h>
 
 #include "dpop.h"
 
+/* jansson's; its header and those of the server's functions do not mix. */
+struct json_t;
+
 /* The texts are the JSON's, and live as long as the session. */
 typedef struct OAuthSession
 {
-	json_t	   *json;			/* all of it, also what we do not know */
+	struct json_t *json;			/* all of it, also what we do not know */
 	DpopKey    *key;
 	const char *did;
 	const char *issuer;			/* the authorization server */
@@ -45,7 +47,7 @@ extern char *oauth_session_text(const OAuthSession *session);
  * Put the new tokens of a token response into the session.  False, with the
  * reason, if it is none for this session; then nothing has changed.
  */
-extern bool oauth_session_renew(OAuthSession *session, json_t *response,
+extern bool oauth_session_renew(OAuthSession *session, struct json_t *response,
 								const char *audience, time_t now,
 								const char **problem);
 
@@ -57,9 +59,9 @@ extern bool oauth_scope_allows(const char *scope, const char *collection,
 							   const char *action);
 
 /* Discovery; NULL: the document is not fit. */
-extern const char *oauth_issuer_of_resource(json_t *document,
+extern const char *oauth_issuer_of_resource(struct json_t *document,
 											const char *pds);
-extern const char *oauth_token_endpoint(json_t *document, const char *issuer);
+extern const char *oauth_token_endpoint(struct json_t *document, const char *issuer);
 
 /* Are these the same scheme, host and port? */
 extern bool oauth_same_origin(const char *url, const char *other);

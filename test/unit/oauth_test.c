@@ -10,6 +10,7 @@
 #include "dpop.h"
 #include "oauth.h"
 
+#include <jansson.h>
 #include <openssl/core_names.h>
 #include <openssl/ec.h>
 #include <openssl/evp.h>
