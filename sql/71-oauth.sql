@@ -106,7 +106,7 @@ LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-	did text := session ->> 'did';
+	of_did text := session ->> 'did';
 	client rsvp_sync._oauth_client := rsvp_sync._oauth_client_of(caller, $3);
 BEGIN
 	IF (session ->> 'confidential')::boolean AND client.jwk IS NULL THEN
@@ -124,15 +124,15 @@ BEGIN
 				HINT = 'Servers want the key with which the session began; '
 					'SELECT rsvp_sync.set_oauth_client(client_id, jwk) with that one.';
 	END IF;
-	PERFORM rsvp_sync._connect_account(caller, did, session ->> 'envelope',
+	PERFORM rsvp_sync._connect_account(caller, of_did, session ->> 'envelope',
 		NULL, NULL);
-	UPDATE rsvp_sync._account a SET auth = 'oauth' WHERE a.did = _connect_oauth.did;
+	UPDATE rsvp_sync._account a SET auth = 'oauth' WHERE a.did = of_did;
 	INSERT INTO rsvp_sync._oauth_session (did, client_id, jkt, issuer, scope,
 		may_delete)
-	VALUES (_connect_oauth.did, client.client_id, '', '', '', false)
+	VALUES (of_did, client.client_id, '', '', '', false)
 	ON CONFLICT ON CONSTRAINT _oauth_session_pkey DO UPDATE
 	SET client_id = EXCLUDED.client_id;
-	PERFORM rsvp_sync._note_oauth_session(did, session);
+	PERFORM rsvp_sync._note_oauth_session(of_did, session);
 END
 $$;
 REVOKE ALL ON FUNCTION
