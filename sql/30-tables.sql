@@ -177,7 +177,8 @@ CREATE TABLE rsvp_sync._oauth_client (
 	kid text,						-- of that key
 	changed_at timestamptz NOT NULL DEFAULT now(),
 	error text,						-- why servers do not know the client
-	error_since timestamptz
+	error_since timestamptz,
+	error_at timestamptz			-- when they last said so
 );
 
 /*

@@ -166,6 +166,7 @@ SELECT coalesce(CASE code
 	WHEN 'no_account' THEN 'No account is connected for this DID.'
 	WHEN 'account_not_granted' THEN 'The account belongs to another role, which has not granted it to the owner of this table.'
 	WHEN 'needs_login' THEN 'The user has to sign in again.'
+	WHEN 'scope_missing' THEN 'The user has not consented to this change when signing in; ask for the scope repo:community.lexicon.calendar.rsvp.'
 	WHEN 'wrong_password' THEN 'The PDS refuses the password of this account.'
 	WHEN 'deactivated' THEN 'The account is deactivated.'
 	WHEN 'takendown' THEN 'The account was taken down by its PDS.'

@@ -32,7 +32,7 @@ BEGIN
 			WHEN EXISTS (SELECT FROM pg_roles r WHERE r.oid = c.owner)
 			THEN c.owner ELSE EXCLUDED.owner END,
 		jwk = EXCLUDED.jwk, kid = EXCLUDED.kid, changed_at = now(),
-		error = NULL, error_since = NULL
+		error = NULL, error_since = NULL, error_at = NULL
 	WHERE pg_has_role(caller, c.owner, 'USAGE')
 		OR NOT EXISTS (SELECT FROM pg_roles r WHERE r.oid = c.owner);
 	IF NOT FOUND THEN
@@ -421,7 +421,8 @@ BEGIN
 		PERFORM rsvp_sync._note_oauth_session(of_did, facts);
 		PERFORM rsvp_sync._account_done(of_did, 'connected', NULL, NULL,
 			NULL, NULL);
-		UPDATE rsvp_sync._oauth_client c SET error = NULL, error_since = NULL
+		UPDATE rsvp_sync._oauth_client c SET error = NULL,
+			error_since = NULL, error_at = NULL
 		WHERE c.client_id = stored.client_id AND c.error IS NOT NULL;
 	ELSIF same AND how = 'over' THEN
 		PERFORM rsvp_sync._account_done(of_did, 'needs_login', NULL, NULL,
@@ -429,9 +430,8 @@ BEGIN
 	ELSIF how = 'client' THEN
 		UPDATE rsvp_sync._oauth_client c SET
 			error = _oauth_refresh_done.error,
-			error_since = coalesce(c.error_since, now())
-		WHERE c.client_id = stored.client_id
-			AND c.error IS DISTINCT FROM _oauth_refresh_done.error;
+			error_since = coalesce(c.error_since, now()), error_at = now()
+		WHERE c.client_id = stored.client_id;
 	END IF;
 	IF how <> 'unknown' THEN
 		PERFORM rsvp_sync._end_oauth_lease(of_did, lease);

@@ -17,12 +17,31 @@
 #include "answers.h"
 #include "credential.h"
 #include "lane.h"
+#include "oauth_facts.h"
 #include "worker.h"
 
 static Statement read_credential = {
-	"SELECT a.credential, a.session, a.connected_at"
+	"SELECT a.credential, a.session, a.connected_at, s.version, s.client_id,"
+	" c.jwk, CASE WHEN c.error_at OPERATOR(pg_catalog.+)"
+	" pg_catalog.current_setting('rsvp_sync.retry_max')::pg_catalog.interval"
+	" OPERATOR(pg_catalog.>) pg_catalog.now() THEN c.error END"
 	" FROM rsvp_sync._account a"
+	" LEFT JOIN rsvp_sync._oauth_session s"
+	" ON s.did OPERATOR(pg_catalog.=) a.did"
+	" AND a.auth OPERATOR(pg_catalog.=) 'oauth'"
+	" LEFT JOIN rsvp_sync._oauth_client c"
+	" ON c.client_id OPERATOR(pg_catalog.=) s.client_id"
 	" WHERE a.did OPERATOR(pg_catalog.=) $1", 1, {TEXTOID}
+};
+static Statement begin_refresh = {
+	"SELECT b.go, b.lease FROM rsvp_sync._begin_oauth_refresh($1, $2,"
+	" pg_catalog.make_interval(secs => $3::pg_catalog.float8"
+	" OPERATOR(pg_catalog./) 1000)) b", 3, {TEXTOID, INT8OID, INT8OID}
+};
+static Statement refresh_done = {
+	"SELECT rsvp_sync._oauth_refresh_done($1, $2, $3, $4,"
+	" $5::pg_catalog.jsonb, $6)", 6,
+	{TEXTOID, TEXTOID, INT8OID, TEXTOID, TEXTOID, TEXTOID}
 };
 static Statement put_done = {
 	"SELECT rsvp_sync._put_done($1, $2, $3, $4, $5, $6::pg_catalog.jsonb,"
@@ -218,7 +237,33 @@ typedef struct Wanted
 	char	   *which;
 	char	   *password;
 	char	   *refresh_token;
+	OAuthSession *session;		/* instead of both */
+	int64		version;
+	char	   *client_id;
+	DpopKey    *client_key;
+	char	   *client_error;
 } Wanted;
+
+/* The session, and the key of its client where that has one. */
+static void
+open_oauth(Wanted *wanted, const char *credential, const char *jwk)
+{
+	const char *problem;
+	char	   *secret = credential_open(credential, wanted->did);
+
+	wanted->session = oauth_session_parse(secret, strlen(secret), &problem);
+	credential_wipe(secret);
+	if (wanted->session == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_DATA_EXCEPTION),
+				 errmsg("the stored OAuth session cannot be used: %s",
+						problem)));
+	if (jwk == NULL)
+		return;
+	secret = credential_open(jwk, wanted->client_id);
+	wanted->client_key = dpop_key_parse(secret, strlen(secret));
+	credential_wipe(secret);
+}
 
 static void
 open_credentials(void *arg)
@@ -227,6 +272,7 @@ open_credentials(void *arg)
 	Args		args = {0};
 	char	   *credential;
 	char	   *session;
+	bool		isnull;
 
 	args_text(&args, wanted->did);
 	run_statement(&read_credential, &args);
@@ -235,6 +281,14 @@ open_credentials(void *arg)
 	credential = result_text(0, 1);
 	session = result_text(0, 2);
 	wanted->which = result_text(0, 3);
+	wanted->version = result_int8(0, 4, &isnull);
+	if (!isnull && credential)
+	{
+		wanted->client_id = result_text(0, 5);
+		wanted->client_error = result_text(0, 7);
+		open_oauth(wanted, credential, result_text(0, 6));
+		return;
+	}
 	if (credential)
 		wanted->password = credential_open(credential, wanted->did);
 	if (session)
@@ -255,6 +309,15 @@ answers_supply_credentials(void)
 			ereport(WARNING,
 					(errmsg("the credential of %s cannot be read: %s",
 							wanted.did, error->message)));
+		if (error == NULL && wanted.session != NULL)
+		{
+			/* The lane's from now on. */
+			lane_grant(wanted.did, wanted.which, wanted.session,
+					   wanted.version, wanted.client_id, wanted.client_key,
+					   wanted.client_error);
+			continue;
+		}
+		oauth_session_free(wanted.session);
 		lane_credentials(wanted.did, wanted.which, wanted.password,
 						 wanted.refresh_token, error ? error->message : NULL);
 		if (wanted.password)
@@ -262,4 +325,75 @@ answers_supply_credentials(void)
 		if (wanted.refresh_token)
 			credential_wipe(wanted.refresh_token);
 	}
+}
+
+/* ------------------------------------------------------------------------
+ * OAuth sessions
+ * ------------------------------------------------------------------------ */
+
+static bool
+result_bool(int column, bool *isnull)
+{
+	Datum		value = SPI_getbinval(SPI_tuptable->vals[0],
+									  SPI_tuptable->tupdesc, column, isnull);
+
+	return !*isnull && DatumGetBool(value);
+}
+
+static void
+take_lease(void *arg)
+{
+	Renewal    *r = arg;
+	Args		args = {0};
+	bool		isnull;
+	char	   *lease;
+
+	args_text(&args, r->work->did);
+	args_int8(&args, r->work->version);
+	args_int8(&args, lane_lease_ms());
+	run_statement(&begin_refresh, &args);
+	r->yes = result_bool(1, &isnull);
+	r->known = !isnull;
+	lease = result_text(0, 2);
+	r->lease = lease ? MemoryContextStrdup(r->keep, lease) : NULL;
+}
+
+static void
+store_renewal(void *arg)
+{
+	Renewal    *r = arg;
+	Args		args = {0};
+	const char *problem;
+	char	   *facts = NULL;
+	bool		isnull;
+
+	if (r->work->session != NULL)
+	{
+		OAuthSession *session = oauth_session_parse(r->work->session,
+													strlen(r->work->session),
+													&problem);
+
+		if (session == NULL)
+			elog(ERROR, "a renewed OAuth session is none: %s", problem);
+		facts = oauth_facts(session);
+	}
+	args_text(&args, r->work->did);
+	args_text(&args, r->work->how);
+	args_int8(&args, r->work->version);
+	args_text(&args, r->work->lease);
+	args_text(&args, facts);
+	args_text(&args, r->work->error);
+	run_statement(&refresh_done, &args);
+	r->yes = result_bool(1, &isnull);
+}
+
+ErrorData *
+answers_renewal(Renewal *renewal)
+{
+	ErrorData  *error = guarded(renewal->work->how ? store_renewal :
+								take_lease, renewal);
+
+	dpop_free(renewal->work->session);
+	renewal->work->session = NULL;
+	return error;
 }

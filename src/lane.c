@@ -86,6 +86,7 @@ lane_startup(void)
 	outcome_startup(lane_context);
 	host_startup(lane_context);
 	task_startup(lane_context);
+	renewal_startup(lane_context);
 }
 
 /* Replace a text of a lane; what it was is overwritten, it may be a secret. */
@@ -174,6 +175,7 @@ wipe_lane(Lane *lane)
 	replace_text(lane, &lane->password, NULL);
 	replace_text(lane, &lane->access_token, NULL);
 	replace_text(lane, &lane->refresh_token, NULL);
+	renewal_forget(lane);
 }
 
 static void
@@ -211,7 +213,7 @@ rest_lanes(void)
 		Lane	   *lane = dlist_container(Lane, node, iter.cur);
 
 		if (lane->busy || lane->records != NULL ||
-			!dlist_is_empty(&lane->jobs))
+			lane->refreshing != NULL || !dlist_is_empty(&lane->jobs))
 			continue;
 		lane->active = false;
 		dlist_delete(&lane->node);
@@ -229,6 +231,7 @@ rest_lanes(void)
 static void
 reset_lane(Lane *lane)
 {
+	renewal_give_up(lane);
 	wipe_lane(lane);
 	replace_text(lane, &lane->head, NULL);
 	replace_text(lane, &lane->credential, NULL);
@@ -268,9 +271,19 @@ lane_pump(Lane *lane)
 	Job		   *job;
 	bool		writes;
 
+	if (lane->session == SESSION_HAS_LEASE && dlist_is_empty(&lane->jobs))
+		renewal_give_up(lane);
 	if (lane->busy || lane->records != NULL || dlist_is_empty(&lane->jobs) ||
-		lane->session == SESSION_WANTS_CREDENTIAL)
+		lane->session == SESSION_WANTS_CREDENTIAL ||
+		lane->session == SESSION_WANTS_LEASE || lane->refreshing != NULL)
+	{
+		/* What has the lease goes out at once, or not at all. */
+		if (lane->session == SESSION_HAS_LEASE && !lane->busy)
+			renewal_send(lane);
 		return false;
+	}
+	if (renewal_due(lane))
+		lane->session = SESSION_NONE;
 	if (lane->not_before > GetCurrentTimestamp() || !host_has_room(lane->pds))
 		return false;
 	job = dlist_head_element(Job, node, &lane->jobs);
@@ -337,13 +350,19 @@ stale_answer(Call *call, Answer *answer)
 }
 
 static void
-fresh_answer(Call *call, Answer *answer)
+fresh_answer(Call *call, HttpRequest *req, Answer *answer)
 {
 	switch (call->kind)
 	{
 		case CALL_LOGIN:
 		case CALL_REFRESH:
 			session_answer(call->lane, answer, call->kind == CALL_REFRESH);
+			break;
+		case CALL_DOCUMENT:
+		case CALL_RESOURCE:
+		case CALL_SERVER:
+		case CALL_TOKEN:
+			renewal_answer(call->lane, call->kind, req, answer);
 			break;
 		case CALL_HEAD:
 			head_answer(call->lane, answer);
@@ -371,11 +390,15 @@ lane_finished(HttpRequest *req)
 	xrpc_judge(req, &answer);
 	host_call_ended(call->host);
 	if (lane)
+	{
 		lane->busy = false;
-	if (lane && call->epoch != lane->epoch)
+		renewal_learn(lane, call->host, req);
+	}
+	/* What a refresh has brought is good whatever else has changed. */
+	if (lane && call->epoch != lane->epoch && call->kind != CALL_TOKEN)
 		stale_answer(call, &answer);
 	else
-		fresh_answer(call, &answer);
+		fresh_answer(call, req, &answer);
 	xrpc_forget(&answer);
 	http_free(req);
 	pfree(call->host);
@@ -399,6 +422,22 @@ lane_credentials_wanted(void)
 	return wanted;
 }
 
+/* The first active lane of which that is true, or NULL. */
+Lane *
+find_active_lane(bool (*condition) (Lane *lane))
+{
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &active_lanes)
+	{
+		Lane	   *lane = dlist_container(Lane, node, iter.cur);
+
+		if (condition(lane))
+			return lane;
+	}
+	return NULL;
+}
+
 /* How long until a lane may go on by itself; -1: none waits for time. */
 long
 lane_timeout_ms(void)
@@ -412,7 +451,8 @@ lane_timeout_ms(void)
 		Lane	   *lane = dlist_container(Lane, node, iter.cur);
 		long		ms;
 
-		if (dlist_is_empty(&lane->jobs) || lane->not_before <= now)
+		if ((dlist_is_empty(&lane->jobs) && lane->refreshing == NULL) ||
+			lane->not_before <= now)
 			continue;
 		ms = TimestampDifferenceMilliseconds(now, lane->not_before);
 		if (shortest < 0 || ms < shortest)

@@ -17,6 +17,7 @@
 
 #include "compat.h"
 #include "lane.h"
+#include "oauth.h"
 #include "xrpc.h"
 
 typedef enum SessionState
@@ -24,8 +25,31 @@ typedef enum SessionState
 	SESSION_NONE,
 	SESSION_WANTS_CREDENTIAL,	/* the worker has to read it */
 	SESSION_HAS_CREDENTIAL,
+	SESSION_WANTS_LEASE,		/* OAuth: to refresh; the worker has to take it */
+	SESSION_HAS_LEASE,
+	SESSION_STORING,			/* the worker has to store what came of it */
 	SESSION_LIVE
 } SessionState;
+
+/* An account's OAuth session as it was read from the store. */
+typedef struct Grant
+{
+	OAuthSession *session;
+	DpopKey    *client_key;		/* NULL: a public client */
+	char	   *client_id;
+	char	   *client_error;	/* the client is not known just now; or NULL */
+	int64		version;		/* of what is stored */
+	int			epoch;			/* of the lane when it was read */
+	char	   *lease;			/* ours, or NULL */
+	char	   *pds;			/* whose server is asked for new tokens */
+} Grant;
+
+/* The last nonce of a server. */
+typedef struct Nonce
+{
+	char	   *origin;
+	char	   *nonce;
+} Nonce;
 
 /*
  * An account's calls, in order.  A lane is active while it has jobs or a call
@@ -47,6 +71,17 @@ typedef struct Lane
 	char	   *password;
 	char	   *refresh_token;
 	char	   *access_token;
+	Grant	   *grant;			/* OAuth, instead of password and refresh token */
+	Grant	   *refreshing;		/* that one, while it is refreshed */
+	const char *renewal;		/* what came of that, to be stored; or NULL */
+	char	   *renewal_error;
+	int			renewal_tries;
+	bool		identity_checked;	/* the DID document was read for it */
+	char	   *refused;		/* an access token that is good no more */
+	bool		renewed;		/* it has just been refreshed */
+	bool		unproven;		/* nothing was written with it yet */
+	Nonce		nonces[2];		/* of PDS and authorization server */
+	long		clock_offset;	/* the servers' clock minus ours, seconds */
 	char	   *head;			/* commit its records are known to be at */
 	StringInfo	records;		/* JSON of a listing under way */
 	int			pages;
@@ -69,6 +104,10 @@ typedef enum CallKind
 {
 	CALL_LOGIN,
 	CALL_REFRESH,
+	CALL_DOCUMENT,
+	CALL_RESOURCE,
+	CALL_SERVER,
+	CALL_TOKEN,
 	CALL_HEAD,
 	CALL_LIST,
 	CALL_JOB,
@@ -80,6 +119,7 @@ extern HTAB *text_table(const char *name, Size entrysize,
 						MemoryContext context);
 extern Lane *lane_of(const char *did);
 extern Lane *find_lane(const char *did);
+extern Lane *find_active_lane(bool (*condition) (Lane *lane));
 extern void replace_text(Lane *lane, char **text, const char *with);
 extern Job *pop_job(Lane *lane);
 extern void fail_lane(Lane *lane, const char *how, const char *code,
@@ -117,6 +157,21 @@ extern void start_session(Lane *lane);
 extern void session_answer(Lane *lane, Answer *answer, bool refreshing);
 extern void ask_user(Lane *lane, const char *state, const char *message);
 extern const char *account_state(const char *name, const char *otherwise);
+extern void account_outcome(Lane *lane, const char *state, const char *error);
+extern void lane_unreachable(Lane *lane, Answer *answer);
+
+/* renewal.c */
+extern void renewal_startup(MemoryContext context);
+extern void renewal_step(Lane *lane);
+extern void renewal_send(Lane *lane);
+extern void renewal_answer(Lane *lane, CallKind kind, HttpRequest *req,
+						   Answer *answer);
+extern void renewal_learn(Lane *lane, const char *host, HttpRequest *req);
+extern bool renewal_due(Lane *lane);
+extern void renewal_give_up(Lane *lane);
+extern void renewal_refused(Lane *lane, Job *job, Answer *answer);
+extern void renewal_forget(Lane *lane);
+extern Authorization renewal_authorization(Lane *lane, const char *url);
 
 /* listing.c */
 extern void start_head(Lane *lane);

@@ -19,7 +19,7 @@
 #include "settings.h"
 
 
-static void
+void
 account_outcome(Lane *lane, const char *state, const char *error)
 {
 	Outcome    *outcome = new_outcome(OUTCOME_ACCOUNT, NULL, lane->did);
@@ -34,13 +34,18 @@ start_session(Lane *lane)
 {
 	StringInfoData body;
 
+	if (lane->grant != NULL)
+	{
+		renewal_step(lane);
+		return;
+	}
 	if (lane->refresh_token != NULL)
 	{
 		/* This call takes no body at all; an empty object is refused. */
+		Authorization by = {.token = lane->refresh_token};
 		HttpRequest *req = xrpc_post(lane->pds,
 									 "com.atproto.server.refreshSession",
-									 lane->refresh_token, NULL,
-									 rsvp_sync_request_timeout);
+									 &by, NULL, rsvp_sync_request_timeout);
 
 		/* Not every PDS takes a token twice, as the reference does. */
 		if (req != NULL)
@@ -70,6 +75,7 @@ ask_user(Lane *lane, const char *state, const char *message)
 	replace_text(lane, &lane->access_token, NULL);
 	replace_text(lane, &lane->refresh_token, NULL);
 	replace_text(lane, &lane->password, NULL);
+	renewal_forget(lane);
 	lane->session = SESSION_NONE;
 }
 
@@ -87,7 +93,7 @@ account_state(const char *name, const char *otherwise)
 }
 
 /* The PDS cannot be asked now. */
-static void
+void
 lane_unreachable(Lane *lane, Answer *answer)
 {
 	if (answer->class == ANSWER_LIMIT)
@@ -167,6 +173,7 @@ lane_credentials(const char *did, const char *which, const char *password,
 {
 	Lane	   *lane = lane_of(did);
 
+	renewal_forget(lane);
 	replace_text(lane, &lane->credential, which);
 	replace_text(lane, &lane->password, password);
 	replace_text(lane, &lane->refresh_token, refresh_token);
