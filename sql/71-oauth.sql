@@ -63,7 +63,7 @@ LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp
 AS 'MODULE_PATHNAME', 'rsvp_sync_set_oauth_client';
 REVOKE ALL ON FUNCTION rsvp_sync.set_oauth_client(text, jsonb) FROM PUBLIC;
 COMMENT ON FUNCTION rsvp_sync.set_oauth_client(text, jsonb) IS
-'Makes an OAuth client known, or gives it another key. client_id: the URL of its metadata; jwk: the private P-256 key, with its kid, by which a confidential client signs in (private_key_jwt), NULL for a public client. It belongs to the current role. Errors: invalid_parameter_value, insufficient_privilege. Source: AT Protocol OAuth profile, RFC 7523.';
+'Makes an OAuth client known, or gives it another key. client_id: the URL of its metadata; jwk: the private EC key, with its kid, by which a confidential client signs in (private_key_jwt), NULL for a public client. It belongs to the current role. Errors: invalid_parameter_value, insufficient_privilege. Source: AT Protocol OAuth profile, RFC 7523.';
 
 /* Which client a session is of: the one named, or the only one. */
 CREATE FUNCTION rsvp_sync._oauth_client_of(caller oid, named text)

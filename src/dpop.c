@@ -3,9 +3,10 @@
  * dpop.c
  *		Signed proofs: DPoP (RFC 9449) and client assertions (RFC 7523).
  *
- * JWS and JWK are libcjose's, here is only what goes into them.  Pure but for
- * random numbers; the clock is the caller's.  Knows nothing of PostgreSQL,
- * accounts or requests, and touches nothing.
+ * JWS and JWK are libcjose's, but for the one curve it lacks (es256k.c); here
+ * is only what goes into them.  Pure but for random numbers; the clock is the
+ * caller's.  Knows nothing of PostgreSQL, accounts or requests, and touches
+ * nothing.
  *
  * A DPoP key is imported without its "kid", "alg", "use" and so on: a proof's
  * header shows the bare public key, and other members would be shown too.
@@ -17,6 +18,8 @@
  *-------------------------------------------------------------------------
  */
 #include "dpop.h"
+
+#include "es256k.h"
 
 #include <cjose/cjose.h>
 #include <jansson.h>
@@ -31,9 +34,19 @@
 
 struct DpopKey
 {
-	cjose_jwk_t *jwk;
-	char	   *public_jwk;		/* {"kty","crv","x","y"} */
+	const char *alg;
+	cjose_jwk_t *jwk;			/* NULL: the next one is it */
+	EVP_PKEY   *es256k;
+	char	   *public_jwk;		/* {"crv","kty","x","y"} */
 	char	   *kid;
+};
+
+/* The curves there are, and the algorithm of each. */
+static const char *const curves[][2] = {
+	{"P-256", "ES256"},
+	{"secp256k1", "ES256K"},
+	{"P-384", "ES384"},
+	{"P-521", "ES512"},
 };
 
 void
@@ -96,17 +109,23 @@ public_part(json_t *jwk)
 	return text;
 }
 
-/* Is it the private key of a P-256 pair? */
-static bool
-is_private_p256(json_t *jwk)
+/* The algorithm of a private key's curve; NULL: it is no such key. */
+static const char *
+algorithm_of(json_t *jwk)
 {
 	static const char *const needed[] = {"kty", "crv", "x", "y", "d"};
+	const char *curve;
 
 	for (size_t i = 0; i < sizeof(needed) / sizeof(needed[0]); i++)
 		if (text_member(jwk, needed[i]) == NULL)
-			return false;
-	return strcmp(json_string_value(text_member(jwk, "kty")), "EC") == 0 &&
-		strcmp(json_string_value(text_member(jwk, "crv")), "P-256") == 0;
+			return NULL;
+	if (strcmp(json_string_value(text_member(jwk, "kty")), "EC") != 0)
+		return NULL;
+	curve = json_string_value(text_member(jwk, "crv"));
+	for (size_t i = 0; i < sizeof(curves) / sizeof(curves[0]); i++)
+		if (strcmp(curves[i][0], curve) == 0)
+			return curves[i][1];
+	return NULL;
 }
 
 /* Do the public and the private part belong together? */
@@ -122,7 +141,7 @@ is_pair(const DpopKey *key)
 	bool		fits;
 
 	if (header != NULL &&
-		cjose_header_set(header, CJOSE_HDR_ALG, CJOSE_HDR_ALG_ES256, NULL))
+		cjose_header_set(header, CJOSE_HDR_ALG, key->alg, NULL))
 		made = cjose_jws_sign(key->jwk, header, (const uint8_t *) "{}", 2,
 							  NULL);
 	if (made != NULL && cjose_jws_export(made, &text, NULL))
@@ -136,32 +155,56 @@ is_pair(const DpopKey *key)
 	return fits;
 }
 
+/* The key for libcjose, without what is not the key itself. */
+static bool
+import_key(DpopKey *key, json_t *jwk)
+{
+	json_t	   *bare = json_pack("{s:O, s:O, s:O, s:O, s:O}",
+								 "kty", text_member(jwk, "kty"),
+								 "crv", text_member(jwk, "crv"),
+								 "x", text_member(jwk, "x"),
+								 "y", text_member(jwk, "y"),
+								 "d", text_member(jwk, "d"));
+
+	if (bare != NULL)
+		key->jwk = cjose_jwk_import_json((cjose_header_t *) bare, NULL);
+	json_decref(bare);
+	return key->jwk != NULL && is_pair(key);
+}
+
+static bool
+fill_key(DpopKey *key, json_t *jwk)
+{
+	json_t	   *kid = text_member(jwk, "kid");
+
+	key->public_jwk = public_part(jwk);
+	key->kid = kid ? strdup(json_string_value(kid)) : NULL;
+	if (key->public_jwk == NULL)
+		return false;
+	if (strcmp(key->alg, "ES256K") != 0)
+		return import_key(key, jwk);
+	key->es256k = es256k_key(json_string_value(text_member(jwk, "x")),
+							 json_string_value(text_member(jwk, "y")),
+							 json_string_value(text_member(jwk, "d")));
+	return key->es256k != NULL;
+}
+
 DpopKey *
 dpop_key_parse(const char *text, size_t len)
 {
 	json_t	   *jwk;
+	const char *alg;
 	DpopKey    *key = NULL;
 
 	dpop_wipe_on_free();
 	jwk = json_loadb(text, len, JSON_REJECT_DUPLICATES, NULL);
-	if (is_private_p256(jwk))
+	alg = algorithm_of(jwk);
+	if (alg != NULL)
 		key = calloc(1, sizeof(DpopKey));
 	if (key != NULL)
 	{
-		json_t	   *kid = text_member(jwk, "kid");
-		json_t	   *bare = json_pack("{s:O, s:O, s:O, s:O, s:O}",
-									 "kty", text_member(jwk, "kty"),
-									 "crv", text_member(jwk, "crv"),
-									 "x", text_member(jwk, "x"),
-									 "y", text_member(jwk, "y"),
-									 "d", text_member(jwk, "d"));
-
-		if (bare != NULL)
-			key->jwk = cjose_jwk_import_json((cjose_header_t *) bare, NULL);
-		key->public_jwk = public_part(jwk);
-		key->kid = kid ? strdup(json_string_value(kid)) : NULL;
-		json_decref(bare);
-		if (key->jwk == NULL || key->public_jwk == NULL || !is_pair(key))
+		key->alg = alg;
+		if (!fill_key(key, jwk))
 		{
 			dpop_key_free(key);
 			key = NULL;
@@ -177,6 +220,7 @@ dpop_key_free(DpopKey *key)
 	if (key == NULL)
 		return;
 	cjose_jwk_release(key->jwk);
+	EVP_PKEY_free(key->es256k);
 	free(key->public_jwk);
 	free(key->kid);
 	free(key);
@@ -249,7 +293,18 @@ add_made(json_t *claims, const char *name, char *value)
 	return done;
 }
 
-/* Sign claims with ES256; the header is the caller's, but for "alg". */
+static char *
+sign_es256k(const DpopKey *key, json_t *header, const char *payload)
+{
+	char	   *header_text = json_dumps(header, JSON_COMPACT);
+	char	   *text = header_text ? es256k_sign(key->es256k, header_text,
+												 payload) : NULL;
+
+	free(header_text);
+	return text;
+}
+
+/* Sign claims; the header is the caller's, but for "alg". */
 static char *
 sign(const DpopKey *key, cjose_header_t *header, json_t *claims)
 {
@@ -258,8 +313,12 @@ sign(const DpopKey *key, cjose_header_t *header, json_t *claims)
 	const char *signed_text;
 	char	   *text = NULL;
 
-	if (payload != NULL &&
-		cjose_header_set(header, CJOSE_HDR_ALG, CJOSE_HDR_ALG_ES256, NULL))
+	if (payload == NULL ||
+		!cjose_header_set(header, CJOSE_HDR_ALG, key->alg, NULL))
+		 /* out of memory */ ;
+	else if (key->jwk == NULL)
+		text = sign_es256k(key, (json_t *) header, payload);
+	else
 		jws = cjose_jws_sign(key->jwk, header, (const uint8_t *) payload,
 							 strlen(payload), NULL);
 	if (jws != NULL && cjose_jws_export(jws, &signed_text, NULL))

@@ -14,10 +14,13 @@
 #include <stddef.h>
 #include <time.h>
 
-/* A private P-256 key, as its JWK was given. */
+/*
+ * A private key, as its JWK was given: of curve P-256, P-384, P-521 or
+ * secp256k1, which is the one the OAuth library for Node takes if it may.
+ */
 typedef struct DpopKey DpopKey;
 
-/* NULL: not the JWK of a private P-256 key. */
+/* NULL: not the JWK of such a key. */
 extern DpopKey *dpop_key_parse(const char *jwk, size_t len);
 extern void dpop_key_free(DpopKey *key);
 extern const char *dpop_key_id(const DpopKey *key);	/* kid, or NULL */

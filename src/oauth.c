@@ -181,7 +181,7 @@ read_key(OAuthSession *session)
 		session->key = dpop_key_parse(text, strlen(text));
 	dpop_free(text);
 	return session->key ? NULL :
-		"\"dpopJwk\" is not the JWK of a private P-256 key.";
+		"\"dpopJwk\" is not the JWK of a private key.";
 }
 
 OAuthSession *

@@ -188,7 +188,7 @@ sealed_client_key(FunctionCallInfo fcinfo, const char *client_id)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("not a client's private key"),
-				 errhint("It is the JWK of a private P-256 key with its "
+				 errhint("It is the JWK of a private EC key with its "
 						 "\"kid\", the one whose public part is in the "
 						 "client's metadata (jwks); NULL for a public "
 						 "client.")));

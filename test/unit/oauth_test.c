@@ -26,6 +26,13 @@
 #define D "jpsQnnGQmL-YBIffH1136cspYG6-0iY7X1fCE9-E9LI"
 #define PUBLIC_JWK "\"kty\":\"EC\",\"crv\":\"P-256\",\"x\":\"" X "\",\"y\":\"" Y "\""
 #define JWK "{" PUBLIC_JWK ",\"d\":\"" D "\",\"kid\":\"key-1\",\"alg\":\"ES256\",\"key_ops\":[\"sign\"]}"
+/* One of the OAuth library's, and another that libcjose knows. */
+#define KX "D3YG2Akj1CTCgC6g4jeh962uNcomGfU9YbY5uHSr3tk"
+#define KY "7IJbgRFgfOs-tMvesstB1sfzrvqzBvoHBeJJ97aukP0"
+#define KD "z1WLybcthGS_VdJdvyfquPfbeRxATSZsfaFrdsCBPIw"
+#define K_PUBLIC "\"kty\":\"EC\",\"crv\":\"secp256k1\",\"x\":\"" KX "\",\"y\":\"" KY "\""
+#define K_JWK "{" K_PUBLIC ",\"d\":\"" KD "\"}"
+#define JWK_384 "{\"kty\":\"EC\",\"crv\":\"P-384\",\"x\":\"X02K2s04zSt9E1SJ77qGftk9mO3SY2EJh-Vx4IqHrQqcwGyU-PXh60AwtKT1M06y\",\"y\":\"6lFgfsiQ7CHR30Jsl1oW6ds_DBSHSKPAPgSB4TWxNF5o-B2jSXvMs6rBC7O47F1y\",\"d\":\"izGWQfwUiPJr_46x2A-cGdsT_fZkXYP59qsJYd7MHqbcqR1kP-fu_x02vKjVh4WA\"}"
 #define URL "https://pds.example.com/xrpc/com.atproto.repo.putRecord"
 #define RSVP "community.lexicon.calendar.rsvp"
 #define NOW 1795200000
@@ -64,7 +71,7 @@ part(const char *jws, int n)
 }
 
 static EVP_PKEY *
-public_key(void)
+public_key(const char *curve, const char *x, const char *y)
 {
 	unsigned char point[65] = {4};
 	OSSL_PARAM_BLD *build = OSSL_PARAM_BLD_new();
@@ -72,10 +79,10 @@ public_key(void)
 	EVP_PKEY_CTX *ctx = EVP_PKEY_CTX_new_from_name(NULL, "EC", NULL);
 	EVP_PKEY   *key = NULL;
 
-	decode(X, strlen(X), point + 1);
-	decode(Y, strlen(Y), point + 33);
+	decode(x, strlen(x), point + 1);
+	decode(y, strlen(y), point + 33);
 	OSSL_PARAM_BLD_push_utf8_string(build, OSSL_PKEY_PARAM_GROUP_NAME,
-									"prime256v1", 0);
+									curve, 0);
 	OSSL_PARAM_BLD_push_octet_string(build, OSSL_PKEY_PARAM_PUB_KEY, point,
 									 sizeof(point));
 	params = OSSL_PARAM_BLD_to_param(build);
@@ -87,15 +94,15 @@ public_key(void)
 	return key;
 }
 
-/* Is it an ES256 signature (r and s, 64 bytes) by that key? */
+/* Is it a signature (r and s, 64 bytes) by that key? */
 static bool
-verified(const char *jws)
+verified_by(const char *jws, const char *curve, const char *x, const char *y)
 {
 	const char *dot = strrchr(jws, '.');
 	unsigned char raw[100];
 	size_t		len = decode(dot + 1, strlen(dot + 1), raw);
 	ECDSA_SIG  *sig = ECDSA_SIG_new();
-	EVP_PKEY   *key = public_key();
+	EVP_PKEY   *key = public_key(curve, x, y);
 	EVP_MD_CTX *ctx = EVP_MD_CTX_new();
 	unsigned char *der = NULL;
 	int			der_len;
@@ -115,6 +122,12 @@ verified(const char *jws)
 	EVP_PKEY_free(key);
 	ECDSA_SIG_free(sig);
 	return good;
+}
+
+static bool
+verified(const char *jws)
+{
+	return verified_by(jws, "prime256v1", X, Y);
 }
 
 /* Is this part of the JWS exactly that JSON?  jti and the like are taken out */
@@ -146,6 +159,9 @@ test_keys(void)
 		"{" PUBLIC_JWK ",\"d\":\"AAAA\"}",	/* of another public one */
 		"{" PUBLIC_JWK ",\"d\":\"" D "\",\"d\":\"" D "\"}",
 		"{\"kty\":\"oct\",\"k\":\"AAAA\"}",
+		"{\"kty\":\"EC\",\"crv\":\"secp256k1\",\"x\":\"" KX "\",\"y\":\"" KY "\",\"d\":\"" D "\"}",
+		"{\"kty\":\"EC\",\"crv\":\"secp256k1\",\"x\":\"" KX "\",\"y\":\"" KY "\",\"d\":\"AAAA\"}",
+		"{\"kty\":\"EC\",\"crv\":\"secp256k1\",\"x\":\"" X "\",\"y\":\"" Y "\",\"d\":\"" D "\"}",
 		"{\"kty\":\"EC\",\"crv\":\"P-384\",\"x\":\"" X "\",\"y\":\"" Y "\",\"d\":\"" D "\"}",
 		"{\"kty\":\"EC\",\"crv\":\"P-256\",\"x\":\"" Y "\",\"y\":\"" X "\",\"d\":\"" D "\"}",
 		"{\"kty\":\"RSA\",\"crv\":\"P-256\",\"x\":\"" X "\",\"y\":\"" Y "\",\"d\":\"" D "\"}",
@@ -210,6 +226,36 @@ test_proofs(void)
 	dpop_free(proof);
 	dpop_free(again);
 	dpop_free(bare);
+	dpop_key_free(key);
+}
+
+static void
+test_other_curves(void)
+{
+	DpopKey    *key = dpop_key_parse(K_JWK, strlen(K_JWK));
+	char	   *proof = dpop_proof(key, "POST", URL, "n", "access.token", NOW);
+	char	   *thumbprint;
+
+	ok(part_is(proof, 0, "{\"alg\":\"ES256K\",\"typ\":\"dpop+jwt\",\"jwk\":{"
+			   K_PUBLIC "}}", NULL), "a proof by a secp256k1 key");
+	ok(part_is(proof, 1, "{\"htm\":\"POST\",\"htu\":\"" URL "\","
+			   "\"iat\":1795200000,\"nonce\":\"n\","
+			   "\"ath\":\"PSNtqEkMNFiG3pgpLNAoaIClbEqFZjUVl6LZdlwXXBs\"}",
+			   "jti"), "its claims");
+	ok(verified_by(proof, "secp256k1", KX, KY), "OpenSSL verifies it");
+	ok(!verified_by(proof, "secp256k1", KY, KX) && !verified(proof),
+	   "by this key only");
+	thumbprint = dpop_key_thumbprint(key);
+	ok(thumbprint != NULL && strlen(thumbprint) == 43, "it has a thumbprint");
+	dpop_free(thumbprint);
+	dpop_free(proof);
+	dpop_key_free(key);
+
+	key = dpop_key_parse(JWK_384, strlen(JWK_384));
+	proof = dpop_proof(key, "GET", URL, NULL, NULL, NOW);
+	ok(proof != NULL && strstr(proof, ".") != NULL &&
+	   strlen(strrchr(proof, '.')) == 129, "one by a P-384 key");
+	dpop_free(proof);
 	dpop_key_free(key);
 }
 
@@ -590,6 +636,7 @@ main(void)
 {
 	test_keys();
 	test_proofs();
+	test_other_curves();
 	test_assertions();
 	test_sessions();
 	test_renewal();
