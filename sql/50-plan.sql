@@ -354,6 +354,8 @@ BEGIN
 		 * record being gone, starts with nothing.
 		 */
 		SELECT k.*, a.state AS account, giver.g AS giver,
+			/* What the user has not consented to cannot be asked for. */
+			coalesce(oa.may_delete, true) AS may_delete,
 			heir.key AS heir_key, heir.source_id AS heir_source,
 			rival.key IS NOT NULL AS rival,
 			m.bond, m.rkey, m.base_local, m.base_cid, m.wrote, m.doubt,
@@ -365,6 +367,8 @@ BEGIN
 				AS first_local
 		FROM slotted k
 		LEFT JOIN rsvp_sync._account a ON a.did = k.did
+		LEFT JOIN rsvp_sync._oauth_session oa
+			ON oa.did = a.did AND a.auth = 'oauth'
 		/* A key changed later speaks for this slot. */
 		LEFT JOIN LATERAL (
 			SELECT r.key FROM rsvp_sync._intent r
@@ -447,8 +451,12 @@ BEGIN
 			rehearsal OR all_listed OR coalesce(rsvp_sync._is_listed(k.did), false),
 			coalesce(k.local_at >= k.remote_at, false),
 			k.account, rsvp_sync._may_speak(src.attendance, k.did),
-			coalesce(src.options ->> 'on_cancel', 'notgoing'),
-			coalesce(src.options ->> 'on_delete', 'delete'),
+			CASE WHEN k.may_delete
+				THEN coalesce(src.options ->> 'on_cancel', 'notgoing')
+				ELSE 'notgoing' END,
+			CASE WHEN k.may_delete OR src.options ->> 'on_delete' = 'keep'
+				THEN coalesce(src.options ->> 'on_delete', 'delete')
+				ELSE 'never' END,
 			coalesce(src.options ->> 'conflict', 'latest'),
 			src.state = 'detaching',
 			coalesce((k.intent).truncated AND (NOT k.present OR k.old_slot),

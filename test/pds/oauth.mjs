@@ -151,4 +151,8 @@ async function main([command, stateFile, ...rest]) {
   throw new Error('usage: oauth.mjs login|revoke STATE.json ... (see the head of the file)')
 }
 
-if (import.meta.url === pathToFileURL(process.argv[1]).href) console.log(JSON.stringify(await main(process.argv.slice(2))))
+// The library leaves timers behind that would keep the process for seconds.
+if (import.meta.url === pathToFileURL(process.argv[1]).href) {
+  const answer = await main(process.argv.slice(2))
+  process.stdout.write(`${JSON.stringify(answer)}\n`, () => process.exit(0))
+}
