@@ -28,7 +28,7 @@ const memory = (map = new Map()) => ({
 })
 
 // The metadata of the client and, if it is confidential, its keys.
-async function identity(state, { confidential, scope }) {
+export async function identity(state, { confidential, scope }) {
   const common = {
     scope,
     grant_types: ['authorization_code', 'refresh_token'],
