@@ -17,7 +17,9 @@
 #include "answers.h"
 #include "credential.h"
 #include "lane.h"
+#include "meter.h"
 #include "oauth_facts.h"
+#include "secret.h"
 #include "worker.h"
 
 static Statement read_credential = {
@@ -73,6 +75,12 @@ static Statement identity_done = {
 };
 static Statement event_done = {
 	"SELECT rsvp_sync._event_done($1, $2)", 2, {TEXTOID, TEXTOID}
+};
+static Statement account_limited = {
+	"SELECT rsvp_sync._account_limited($1, $2)", 2, {TEXTOID, INT4OID}
+};
+static Statement host_done = {
+	"SELECT rsvp_sync._host_done($1, $2, $3)", 3, {TEXTOID, TEXTOID, TEXTOID}
 };
 static Statement account_done = {
 	"SELECT rsvp_sync._account_done($1, $2, $3, $4, $5,"
@@ -140,15 +148,55 @@ static void
 record_account(Outcome *o)
 {
 	Args		args = {0};
+	bool		isnull;
+	char	   *secret = o->secret ? secret_open(o->secret) : NULL;
 
 	args_text(&args, o->subject);
 	args_text(&args, o->how);
-	args_text(&args, o->secret ? credential_seal(o->secret, strlen(o->secret),
-												 o->subject) : NULL);
+	args_text(&args, secret ? credential_seal_wiping(secret, o->subject)
+			  : NULL);
 	args_text(&args, o->handle);
 	args_text(&args, o->message);
 	args_text(&args, o->credential);
 	run_statement(&account_done, &args);
+	if (!DatumGetBool(SPI_getbinval(SPI_tuptable->vals[0],
+									SPI_tuptable->tupdesc, 1, &isnull)))
+		return;
+	ereport(LOG,
+			(errmsg(o->message ? "account %s is %s: %s" : "account %s is %s",
+					o->subject, o->how, o->message),
+			 errhidestmt(true), errhidecontext(true)));
+}
+
+static void
+record_limited(Outcome *o)
+{
+	Args		args = {0};
+
+	args_text(&args, o->subject);
+	args_int4(&args, (int32) Min(o->wait_ms, INT_MAX));
+	run_statement(&account_limited, &args);
+}
+
+/* A line in the log for each server that goes down, and when it is back. */
+static void
+record_host(Outcome *o)
+{
+	Args		args = {0};
+
+	args_text(&args, o->subject);
+	args_text(&args, o->how);
+	args_text(&args, o->message);
+	run_statement(&host_done, &args);
+	if (strcmp(o->how, "down") == 0)
+		ereport(LOG,
+				(errmsg("%s does not answer: %s", o->subject, o->message),
+				 errdetail("Its keys wait; it is asked every few seconds.")));
+	else
+		ereport(LOG,
+				(errmsg("%s answers again", o->subject),
+				 errdetail("It was down for %s.",
+						   result_text(0, 1) ? result_text(0, 1) : "a moment")));
 }
 
 static void
@@ -188,8 +236,43 @@ record_outcome(void *arg)
 		case OUTCOME_ACCOUNT:
 			record_account(o);
 			break;
+		case OUTCOME_LIMITED:
+			record_limited(o);
+			break;
+		case OUTCOME_HOST:
+			record_host(o);
+			break;
+		case OUTCOME_CALL:
+			break;
 		default:
 			record_learnt(o);
+			break;
+	}
+}
+
+/* Of what is recorded, what is counted. */
+static void
+count_outcome(Outcome *o)
+{
+	switch (o->kind)
+	{
+		case OUTCOME_PUT:
+			meter_operation(o->job->source_id, "create", o->job->value);
+			break;
+		case OUTCOME_DELETE:
+			meter_operation(o->job->source_id, "delete", NULL);
+			break;
+		case OUTCOME_LIST:
+			meter_operation(o->source_id, "list", NULL);
+			break;
+		case OUTCOME_CALL:
+			if (o->code != NULL)
+				meter_error("outbound", o->code);
+			if (o->operation != NULL)
+				meter_duration(o->source_id, o->operation, o->value,
+							   o->seconds);
+			break;
+		default:
 			break;
 	}
 }
@@ -213,7 +296,10 @@ answers_record(void)
 		ErrorData  *error = guarded(record_outcome, o);
 
 		if (error == NULL)
+		{
+			count_outcome(o);
 			lane_outcome_recorded(o);
+		}
 		else if (error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE)
 			dlist_push_tail(&postponed, &o->node);
 		else if (hopeless)
@@ -237,33 +323,12 @@ typedef struct Wanted
 	char	   *which;
 	char	   *password;
 	char	   *refresh_token;
-	OAuthSession *session;		/* instead of both */
+	char	   *session;		/* OAuth: JSON, instead of both */
+	char	   *client_key;		/* JWK */
 	int64		version;
 	char	   *client_id;
-	DpopKey    *client_key;
 	char	   *client_error;
 } Wanted;
-
-/* The session, and the key of its client where that has one. */
-static void
-open_oauth(Wanted *wanted, const char *credential, const char *jwk)
-{
-	const char *problem;
-	char	   *secret = credential_open(credential, wanted->did);
-
-	wanted->session = oauth_session_parse(secret, strlen(secret), &problem);
-	credential_wipe(secret);
-	if (wanted->session == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_DATA_EXCEPTION),
-				 errmsg("the stored OAuth session cannot be used: %s",
-						problem)));
-	if (jwk == NULL)
-		return;
-	secret = credential_open(jwk, wanted->client_id);
-	wanted->client_key = dpop_key_parse(secret, strlen(secret));
-	credential_wipe(secret);
-}
 
 static void
 open_credentials(void *arg)
@@ -272,6 +337,7 @@ open_credentials(void *arg)
 	Args		args = {0};
 	char	   *credential;
 	char	   *session;
+	char	   *jwk;
 	bool		isnull;
 
 	args_text(&args, wanted->did);
@@ -285,8 +351,11 @@ open_credentials(void *arg)
 	if (!isnull && credential)
 	{
 		wanted->client_id = result_text(0, 5);
+		jwk = result_text(0, 6);
 		wanted->client_error = result_text(0, 7);
-		open_oauth(wanted, credential, result_text(0, 6));
+		wanted->session = credential_open(credential, wanted->did);
+		if (jwk)
+			wanted->client_key = credential_open(jwk, wanted->client_id);
 		return;
 	}
 	if (credential)
@@ -310,16 +379,17 @@ answers_supply_credentials(void)
 					(errmsg("the credential of %s cannot be read: %s",
 							wanted.did, error->message)));
 		if (error == NULL && wanted.session != NULL)
-		{
-			/* The lane's from now on. */
 			lane_grant(wanted.did, wanted.which, wanted.session,
 					   wanted.version, wanted.client_id, wanted.client_key,
 					   wanted.client_error);
-			continue;
-		}
-		oauth_session_free(wanted.session);
-		lane_credentials(wanted.did, wanted.which, wanted.password,
-						 wanted.refresh_token, error ? error->message : NULL);
+		else
+			lane_credentials(wanted.did, wanted.which, wanted.password,
+							 wanted.refresh_token,
+							 error ? error->message : NULL);
+		if (wanted.session)
+			credential_wipe(wanted.session);
+		if (wanted.client_key)
+			credential_wipe(wanted.client_key);
 		if (wanted.password)
 			credential_wipe(wanted.password);
 		if (wanted.refresh_token)
@@ -358,30 +428,32 @@ take_lease(void *arg)
 	r->lease = lease ? MemoryContextStrdup(r->keep, lease) : NULL;
 }
 
+/* What may be seen of a renewed session, and the session, sealed. */
+static char *
+renewed_facts(RenewalWork *work)
+{
+	char	   *text = secret_open(work->session);
+	const char *problem;
+	OAuthSession *session = oauth_session_parse(text, strlen(text), &problem);
+
+	secret_wipe(text);
+	if (session == NULL)
+		elog(ERROR, "a renewed OAuth session is none: %s", problem);
+	return oauth_facts(session);
+}
+
 static void
 store_renewal(void *arg)
 {
 	Renewal    *r = arg;
 	Args		args = {0};
-	const char *problem;
-	char	   *facts = NULL;
 	bool		isnull;
 
-	if (r->work->session != NULL)
-	{
-		OAuthSession *session = oauth_session_parse(r->work->session,
-													strlen(r->work->session),
-													&problem);
-
-		if (session == NULL)
-			elog(ERROR, "a renewed OAuth session is none: %s", problem);
-		facts = oauth_facts(session);
-	}
 	args_text(&args, r->work->did);
 	args_text(&args, r->work->how);
 	args_int8(&args, r->work->version);
 	args_text(&args, r->work->lease);
-	args_text(&args, facts);
+	args_text(&args, r->work->session ? renewed_facts(r->work) : NULL);
 	args_text(&args, r->work->error);
 	run_statement(&refresh_done, &args);
 	r->yes = result_bool(1, &isnull);
@@ -390,10 +462,5 @@ store_renewal(void *arg)
 ErrorData *
 answers_renewal(Renewal *renewal)
 {
-	ErrorData  *error = guarded(renewal->work->how ? store_renewal :
-								take_lease, renewal);
-
-	dpop_free(renewal->work->session);
-	renewal->work->session = NULL;
-	return error;
+	return guarded(renewal->work->how ? store_renewal : take_lease, renewal);
 }

@@ -20,10 +20,10 @@
 #include "dpop.h"
 
 #include "es256k.h"
+#include "wipe.h"
 
 #include <cjose/cjose.h>
 #include <jansson.h>
-#include <malloc.h>
 #include <openssl/evp.h>
 #include <openssl/rand.h>
 #include <stdlib.h>
@@ -58,20 +58,11 @@ dpop_free(char *text)
 	free(text);
 }
 
-static void
-wipe_and_free(void *memory)
-{
-	if (memory != NULL)
-		explicit_bzero(memory, malloc_usable_size(memory));
-	free(memory);
-}
-
-/* The same memory as before, but overwritten when it is given back. */
 void
 dpop_wipe_on_free(void)
 {
-	cjose_set_alloc_funcs(malloc, realloc, wipe_and_free);
-	json_set_alloc_funcs(malloc, wipe_and_free);
+	cjose_set_alloc_funcs(wipe_malloc, wipe_realloc, wipe_free);
+	json_set_alloc_funcs(wipe_malloc, wipe_free);
 }
 
 /* Stands for cjose_header_new(); see above. */

@@ -13,14 +13,11 @@
 #include "lib/stringinfo.h"
 #include "utils/json.h"
 #include "utils/memutils.h"
-#include "utils/timestamp.h"
 
 #include "lane_state.h"
 #include "settings.h"
 #include "syntax.h"
 
-/* A longer wait than this is done in the queue, not in memory. */
-#define SHORT_WAIT_MS	5000
 /* Sessions tried for one job before its user is asked. */
 #define MAX_LOGINS		2
 
@@ -39,7 +36,7 @@ static const char *
 write_method(Lane *lane, Job *job)
 {
 	bool		put = job_is(job, "put");
-	const char *scope = lane->grant ? lane->grant->session->scope : NULL;
+	const char *scope = lane->grant ? lane->grant->scope : NULL;
 	bool		create = scope == NULL ||
 		oauth_scope_allows(scope, RSVP_COLLECTION, "create");
 
@@ -59,7 +56,6 @@ start_write(Lane *lane, Job *job)
 {
 	const char *method = write_method(lane, job);
 	bool		put = job_is(job, "put");
-	Authorization by = renewal_authorization(lane, lane->pds);
 	StringInfoData body;
 
 	if (method == NULL)
@@ -81,9 +77,8 @@ start_write(Lane *lane, Job *job)
 		append_member(&body, "swapCommit", lane->head);
 	appendStringInfoChar(&body, '}');
 	start_call(CALL_JOB, lane, job, NULL, lane->pds,
-			   xrpc_post(lane->pds, method, &by, body.data,
-						 rsvp_sync_request_timeout));
-	lane->renewed = false;
+			   lane->grant ? renewal_post(lane, method, body.data) :
+			   post_with(lane, lane->access_token, method, body.data));
 	pfree(body.data);
 }
 
@@ -212,7 +207,7 @@ job_needs_session(Lane *lane, Job *job, Answer *answer)
 		renewal_refused(lane, job, answer);
 		return;
 	}
-	replace_text(lane, &lane->access_token, NULL);
+	replace_secret(lane, &lane->access_token, NULL);
 	if (job->logins++ > 0 && !answer->known)
 	{
 		/* A status alone, from whatever stands in front of the PDS. */
@@ -228,19 +223,6 @@ job_needs_session(Lane *lane, Job *job, Answer *answer)
 			SESSION_HAS_CREDENTIAL : SESSION_NONE;
 	else
 		ask_user(lane, "needs_login", answer->message);
-}
-
-static void
-limit_reached(Lane *lane, Job *job, Answer *answer)
-{
-	long		wait = Max(answer->wait_ms, rsvp_sync_retry_base);
-
-	retry_now(lane, job);
-	if (wait <= SHORT_WAIT_MS)
-		lane->not_before =
-			TimestampTzPlusMilliseconds(GetCurrentTimestamp(), wait);
-	else
-		fail_lane(lane, "later", answer->name, answer->message, wait);
 }
 
 static void
@@ -267,9 +249,6 @@ job_refused(Lane *lane, Job *job, Answer *answer)
 			retry_now(lane, job);
 			ask_user(lane, account_state(answer->name, "needs_login"),
 					 answer->message);
-			break;
-		case ANSWER_LIMIT:
-			limit_reached(lane, job, answer);
 			break;
 		case ANSWER_PERMANENT:
 			/* Without a name it need not be the PDS's answer. */

@@ -13,11 +13,13 @@
 
 #include "lib/stringinfo.h"
 #include "utils/hsearch.h"
-#include "utils/timestamp.h"
 
+#include "budget.h"
 #include "compat.h"
+#include "host.h"
 #include "lane.h"
 #include "oauth.h"
+#include "secret.h"
 #include "xrpc.h"
 
 typedef enum SessionState
@@ -34,8 +36,14 @@ typedef enum SessionState
 /* An account's OAuth session as it was read from the store. */
 typedef struct Grant
 {
-	OAuthSession *session;
-	DpopKey    *client_key;		/* NULL: a public client */
+	Secret	   *session;		/* its JSON, and what may be seen of it: */
+	char	   *issuer;
+	char	   *audience;
+	char	   *scope;
+	time_t		expires_at;
+	Secret	   *access_token;
+	Secret	   *refresh_token;	/* NULL: it cannot be refreshed */
+	Secret	   *client_key;		/* JWK; NULL: a public client */
 	char	   *client_id;
 	char	   *client_error;	/* the client is not known just now; or NULL */
 	int64		version;		/* of what is stored */
@@ -68,24 +76,30 @@ typedef struct Lane
 	int			epoch;			/* grows when all that is known is void */
 	SessionState session;
 	char	   *credential;		/* which one the next three come from */
-	char	   *password;
-	char	   *refresh_token;
-	char	   *access_token;
+	Secret	   *password;
+	Secret	   *refresh_token;
+	Secret	   *access_token;
 	Grant	   *grant;			/* OAuth, instead of password and refresh token */
 	Grant	   *refreshing;		/* that one, while it is refreshed */
 	const char *renewal;		/* what came of that, to be stored; or NULL */
 	char	   *renewal_error;
 	int			renewal_tries;
+	TimestampTz renewal_at;		/* the store is not asked again before */
 	bool		identity_checked;	/* the DID document was read for it */
-	char	   *refused;		/* an access token that is good no more */
+	Secret	   *refused;		/* an access token that is good no more */
 	bool		renewed;		/* it has just been refreshed */
 	bool		unproven;		/* nothing was written with it yet */
 	Nonce		nonces[2];		/* of PDS and authorization server */
 	long		clock_offset;	/* the servers' clock minus ours, seconds */
+	bool		unsaved;		/* the refresh token is not written down yet */
+	TimestampTz save_at;		/* when to try again */
 	char	   *head;			/* commit its records are known to be at */
 	StringInfo	records;		/* JSON of a listing under way */
 	int			pages;
-	TimestampTz not_before;		/* the server asked to be left alone */
+	Budgets		budgets;		/* the account's own */
+	int64		not_before;		/* its limit is used up until then */
+	int64		wake_at;		/* its next call may be made then; 0: not by time */
+	TimestampTz listing_began;
 } Lane;
 
 /* What is no account's own matter, and many jobs may wait for. */
@@ -95,7 +109,7 @@ typedef struct Task
 	MemoryContext context;
 	bool		identity;		/* else an event */
 	const char *subject;
-	char	   *host;			/* of an event: its organiser's PDS */
+	char	   *host;			/* who is asked */
 	dlist_head	jobs;
 	bool		started;
 } Task;
@@ -104,14 +118,15 @@ typedef enum CallKind
 {
 	CALL_LOGIN,
 	CALL_REFRESH,
-	CALL_DOCUMENT,
-	CALL_RESOURCE,
-	CALL_SERVER,
+	CALL_DOCUMENT,				/* OAuth, to refresh: where the account is */
+	CALL_RESOURCE,				/* ... its PDS's authorization server */
+	CALL_SERVER,				/* ... and where that hands out tokens */
 	CALL_TOKEN,
 	CALL_HEAD,
 	CALL_LIST,
 	CALL_JOB,
-	CALL_TASK
+	CALL_TASK,
+	CALL_PROBE
 } CallKind;
 
 /* lane.c */
@@ -121,7 +136,10 @@ extern Lane *lane_of(const char *did);
 extern Lane *find_lane(const char *did);
 extern Lane *find_active_lane(bool (*condition) (Lane *lane));
 extern void replace_text(Lane *lane, char **text, const char *with);
+extern void replace_secret(Lane *lane, Secret **secret, const char *with);
 extern Job *pop_job(Lane *lane);
+extern void lane_rests(Lane *lane, int64 wait);
+extern int	lane_room(const char *did, int64 now);
 extern void fail_lane(Lane *lane, const char *how, const char *code,
 					  const char *message, long wait_ms);
 extern void start_call(CallKind kind, Lane *lane, Job *job, Task *task,
@@ -129,19 +147,24 @@ extern void start_call(CallKind kind, Lane *lane, Job *job, Task *task,
 
 /* outcome.c */
 extern void outcome_startup(MemoryContext parent);
-extern void outcome_count_job(void);
+extern void outcome_count_job(Job *job);
+extern int	lane_jobs_of(int64 source_id);
 extern const char *outcome_keep(const char *text);
+extern Secret *outcome_seal(const char *text);
 extern Outcome *new_outcome(OutcomeKind kind, Job *job, const char *subject);
+extern void note_error(const char *error_type);
+extern void outcome_of_call(const Outcome *note);
 extern void fail_job(Job *job, const char *how, const char *code,
 					 const char *message, bool sure, long wait_ms);
 extern void replan_job(Job *job);
 extern int	recall_jobs(dlist_head *jobs, int64 source_id);
 
-/* host.c */
-extern void host_startup(MemoryContext context);
-extern void host_call_begins(const char *name);
-extern void host_call_ended(const char *name);
-extern bool host_has_room(const char *name);
+/* park.c */
+extern void park_startup(MemoryContext context);
+extern void park_job(Job *job, const char *subject, const char *code);
+extern bool park_any(const char *subject);
+extern bool park_is_paused(const char *subject);
+extern int64 park_wait(int64 now);
 
 /* task.c */
 extern void task_startup(MemoryContext context);
@@ -151,10 +174,17 @@ extern void task_answer(Task *task, Answer *answer);
 extern void task_recorded(Outcome *outcome);
 extern void task_refused(Outcome *outcome);
 extern void task_recall(int64 source_id);
+extern void task_settle(int64 now);
+extern int64 task_wait(int64 now);
 
 /* session.c */
 extern void start_session(Lane *lane);
 extern void session_answer(Lane *lane, Answer *answer, bool refreshing);
+extern HttpRequest *post_with(Lane *lane, const Secret *token,
+							  const char *method, const char *body);
+extern void hide_secrets(Lane *lane, Answer *answer);
+extern void save_session(Lane *lane);
+extern void session_refused(Lane *lane);
 extern void ask_user(Lane *lane, const char *state, const char *message);
 extern const char *account_state(const char *name, const char *otherwise);
 extern void account_outcome(Lane *lane, const char *state, const char *error);
@@ -163,15 +193,15 @@ extern void lane_unreachable(Lane *lane, Answer *answer);
 /* renewal.c */
 extern void renewal_startup(MemoryContext context);
 extern void renewal_step(Lane *lane);
-extern void renewal_send(Lane *lane);
-extern void renewal_answer(Lane *lane, CallKind kind, HttpRequest *req,
-						   Answer *answer);
+extern void renewal_pump(Lane *lane);
+extern void renewal_answer(Lane *lane, CallKind kind, Answer *answer);
 extern void renewal_learn(Lane *lane, const char *host, HttpRequest *req);
 extern bool renewal_due(Lane *lane);
 extern void renewal_give_up(Lane *lane);
 extern void renewal_refused(Lane *lane, Job *job, Answer *answer);
 extern void renewal_forget(Lane *lane);
-extern Authorization renewal_authorization(Lane *lane, const char *url);
+extern HttpRequest *renewal_post(Lane *lane, const char *method,
+								 const char *body);
 
 /* listing.c */
 extern void start_head(Lane *lane);

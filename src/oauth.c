@@ -228,10 +228,9 @@ oauth_session_text(const OAuthSession *session)
 }
 
 bool
-oauth_session_stale(const OAuthSession *session, time_t now)
+oauth_is_stale(time_t expires_at, time_t now)
 {
-	return session->expires_at != 0 &&
-		session->expires_at - STALE_SECONDS <= now;
+	return expires_at != 0 && expires_at - STALE_SECONDS <= now;
 }
 
 /*

@@ -52,7 +52,7 @@ extern bool oauth_session_renew(OAuthSession *session, struct json_t *response,
 								const char **problem);
 
 /* May it be refused as too old, if not now then before it arrives? */
-extern bool oauth_session_stale(const OAuthSession *session, time_t now);
+extern bool oauth_is_stale(time_t expires_at, time_t now);
 
 /* Has the user consented to this?  action: create, update, delete */
 extern bool oauth_scope_allows(const char *scope, const char *collection,

@@ -81,8 +81,13 @@ free_grant(Lane *lane, Grant *grant)
 {
 	if (grant == NULL)
 		return;
-	oauth_session_free(grant->session);
-	dpop_key_free(grant->client_key);
+	replace_secret(lane, &grant->session, NULL);
+	replace_secret(lane, &grant->access_token, NULL);
+	replace_secret(lane, &grant->refresh_token, NULL);
+	replace_secret(lane, &grant->client_key, NULL);
+	replace_text(lane, &grant->issuer, NULL);
+	replace_text(lane, &grant->audience, NULL);
+	replace_text(lane, &grant->scope, NULL);
 	replace_text(lane, &grant->client_id, NULL);
 	replace_text(lane, &grant->client_error, NULL);
 	replace_text(lane, &grant->lease, NULL);
@@ -97,23 +102,64 @@ renewal_forget(Lane *lane)
 	lane->grant = NULL;
 }
 
-/* The store was read; session and key are the lane's from now on. */
+/* The session itself, for the moment in which it is used. */
+static OAuthSession *
+open_session(const Grant *grant)
+{
+	char	   *text = secret_open(grant->session);
+	const char *problem;
+	OAuthSession *session = oauth_session_parse(text, strlen(text), &problem);
+
+	secret_wipe(text);
+	return session;
+}
+
+/* Keep a session sealed, and what has to be known of it. */
+static void
+keep_session(Lane *lane, Grant *grant, const OAuthSession *session)
+{
+	char	   *text = oauth_session_text(session);
+
+	if (text == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OUT_OF_MEMORY),
+				 errmsg("out of memory for an OAuth session")));
+	replace_secret(lane, &grant->session, text);
+	dpop_free(text);
+	replace_secret(lane, &grant->access_token, session->access_token);
+	replace_secret(lane, &grant->refresh_token, session->refresh_token);
+	replace_text(lane, &grant->issuer, session->issuer);
+	replace_text(lane, &grant->audience, session->audience);
+	replace_text(lane, &grant->scope, session->scope);
+	grant->expires_at = session->expires_at;
+}
+
+/* The store was read. */
 void
-lane_grant(const char *did, const char *which, OAuthSession *session,
-		   int64 version, const char *client_id, DpopKey *client_key,
+lane_grant(const char *did, const char *which, const char *text,
+		   int64 version, const char *client_id, const char *client_key,
 		   const char *client_error)
 {
 	Lane	   *lane = lane_of(did);
-	Grant	   *grant = MemoryContextAllocZero(lane->context, sizeof(Grant));
+	const char *problem;
+	OAuthSession *session = oauth_session_parse(text, strlen(text), &problem);
+	Grant	   *grant;
 
+	if (session == NULL)
+	{
+		lane_credentials(did, which, NULL, NULL, problem);
+		return;
+	}
 	renewal_forget(lane);
+	grant = MemoryContextAllocZero(lane->context, sizeof(Grant));
 	replace_text(lane, &lane->credential, which);
-	replace_text(lane, &lane->password, NULL);
-	replace_text(lane, &lane->refresh_token, NULL);
-	grant->session = session;
-	grant->client_key = client_key;
+	replace_secret(lane, &lane->password, NULL);
+	replace_secret(lane, &lane->refresh_token, NULL);
+	keep_session(lane, grant, session);
+	oauth_session_free(session);
 	grant->version = version;
 	grant->epoch = lane->epoch;
+	replace_secret(lane, &grant->client_key, client_key);
 	replace_text(lane, &grant->client_id, client_id);
 	replace_text(lane, &grant->client_error, client_error);
 	lane->grant = grant;
@@ -122,20 +168,31 @@ lane_grant(const char *did, const char *which, OAuthSession *session,
 	lane->session = SESSION_HAS_CREDENTIAL;
 }
 
+/* The PDS has refused the token that is in the store. */
 static bool
 token_refused(Lane *lane)
 {
-	return lane->refused != NULL &&
-		strcmp(lane->refused, lane->grant->session->access_token) == 0;
+	char	   *refused;
+	char	   *token;
+	bool		same;
+
+	if (lane->refused == NULL)
+		return false;
+	refused = secret_open(lane->refused);
+	token = secret_open(lane->grant->access_token);
+	same = strcmp(refused, token) == 0;
+	secret_wipe(refused);
+	secret_wipe(token);
+	return same;
 }
 
 /* Is there no use in trying the access token that we have? */
 static bool
 needs_refresh(Lane *lane)
 {
-	return token_refused(lane) ||
-		oauth_session_stale(lane->grant->session, time(NULL)) ||
-		!oauth_same_origin(lane->grant->session->audience, lane->pds);
+	return oauth_is_stale(lane->grant->expires_at, time(NULL)) ||
+		!oauth_same_origin(lane->grant->audience, lane->pds) ||
+		token_refused(lane);
 }
 
 /* A token's life may be over between two writes; one write it is good for. */
@@ -149,8 +206,6 @@ renewal_due(Lane *lane)
 static void
 go_live(Lane *lane)
 {
-	replace_text(lane, &lane->access_token,
-				 lane->grant->session->access_token);
 	lane->session = SESSION_LIVE;
 }
 
@@ -196,19 +251,29 @@ renewal_learn(Lane *lane, const char *host, HttpRequest *req)
 		lane->clock_offset = oauth_clock_offset(http_date(date), time(NULL));
 }
 
-Authorization
-renewal_authorization(Lane *lane, const char *url)
+/* A write with the account's token, and the proof that it is ours. */
+HttpRequest *
+renewal_post(Lane *lane, const char *method, const char *body)
 {
-	Nonce	   *nonce = nonce_of(lane, url);
-	Authorization by = {.token = lane->access_token};
+	OAuthSession *session = open_session(lane->grant);
+	Nonce	   *nonce = nonce_of(lane, lane->pds);
+	HttpRequest *req = NULL;
 
-	if (lane->grant != NULL)
+	if (session != NULL)
 	{
-		by.key = lane->grant->session->key;
-		by.nonce = nonce ? nonce->nonce : NULL;
-		by.clock_offset = lane->clock_offset;
+		Authorization by = {
+			.token = session->access_token,
+			.key = session->key,
+			.nonce = nonce ? nonce->nonce : NULL,
+			.clock_offset = lane->clock_offset
+		};
+
+		req = xrpc_post(lane->pds, method, &by, body,
+						rsvp_sync_request_timeout);
 	}
-	return by;
+	oauth_session_free(session);
+	lane->renewed = false;
+	return req;
 }
 
 /* The PDS did not take a write's token, or the proof that it is ours. */
@@ -217,6 +282,7 @@ renewal_refused(Lane *lane, Job *job, Answer *answer)
 {
 	bool		proof = strcmp(answer->name, "use_dpop_nonce") == 0 ||
 		strcmp(answer->name, "invalid_dpop_proof") == 0;
+	char	   *token;
 
 	if (!answer->known || (proof && ++job->proofs >= MAX_PROOFS) ||
 		(!proof && ++job->logins > MAX_REFRESHES))
@@ -229,7 +295,9 @@ renewal_refused(Lane *lane, Job *job, Answer *answer)
 	lane->njobs++;
 	if (proof)
 		return;
-	replace_text(lane, &lane->refused, lane->access_token);
+	token = secret_open(lane->grant->access_token);
+	replace_secret(lane, &lane->refused, token);
+	secret_wipe(token);
 	/* Somebody else may have refreshed it: the store comes first. */
 	lane->session = SESSION_NONE;
 }
@@ -240,7 +308,7 @@ renewal_refused(Lane *lane, Job *job, Answer *answer)
 
 /* There is something to store, or a lease to give back. */
 static void
-conclude(Lane *lane, const char *how, const char *error)
+end_refresh(Lane *lane, const char *how, const char *error)
 {
 	if (lane->refreshing == NULL)
 	{
@@ -257,7 +325,7 @@ void
 renewal_give_up(Lane *lane)
 {
 	if (lane->session == SESSION_HAS_LEASE)
-		conclude(lane, "later", NULL);
+		end_refresh(lane, "later", NULL);
 }
 
 static Server *
@@ -322,9 +390,9 @@ renewal_step(Lane *lane)
 		go_live(lane);
 		return;
 	}
-	if (grant->session->refresh_token == NULL)
+	if (grant->refresh_token == NULL)
 	{
-		conclude(lane, "over", "the session has no refresh token");
+		end_refresh(lane, "over", "the session has no refresh token");
 		return;
 	}
 	if (grant->client_error != NULL)
@@ -351,8 +419,8 @@ renewal_step(Lane *lane)
 	if (server == NULL)
 		get_document(lane, CALL_RESOURCE, lane->pds,
 					 "/.well-known/oauth-protected-resource");
-	else if (strcmp(server->issuer, grant->session->issuer) != 0)
-		conclude(lane, "over", "the account has moved to a PDS with another "
+	else if (strcmp(server->issuer, grant->issuer) != 0)
+		end_refresh(lane, "over", "the account has moved to a PDS with another "
 				 "authorization server");
 	else
 		lane->session = SESSION_WANTS_LEASE;
@@ -376,7 +444,7 @@ lane_lease(const char *did, bool known, bool go, const char *lease)
 	/* Whoever has it refreshes; what he stores is read then. */
 	lane->session = SESSION_NONE;
 	if (!known)
-		lane->not_before =
+		lane->renewal_at =
 			TimestampTzPlusMilliseconds(GetCurrentTimestamp(), LEASE_POLL_MS);
 }
 
@@ -384,14 +452,31 @@ lane_lease(const char *did, bool known, bool go, const char *lease)
  * The refresh
  * ------------------------------------------------------------------------ */
 
-static HttpRequest *
-refresh_request(Lane *lane, const char *endpoint, const char *form)
+static DpopKey *
+open_client_key(const Grant *grant)
 {
-	Nonce	   *nonce = nonce_of(lane, endpoint);
-	char	   *proof = dpop_proof(lane->refreshing->session->key, "POST",
-								   endpoint, nonce ? nonce->nonce : NULL,
-								   NULL, time(NULL) + lane->clock_offset);
-	HttpRequest *req = proof ? http_new("POST", endpoint,
+	char	   *text;
+	DpopKey    *key;
+
+	if (grant->client_key == NULL)
+		return NULL;
+	text = secret_open(grant->client_key);
+	key = dpop_key_parse(text, strlen(text));
+	secret_wipe(text);
+	return key;
+}
+
+/* The form, and the proof that we have the session's key. */
+static HttpRequest *
+refresh_request(Lane *lane, const OAuthSession *session, Server *server,
+				const char *form)
+{
+	Nonce	   *nonce = nonce_of(lane, server->issuer);
+	char	   *proof = dpop_proof(session->key, "POST",
+								   server->token_endpoint,
+								   nonce ? nonce->nonce : NULL, NULL,
+								   time(NULL) + lane->clock_offset);
+	HttpRequest *req = proof ? http_new("POST", server->token_endpoint,
 										refresh_timeout_ms(),
 										MAX_TOKEN_ANSWER, NULL) : NULL;
 
@@ -408,35 +493,49 @@ refresh_request(Lane *lane, const char *endpoint, const char *form)
 	return req;
 }
 
-void
-renewal_send(Lane *lane)
+static void
+send_refresh(Lane *lane)
 {
 	Grant	   *grant = lane->refreshing;
 	Server	   *server = server_of(lane->pds);
-	char	   *form = oauth_refresh_form(grant->session, grant->client_id,
-										  grant->client_key,
-										  time(NULL) + lane->clock_offset);
+	OAuthSession *session = open_session(grant);
+	DpopKey    *client_key = open_client_key(grant);
+	char	   *form = NULL;
 	HttpRequest *req = NULL;
 
-	if (form == NULL)
+	if (session != NULL)
+		form = oauth_refresh_form(session, grant->client_id, client_key,
+								  time(NULL) + lane->clock_offset);
+	if (form != NULL && server != NULL &&
+		strcmp(server->issuer, grant->issuer) == 0)
+		req = refresh_request(lane, session, server, form);
+	dpop_key_free(client_key);
+	oauth_session_free(session);
+	if (req != NULL)
 	{
-		conclude(lane, "client", "the client's key is not the one with which "
-				 "the session began");
-		return;
+		replace_text(lane, &grant->pds, lane->pds);
+		/* Nothing gives the lease back now, until there is an answer. */
+		lane->session = SESSION_STORING;
+		start_call(CALL_TOKEN, lane, NULL, NULL, server->issuer, req);
 	}
-	if (server != NULL &&
-		strcmp(server->issuer, grant->session->issuer) == 0)
-		req = refresh_request(lane, server->token_endpoint, form);
-	dpop_free(form);
-	if (req == NULL)
-	{
+	else if (form == NULL)
+		end_refresh(lane, "client", "the client's key is not the one with which "
+					"the session began");
+	else
 		renewal_give_up(lane);
+	dpop_free(form);
+}
+
+/* What has the lease goes out at once, or not at all. */
+void
+renewal_pump(Lane *lane)
+{
+	if (lane->session != SESSION_HAS_LEASE || lane->busy)
 		return;
-	}
-	replace_text(lane, &grant->pds, lane->pds);
-	/* Nothing gives the lease back now, until there is an answer. */
-	lane->session = SESSION_STORING;
-	start_call(CALL_TOKEN, lane, NULL, NULL, server->token_endpoint, req);
+	if (dlist_is_empty(&lane->jobs))
+		renewal_give_up(lane);
+	else
+		send_refresh(lane);
 }
 
 /* The refresh token may have been spent; nobody uses it for a while. */
@@ -459,7 +558,7 @@ prove_again(Lane *lane, Answer *answer)
 		lane->session = SESSION_HAS_LEASE;
 	else
 	{
-		conclude(lane, "later", NULL);
+		end_refresh(lane, "later", NULL);
 		lane_unreachable(lane, answer);
 	}
 }
@@ -467,13 +566,19 @@ prove_again(Lane *lane, Answer *answer)
 static void
 take_tokens(Lane *lane, Answer *answer)
 {
+	Grant	   *grant = lane->refreshing;
 	const char *problem = "the answer to a refresh cannot be read";
+	OAuthSession *session = open_session(grant);
+	bool		renewed = answer->body != NULL && session != NULL &&
+		oauth_session_renew(session, answer->body, grant->pds, time(NULL),
+							&problem);
 
-	if (answer->body != NULL &&
-		oauth_session_renew(lane->refreshing->session, answer->body,
-							lane->refreshing->pds, time(NULL), &problem))
+	if (renewed)
+		keep_session(lane, grant, session);
+	oauth_session_free(session);
+	if (renewed)
 	{
-		conclude(lane, "renewed", NULL);
+		end_refresh(lane, "renewed", NULL);
 		return;
 	}
 	xrpc_unreadable(answer, problem);
@@ -481,12 +586,11 @@ take_tokens(Lane *lane, Answer *answer)
 }
 
 static void
-token_answer(Lane *lane, HttpRequest *req, Answer *answer)
+token_answer(Lane *lane, Answer *answer)
 {
 	char	   *error;
 
-	switch (oauth_judge_refresh(req->fault == HTTP_ANSWERED ? req->status : 0,
-								req->sent, answer->name))
+	switch (oauth_judge_refresh(answer->status, !answer->sure, answer->name))
 	{
 		case OAUTH_RENEWED:
 			take_tokens(lane, answer);
@@ -497,15 +601,15 @@ token_answer(Lane *lane, HttpRequest *req, Answer *answer)
 			break;
 		case OAUTH_OVER:
 			/* Who waits for it is told once the store has been asked. */
-			conclude(lane, "over", answer->message);
+			end_refresh(lane, "over", answer->message);
 			break;
 		case OAUTH_CLIENT:
 			error = psprintf("%s: %s", answer->name, answer->message);
-			conclude(lane, "client", error);
+			end_refresh(lane, "client", error);
 			pfree(error);
 			break;
 		case OAUTH_LATER:
-			conclude(lane, "later", NULL);
+			end_refresh(lane, "later", NULL);
 			lane_unreachable(lane, answer);
 			break;
 		case OAUTH_UNKNOWN:
@@ -578,10 +682,10 @@ server_answer(Lane *lane, Answer *answer)
 }
 
 void
-renewal_answer(Lane *lane, CallKind kind, HttpRequest *req, Answer *answer)
+renewal_answer(Lane *lane, CallKind kind, Answer *answer)
 {
 	if (kind == CALL_TOKEN)
-		token_answer(lane, req, answer);
+		token_answer(lane, answer);
 	else if (kind == CALL_DOCUMENT)
 		document_answer(lane, answer);
 	else if (kind == CALL_RESOURCE)
@@ -606,7 +710,7 @@ work_of(Lane *lane)
 	work->lease = grant->lease;
 	work->error = lane->renewal_error;
 	if (lane->renewal != NULL && strcmp(lane->renewal, "renewed") == 0)
-		work->session = oauth_session_text(grant->session);
+		work->session = grant->session;
 	return work;
 }
 
@@ -614,7 +718,7 @@ static bool
 wants_transaction(Lane *lane)
 {
 	return (lane->session == SESSION_WANTS_LEASE || lane->renewal != NULL) &&
-		lane->not_before <= GetCurrentTimestamp();
+		lane->renewal_at <= GetCurrentTimestamp();
 }
 
 /*
@@ -669,6 +773,6 @@ lane_renewal_stored(const char *did, bool same)
 void
 lane_renewal_postponed(const char *did, long ms)
 {
-	lane_of(did)->not_before =
+	lane_of(did)->renewal_at =
 		TimestampTzPlusMilliseconds(GetCurrentTimestamp(), ms);
 }

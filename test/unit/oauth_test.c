@@ -349,9 +349,9 @@ test_sessions(void)
 	   session->confidential && strcmp(session->kid, "key-1") == 0 &&
 	   session->expires_at == NOW, "a session of the library");
 	ok(stored_as(session, FULL), "what is not known in it stays");
-	ok(!oauth_session_stale(session, NOW - 60) &&
-	   oauth_session_stale(session, NOW - 1) &&
-	   oauth_session_stale(session, NOW + 1), "when it is stale");
+	ok(!oauth_is_stale(session->expires_at, NOW - 60) &&
+	   oauth_is_stale(session->expires_at, NOW - 1) &&
+	   oauth_is_stale(session->expires_at, NOW + 1), "when it is stale");
 	oauth_session_free(session);
 
 	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++)
@@ -431,7 +431,7 @@ test_renewal(void)
 	ok(renew(session, "{\"access_token\":\"at-3\",\"token_type\":\"dpop\","
 			 "\"sub\":\"did:plc:a\"}") &&
 	   strcmp(session->refresh_token, "ref-2") == 0 &&
-	   session->expires_at == 0 && !oauth_session_stale(session, NOW),
+	   session->expires_at == 0 && !oauth_is_stale(session->expires_at, NOW),
 	   "what is left out is as it was; an end that is not said is none");
 	oauth_session_free(session);
 }
