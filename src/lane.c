@@ -383,7 +383,12 @@ lane_pump(Lane *lane, int64 now)
 		start_write(lane, pop_job(lane));
 	}
 	else if (lane->session == SESSION_HAS_CREDENTIAL)
+	{
 		start_session(lane);
+		/* No call was needed for it. */
+		if (lane->session == SESSION_LIVE && !lane->busy)
+			return lane_pump(lane, now);
+	}
 	else
 	{
 		if (lane->renewal_at <= GetCurrentTimestamp())
