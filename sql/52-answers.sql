@@ -364,7 +364,8 @@ BEGIN
 	SELECT q.attempts + 1 INTO tries FROM rsvp_sync._queue q
 	WHERE q.source_id = w_source AND q.key = w_key;
 	/* Connected anew meanwhile: there is nothing to wait for. */
-	IF how = 'wait' AND code <> 'no_account' AND EXISTS (SELECT FROM rsvp_sync._intent i
+	IF how = 'wait' AND code NOT IN ('no_account', 'scope_missing')
+		AND EXISTS (SELECT FROM rsvp_sync._intent i
 		JOIN rsvp_sync._account a ON a.did = i.did
 		WHERE i.source_id = w_source AND i.key = w_key
 			AND a.state = 'unverified' AND a.credential IS NOT NULL)

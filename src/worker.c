@@ -63,6 +63,8 @@
 #define CROWDED_MS		250
 /* Until we ask again whether sources may be used. */
 #define AWAY_MS			50
+/* Until new tokens that could not be stored are stored. */
+#define LOCKED_MS		200
 
 static Statement drain = {
 	"SELECT d.drained, d.repeatable FROM rsvp_sync._drain($1) d", 1, {INT4OID}
@@ -724,6 +726,39 @@ work(void)
 		lane_add(dlist_container(Job, node, dlist_pop_head_node(&planned)));
 }
 
+/* One step of a refresh, committed before the lane hears of it. */
+static void
+renew(RenewalWork *work)
+{
+	Renewal		renewal = {.work = work,.keep = CurrentMemoryContext};
+	ErrorData  *error;
+
+	begin_work("rsvp_sync: refreshing an OAuth session");
+	process_leave_if_dropped();
+	error = answers_renewal(&renewal);
+	if (error != NULL && error->sqlerrcode != ERRCODE_LOCK_NOT_AVAILABLE)
+		ereport(WARNING,
+				(errmsg("the OAuth session of %s cannot be refreshed: %s",
+						work->did, error->message)));
+	end_work();
+	if (error != NULL)
+		lane_renewal_postponed(work->did, work->how ? LOCKED_MS : POLL_MS);
+	else if (work->how != NULL)
+		lane_renewal_stored(work->did, renewal.yes);
+	else
+		lane_lease(work->did, renewal.known, renewal.yes, renewal.lease);
+}
+
+/* Each in a transaction of its own, and these before all others. */
+static void
+renew_sessions(void)
+{
+	RenewalWork *work;
+
+	while ((work = lane_next_renewal()) != NULL)
+		renew(work);
+}
+
 static void
 harvest(void)
 {
@@ -825,6 +860,7 @@ turn(void)
 
 	registry_clear_told();
 	harvest();
+	renew_sessions();
 	settle();
 	if (work_to_do())
 		work();
@@ -837,7 +873,7 @@ turn(void)
 	if (is_away() ||
 		(dlist_is_empty(lane_outcomes()) && dlist_is_empty(lane_replans()) &&
 		 dlist_is_empty(lane_parked()) &&
-		 lane_credentials_wanted() == NIL))
+		 lane_credentials_wanted() == NIL && !lane_renewals_wanted()))
 	{
 		if (wait_for_events())
 			more = true;

@@ -418,31 +418,74 @@ xrpc_get(const char *host, const char *method, const char *const *params,
 	return req;
 }
 
-/* token: bearer, or NULL; body: JSON, or NULL for none at all */
+static void
+secret_header(HttpRequest *req, const char *name, const char *scheme,
+			  const char *secret)
+{
+	/* Not by psprintf(), which leaves pieces behind. */
+	size_t		size = strlen(scheme) + strlen(secret) + 1;
+	char	   *value = palloc(size);
+
+	snprintf(value, size, "%s%s", scheme, secret);
+	http_header(req, name, value);
+	explicit_bzero(value, size);
+	pfree(value);
+}
+
+/* False: a proof could not be made. */
+static bool
+authorize(HttpRequest *req, const char *url, const Authorization *by)
+{
+	char	   *proof;
+
+	secret_header(req, "Authorization", by->key ? "DPoP " : "Bearer ",
+				  by->token);
+	if (by->key == NULL)
+		return true;
+	proof = dpop_proof(by->key, "POST", url, by->nonce, by->token,
+					   time(NULL) + by->clock_offset);
+	if (proof == NULL)
+		return false;
+	http_header(req, "DPoP", proof);
+	dpop_free(proof);
+	return true;
+}
+
+/* by: NULL for nobody; body: JSON, or NULL for none at all */
 HttpRequest *
-xrpc_post(const char *host, const char *method, const char *token,
+xrpc_post(const char *host, const char *method, const Authorization *by,
 		  const char *body, long timeout_ms)
 {
 	char	   *url = psprintf("%s/xrpc/%s", host, method);
 	HttpRequest *req = http_new("POST", url, timeout_ms, MAX_ANSWER, NULL);
 
-	pfree(url);
-	if (req == NULL)
-		return NULL;
-	http_header(req, "Accept", "application/json");
-	if (token != NULL)
+	if (req != NULL)
 	{
-		/* Not by psprintf(), which leaves pieces behind. */
-		size_t		size = strlen("Bearer ") + strlen(token) + 1;
-		char	   *value = palloc(size);
-
-		snprintf(value, size, "Bearer %s", token);
-		http_header(req, "Authorization", value);
-		explicit_bzero(value, size);
-		pfree(value);
+		http_header(req, "Accept", "application/json");
+		if (body != NULL)
+			http_body(req, "application/json", body, strlen(body));
+		if (by != NULL && !authorize(req, url, by))
+		{
+			http_free(req);
+			req = NULL;
+		}
 	}
-	if (body != NULL)
-		http_body(req, "application/json", body, strlen(body));
+	pfree(url);
+	return req;
+}
+
+/* A document at a well-known place. */
+HttpRequest *
+xrpc_document(const char *host, const char *path, long timeout_ms)
+{
+	bool		slash = *host != '\0' && host[strlen(host) - 1] == '/';
+	char	   *url = psprintf("%.*s%s", (int) strlen(host) - slash, host,
+							   path);
+	HttpRequest *req = http_new("GET", url, timeout_ms, MAX_DOCUMENT, NULL);
+
+	pfree(url);
+	if (req != NULL)
+		http_header(req, "Accept", "application/json");
 	return req;
 }
 
