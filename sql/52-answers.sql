@@ -258,6 +258,43 @@ $$;
 COMMENT ON FUNCTION rsvp_sync._account_done(text, text, text, text, text, timestamptz) IS
 'New state of an account; a change is announced by NOTIFY rsvp_sync_account. Was it one?';
 
+/* An account's own limit is used up. */
+CREATE FUNCTION rsvp_sync._account_limited(of_did text, wait_ms integer)
+RETURNS void
+LANGUAGE sql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+UPDATE rsvp_sync._account a SET
+	rate_limited_until = now() + wait_ms * interval '1 millisecond'
+WHERE a.did = of_did
+$$;
+COMMENT ON FUNCTION rsvp_sync._account_limited(text, integer) IS
+'Notes until when an account''s rate limit leaves nothing to spend.';
+
+/* A server does not answer, or answers again; since when, for the log. */
+CREATE FUNCTION rsvp_sync._host_done(of_host text, new_state text,
+	error text)
+RETURNS interval
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	was_down interval;
+BEGIN
+	IF new_state = 'down' THEN
+		INSERT INTO rsvp_sync._host AS h (host, last_error)
+		VALUES (of_host, error)
+		ON CONFLICT (host) DO UPDATE SET last_error = excluded.last_error;
+		RETURN NULL;
+	END IF;
+	DELETE FROM rsvp_sync._host h WHERE h.host = of_host
+	RETURNING date_trunc('second', now() - h.down_since) INTO was_down;
+	RETURN was_down;
+END
+$$;
+COMMENT ON FUNCTION rsvp_sync._host_done(text, text, text) IS
+'Notes that a server went down, or is up again: then how long it was down.';
+
 /* Wait before try number attempt + 1: exponential, full jitter. */
 CREATE FUNCTION rsvp_sync._backoff(attempt integer) RETURNS interval
 LANGUAGE sql VOLATILE

@@ -56,6 +56,12 @@ static Statement identity_done = {
 static Statement event_done = {
 	"SELECT rsvp_sync._event_done($1, $2)", 2, {TEXTOID, TEXTOID}
 };
+static Statement account_limited = {
+	"SELECT rsvp_sync._account_limited($1, $2)", 2, {TEXTOID, INT4OID}
+};
+static Statement host_done = {
+	"SELECT rsvp_sync._host_done($1, $2, $3)", 3, {TEXTOID, TEXTOID, TEXTOID}
+};
 static Statement account_done = {
 	"SELECT rsvp_sync._account_done($1, $2, $3, $4, $5,"
 	" $6::pg_catalog.timestamptz)", 6,
@@ -142,6 +148,37 @@ record_account(Outcome *o)
 }
 
 static void
+record_limited(Outcome *o)
+{
+	Args		args = {0};
+
+	args_text(&args, o->subject);
+	args_int4(&args, (int32) Min(o->wait_ms, INT_MAX));
+	run_statement(&account_limited, &args);
+}
+
+/* A line in the log for each server that goes down, and when it is back. */
+static void
+record_host(Outcome *o)
+{
+	Args		args = {0};
+
+	args_text(&args, o->subject);
+	args_text(&args, o->how);
+	args_text(&args, o->message);
+	run_statement(&host_done, &args);
+	if (strcmp(o->how, "down") == 0)
+		ereport(LOG,
+				(errmsg("%s does not answer: %s", o->subject, o->message),
+				 errdetail("Its keys wait; it is asked every few seconds.")));
+	else
+		ereport(LOG,
+				(errmsg("%s answers again", o->subject),
+				 errdetail("It was down for %s.",
+						   result_text(0, 1) ? result_text(0, 1) : "a moment")));
+}
+
+static void
 record_learnt(Outcome *o)
 {
 	Args		args = {0};
@@ -179,6 +216,12 @@ record_outcome(void *arg)
 			record_account(o);
 			break;
 		case OUTCOME_CALL:
+			break;
+		case OUTCOME_LIMITED:
+			record_limited(o);
+			break;
+		case OUTCOME_HOST:
+			record_host(o);
 			break;
 		default:
 			record_learnt(o);

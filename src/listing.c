@@ -86,9 +86,6 @@ listing_failed(Lane *lane, Answer *answer)
 	if (answer->class == ANSWER_USER)
 		ask_user(lane, account_state(answer->name, "needs_login"),
 				 answer->message);
-	else if (answer->class == ANSWER_LIMIT)
-		fail_lane(lane, "later", answer->name, answer->message,
-				  answer->wait_ms);
 	else
 		fail_lane(lane, "retry", answer->name, answer->message,
 				  answer->wait_ms);

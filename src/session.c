@@ -90,15 +90,8 @@ account_state(const char *name, const char *otherwise)
 static void
 lane_unreachable(Lane *lane, Answer *answer)
 {
-	if (answer->class == ANSWER_LIMIT)
-		fail_lane(lane, "later", answer->name, answer->message,
-				  answer->wait_ms);
-	else
-	{
-		account_outcome(lane, "unreachable", answer->message);
-		fail_lane(lane, "retry", answer->name, answer->message,
-				  answer->wait_ms);
-	}
+	account_outcome(lane, "unreachable", answer->message);
+	fail_lane(lane, "retry", answer->name, answer->message, answer->wait_ms);
 }
 
 static void

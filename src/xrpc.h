@@ -12,6 +12,7 @@
 
 #include <jansson.h>
 
+#include "budget.h"
 #include "http.h"
 
 #define RSVP_COLLECTION "community.lexicon.calendar.rsvp"
@@ -42,7 +43,9 @@ typedef struct Answer
 	bool		named;			/* an error of XRPC or OAuth, not just a status */
 	bool		known;			/* ... whose name says the class */
 	bool		sure;			/* it certainly had no effect */
+	bool		host_fault;		/* nobody, or somebody in between, answered */
 	long		wait_ms;		/* not to be repeated before, or 0 */
+	RateLimit	limit;			/* what is left of one of the server's */
 	json_t	   *body;			/* parsed, if class is ANSWER_OK */
 } Answer;
 

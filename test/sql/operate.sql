@@ -46,7 +46,7 @@ DECLARE
 	planned text[] := '{}';
 BEGIN
 	PERFORM rsvp_sync._drain(1000);
-	FOR l IN SELECT * FROM rsvp_sync._lease(1, 100) LOOP
+	FOR l IN SELECT * FROM rsvp_sync._lease(1, 100, 100) LOOP
 		PERFORM rsvp_sync._plan_keys(l.source_id, l.keys);
 		planned := planned || l.keys;
 	END LOOP;
