@@ -21,6 +21,9 @@ CREATE SCHEMA operate_test AUTHORIZATION regress_operate;
 GRANT USAGE, CREATE ON SCHEMA operate_test TO regress_operate_other;
 GRANT USAGE ON SCHEMA operate_test TO regress_operate_reader;
 SET rsvp_sync.allow_plaintext_credentials = on;
+-- what waits for its next try waits for as long as this takes
+SET rsvp_sync.retry_base = '1h';
+SET rsvp_sync.retry_max = '1d';
 \set alice 'did:plc:ewvi7nxzyoun6zhxrhs64oiz'
 \set bob 'did:plc:z72i7hdynmk6r22z27h6tvur'
 \set party 'at://did:web:host.example/community.lexicon.calendar.event/party'
