@@ -51,9 +51,9 @@ typedef struct Call
 	Task	   *task;
 	Host	   *host;
 	int			epoch;			/* of the lane when it began */
-	dlist_node	node;			/* among the host's suspects */
+	bool		suspect;		/* waits for its host's probe */
+	dlist_node	node;			/* ... among these */
 	Answer		answer;			/* of a suspect; without a body */
-	double		seconds;		/* it took */
 } Call;
 
 static MemoryContext lane_context = NULL;
@@ -95,6 +95,7 @@ text_table(const char *name, Size entrysize, MemoryContext context)
 void
 lane_startup(void)
 {
+	secret_startup();
 	lane_context = AllocSetContextCreate(TopMemoryContext, "rsvp_sync lanes",
 										 ALLOCSET_DEFAULT_SIZES);
 	lanes = text_table("rsvp_sync lanes", sizeof(Lane), lane_context);
@@ -104,18 +105,26 @@ lane_startup(void)
 	task_startup(lane_context);
 }
 
-/* Replace a text of a lane; what it was is overwritten, it may be a secret. */
+/* Replace a text of a lane. */
 void
 replace_text(Lane *lane, char **text, const char *with)
 {
 	char	   *copy = with ? MemoryContextStrdup(lane->context, with) : NULL;
 
 	if (*text != NULL)
-	{
-		explicit_bzero(*text, strlen(*text));
 		pfree(*text);
-	}
 	*text = copy;
+}
+
+/* Replace a secret of a lane; it is kept sealed. */
+void
+replace_secret(Lane *lane, Secret **secret, const char *with)
+{
+	Secret	   *sealed = secret_seal(lane->context, with);
+
+	if (*secret != NULL)
+		pfree(*secret);
+	*secret = sealed;
 }
 
 Job *
@@ -187,9 +196,10 @@ find_lane(const char *did)
 static void
 wipe_lane(Lane *lane)
 {
-	replace_text(lane, &lane->password, NULL);
-	replace_text(lane, &lane->access_token, NULL);
-	replace_text(lane, &lane->refresh_token, NULL);
+	replace_secret(lane, &lane->password, NULL);
+	replace_secret(lane, &lane->access_token, NULL);
+	replace_secret(lane, &lane->refresh_token, NULL);
+	lane->unsaved = false;
 }
 
 static void
@@ -230,7 +240,7 @@ rest_lanes(void)
 	{
 		Lane	   *lane = dlist_container(Lane, node, iter.cur);
 
-		if (lane->busy || lane->records != NULL ||
+		if (lane->busy || lane->records != NULL || lane->unsaved ||
 			!dlist_is_empty(&lane->jobs))
 			continue;
 		lane->active = false;
@@ -419,6 +429,7 @@ start_lanes(bool urgent, int64 now)
 		Lane	   *lane = dlist_container(Lane, node, iter.cur);
 		bool		round_over = lane == last;
 
+		save_session(lane);
 		if (!dlist_is_empty(&lane->jobs) &&
 			(dlist_head_element(Job, node, &lane->jobs)->priority == 0)
 			== urgent && lane_pump(lane, now))
@@ -668,6 +679,125 @@ fresh_answer(Call *call, Answer *answer)
 	}
 }
 
+/* What an answer means for those who asked. */
+static void
+conclude(Call *call, Answer *answer)
+{
+	Lane	   *lane = call->lane;
+
+	if (lane)
+		lane->busy = false;
+	if (answer->class == ANSWER_LIMIT)
+		limited(call, answer);
+	else if (lane && call->epoch != lane->epoch)
+		stale_answer(call, answer);
+	else
+		fresh_answer(call, answer);
+}
+
+/* The server is down: nobody is to blame, and all is as before the call. */
+static void
+unmake(Call *call)
+{
+	Lane	   *lane = call->lane;
+
+	if (lane)
+		lane->busy = false;
+	switch (call->kind)
+	{
+		case CALL_HEAD:
+		case CALL_LIST:
+			forget_listing(lane);
+			break;
+		case CALL_JOB:
+			call->job->sent = call->job->sent || !call->answer.sure;
+			park_job(call->job, call->host->name, "host_unreachable");
+			break;
+		case CALL_TASK:
+			call->task->started = false;
+			break;
+		default:
+			break;
+	}
+}
+
+static Call *
+next_suspect(Host *host)
+{
+	if (dlist_is_empty(&host->suspects))
+		return NULL;
+	return dlist_container(Call, node, dlist_pop_head_node(&host->suspects));
+}
+
+static void
+host_outcome(Host *host, const char *state, const char *message)
+{
+	Outcome    *outcome = new_outcome(OUTCOME_HOST, NULL, host->name);
+
+	outcome->how = state;
+	outcome->message = outcome_keep(message);
+}
+
+/* Whatever it said, it lives: failures of the last moment count. */
+static void
+host_answers(Host *host)
+{
+	Call	   *call;
+
+	if (host->state == HOST_UP)
+		return;
+	if (host_is_up(host))
+		host_outcome(host, "up", NULL);
+	while ((call = next_suspect(host)) != NULL)
+	{
+		conclude(call, &call->answer);
+		pfree(call);
+	}
+}
+
+static void
+host_is_silent(Host *host, Answer *answer)
+{
+	Call	   *call;
+
+	if (host->state == HOST_UP)
+		return;					/* another call was answered meanwhile */
+	if (host_is_down(host, host_now()))
+		host_outcome(host, "down", psprintf("%s: %s", answer->name,
+											answer->message));
+	while ((call = next_suspect(host)) != NULL)
+	{
+		unmake(call);
+		pfree(call);
+	}
+}
+
+static void
+probe_answered(Host *host, Answer *answer)
+{
+	host->probing = false;
+	if (answer->host_fault)
+		host_is_silent(host, answer);
+	else
+		host_answers(host);
+}
+
+/* Nobody answered this call; whose fault that is, a probe will tell. */
+static void
+suspect(Call *call, Answer *answer)
+{
+	call->answer = *answer;
+	call->answer.body = NULL;
+	if (call->host->state == HOST_DOWN)
+	{
+		unmake(call);
+		return;
+	}
+	call->suspect = true;
+	dlist_push_tail(&call->host->suspects, &call->node);
+	host_suspected(call->host, host_now());
+}
+
 /* Which operation this call belongs to; before its answer is dealt with. */
 static void
 describe_call(Call *call, Outcome *note)
@@ -706,12 +836,12 @@ time_listing(Lane *lane, Outcome *note)
  * error for who reads or deletes it.
  */
 static void
-note_call(Call *call, Outcome *note, const Answer *answer)
+note_call(Call *call, Outcome *note, const Answer *answer, double seconds)
 {
 	bool		absent = answer->class == ANSWER_ABSENT &&
 		call->kind == CALL_JOB && !job_is(call->job, "put");
 
-	note->seconds = call->seconds;
+	note->seconds = seconds;
 	if (answer->class != ANSWER_OK && !absent)
 		note->code = answer->name;
 	if (call->kind == CALL_HEAD || call->kind == CALL_LIST)
@@ -720,151 +850,27 @@ note_call(Call *call, Outcome *note, const Answer *answer)
 		outcome_of_call(note);
 }
 
-/* What an answer means for those who asked. */
-static void
-conclude(Call *call, Answer *answer)
-{
-	Lane	   *lane = call->lane;
-	Outcome		note = {0};
-
-	describe_call(call, &note);
-	if (lane)
-		lane->busy = false;
-	if (answer->class == ANSWER_LIMIT)
-		limited(call, answer);
-	else if (lane && call->epoch != lane->epoch)
-		stale_answer(call, answer);
-	else
-		fresh_answer(call, answer);
-	note_call(call, &note, answer);
-	pfree(call);
-}
-
-/* The server is down: nobody is to blame, and all is as before the call. */
-static void
-unmake(Call *call)
-{
-	Lane	   *lane = call->lane;
-	Outcome		note = {0};
-
-	describe_call(call, &note);
-	if (lane)
-		lane->busy = false;
-	switch (call->kind)
-	{
-		case CALL_HEAD:
-		case CALL_LIST:
-			forget_listing(lane);
-			break;
-		case CALL_JOB:
-			call->job->sent = call->job->sent || !call->answer.sure;
-			park_job(call->job, call->host->name, "host_unreachable");
-			break;
-		case CALL_TASK:
-			call->task->started = false;
-			break;
-		default:
-			break;
-	}
-	note_call(call, &note, &call->answer);
-	pfree(call);
-}
-
-static Call *
-next_suspect(Host *host)
-{
-	if (dlist_is_empty(&host->suspects))
-		return NULL;
-	return dlist_container(Call, node, dlist_pop_head_node(&host->suspects));
-}
-
-static void
-host_outcome(Host *host, const char *state, const char *message)
-{
-	Outcome    *outcome = new_outcome(OUTCOME_HOST, NULL, host->name);
-
-	outcome->how = state;
-	outcome->message = outcome_keep(message);
-}
-
-/* Whatever it said, it lives: failures of the last moment count. */
-static void
-host_answers(Host *host)
-{
-	Call	   *call;
-
-	if (host->state == HOST_UP)
-		return;
-	if (host_is_up(host))
-		host_outcome(host, "up", NULL);
-	while ((call = next_suspect(host)) != NULL)
-		conclude(call, &call->answer);
-}
-
-static void
-host_is_silent(Host *host, Answer *answer)
-{
-	Call	   *call;
-
-	if (host->state == HOST_UP)
-		return;					/* another call was answered meanwhile */
-	if (host_is_down(host, host_now()))
-		host_outcome(host, "down", psprintf("%s: %s", answer->name,
-											answer->message));
-	while ((call = next_suspect(host)) != NULL)
-		unmake(call);
-}
-
-/* Nobody answered this call; whose fault that is, a probe will tell. */
-static void
-suspect(Call *call, Answer *answer)
-{
-	call->answer = *answer;
-	call->answer.body = NULL;
-	dlist_push_tail(&call->host->suspects, &call->node);
-	if (call->host->state == HOST_DOWN)
-		unmake(next_suspect(call->host));
-	else
-		host_suspected(call->host, host_now());
-}
-
-/* What the server may have said of them is shown to others. */
-static void
-hide_secrets(Lane *lane, Answer *answer)
-{
-	xrpc_hide(answer, lane->password);
-	xrpc_hide(answer, lane->access_token);
-	xrpc_hide(answer, lane->refresh_token);
-}
-
 /* An answer came, or will never come. */
 void
 lane_finished(HttpRequest *req)
 {
 	Call	   *call = req->owner;
 	Host	   *host = call->host;
+	Lane	   *lane = call->lane;
 	int64		now = host_now();
+	double		seconds = req->seconds;
+	Outcome		note = {0};
 	Answer		answer;
 
 	xrpc_judge(req, &answer);
-	call->seconds = req->seconds;
-	if (call->lane)
-		hide_secrets(call->lane, &answer);
 	http_free(req);
+	if (lane)
+		hide_secrets(lane, &answer);
+	describe_call(call, &note);
 	host_call_ended(host, now);
 	learn_limit(call, &answer, now);
 	if (call->kind == CALL_PROBE)
-	{
-		host->probing = false;
-		if (answer.host_fault)
-		{
-			note_error(answer.name);
-			host_is_silent(host, &answer);
-		}
-		else
-			host_answers(host);
-		pfree(call);
-	}
+		probe_answered(host, &answer);
 	else if (answer.host_fault)
 		suspect(call, &answer);
 	else
@@ -873,6 +879,9 @@ lane_finished(HttpRequest *req)
 			host_answers(host);
 		conclude(call, &answer);
 	}
+	note_call(call, &note, &answer, seconds);
+	if (!call->suspect)
+		pfree(call);
 	xrpc_forget(&answer);
 }
 
@@ -891,6 +900,20 @@ lane_credentials_wanted(void)
 			wanted = lappend(wanted, unconstify(char *, lane->did));
 	}
 	return wanted;
+}
+
+/* An account is gone: nothing of its session is to stay with us. */
+void
+lane_forget(const char *did)
+{
+	Lane	   *lane = find_lane(did);
+
+	if (lane == NULL)
+		return;
+	if (lane->active)
+		reset_lane(lane);
+	else
+		free_lane(lane);
 }
 
 static int64
@@ -917,6 +940,10 @@ lane_timeout_ms(void)
 
 		if (!dlist_is_empty(&lane->jobs) && lane->wake_at > now)
 			shortest = sooner(shortest, lane->wake_at - now);
+		if (lane->unsaved)
+			shortest = sooner(shortest,
+							  TimestampDifferenceMilliseconds(GetCurrentTimestamp(),
+															  lane->save_at));
 	}
 	host_scan(&scan);
 	while ((host = hash_seq_search(&scan)) != NULL)
@@ -966,9 +993,9 @@ lane_outcome_recorded(Outcome *outcome)
 			}
 			break;
 		case OUTCOME_ACCOUNT:
-		case OUTCOME_CALL:
 		case OUTCOME_LIMITED:
 		case OUTCOME_HOST:
+		case OUTCOME_CALL:
 			break;
 	}
 }
@@ -1005,9 +1032,12 @@ lane_outcome_refused(Outcome *outcome)
 					  "see the log", 0);
 			break;
 		case OUTCOME_ACCOUNT:
-		case OUTCOME_CALL:
+			if (outcome->secret != NULL)
+				session_refused(lane_of(outcome->subject));
+			break;
 		case OUTCOME_LIMITED:
 		case OUTCOME_HOST:
+		case OUTCOME_CALL:
 			break;
 		default:
 			fail_job(outcome->job, "retry", "not_recorded", "see the log",
