@@ -32,8 +32,8 @@ $app->sql('CREATE TABLE clock (id int PRIMARY KEY, did text, event_uri text, sta
 sub passes {
 	my ($n) = @_;
 	for (1 .. $n) {
-		my $last = pass('clock')->{finished_at} // '';
-		wait_for { (pass('clock')->{finished_at} // '') ne $last } or return fail('the clock stands still');
+		my $last = pass_of('clock')->{finished_at} // '';
+		wait_for { (pass_of('clock')->{finished_at} // '') ne $last } or return fail('the clock stands still');
 	}
 	return 1;
 }
@@ -119,9 +119,9 @@ is scalar($app->records(6)), 0, '... until somebody lets them pass';
 
 $app->sql("SELECT rsvp_sync.pause('attendance')");
 unseen("UPDATE attendance SET status = 'maybe' WHERE id = 1");
-my $paused = json(pass('attendance'));
+my $paused = json(pass_of('attendance'));
 passes(2);
-is json(pass('attendance')), $paused, 'a paused source is not compared';
+is json(pass_of('attendance')), $paused, 'a paused source is not compared';
 $app->sql("SELECT rsvp_sync.resume('attendance')");
 becomes('... resumed, it is', sub { $app->said(1) eq 'interested' });
 
@@ -130,16 +130,16 @@ unseen("UPDATE attendance SET status = 'confirmed' WHERE id = 1");
 $app->admin("INSERT INTO rsvp_sync._queue (source_id, key, due_at, changed_at, lease) SELECT source_id, 'x' || n, now(), now(), 1
 	FROM rsvp_sync._source, generate_series(1, 6000) n WHERE attendance = 'attendance'::regclass");
 $app->sql("SELECT rsvp_sync.resume('attendance')");
-my $backlogged = json(pass('attendance'));
+my $backlogged = json(pass_of('attendance'));
 passes(2);
-is json(pass('attendance')), $backlogged, 'a source with thousands of keys waiting is not compared';
+is json(pass_of('attendance')), $backlogged, 'a source with thousands of keys waiting is not compared';
 $app->admin("DELETE FROM rsvp_sync._queue WHERE key LIKE 'x%'");
 becomes('... once they are gone, it is', sub { $app->said(1) eq 'going' });
 
 $app->sql('ALTER TABLE attendance RENAME COLUMN status TO standing');
 $app->sql('ALTER TABLE attendance DROP COLUMN standing');
 becomes('a query that does not run: the source is broken', sub { $app->sql("SELECT state FROM rsvp_sync.source WHERE attendance = 'attendance'::regclass") eq 'broken' });
-like pass('attendance')->{error}, qr/SQLSTATE 42703/, '... as progress says';
+like pass_of('attendance')->{error}, qr/SQLSTATE 42703/, '... as progress says';
 $app->sql("ALTER TABLE attendance ADD standing attendance_status NOT NULL DEFAULT 'confirmed'; SELECT rsvp_sync.detach('attendance')");
 is $app->admin('SELECT count(*) FROM rsvp_sync._pass'), 1, 'a detached source leaves nothing behind';
 
@@ -153,7 +153,7 @@ INSERT INTO rows SELECT n % 100, 'row "' || n, 'did:plc:' || repeat('a', 24), 'a
 SELECT rsvp_sync.attach('rows', 'SELECT a, b, did, event_uri, status FROM rows WHERE pg_sleep(0.0005) IS NOT NULL');
 SQL
 sub slices { return $pg->safe_psql('large', "SELECT phase IS NOT NULL AND position IS NOT NULL FROM rsvp_sync._pass") eq 't' }
-sub large { return pass('rows', 'large') }
+sub large { return pass_of('rows', 'large') }
 # under_way(): the process, in the middle of a pass
 sub under_way { return wait_for { slices() && reconciler('large') } }
 
