@@ -308,8 +308,11 @@ BEGIN
 					OR i.bond IS NULL AND i.base_local IS NULL)
 			WHEN v.local IS NULL OR v.past
 				/* Planned as one that wants a record: its parts are valid. */
-				OR NOT i.live AND rsvp_sync._missing(p.did, p.event_uri,
-					true, v.local, v.past) IS NOT NULL
+				OR NOT i.live AND NOT coalesce(rsvp_sync.is_did(p.did)
+					AND rsvp_sync.is_at_uri(p.event_uri)
+					AND (rsvp_sync.parse_at_uri(p.event_uri)).rkey IS NOT NULL
+					AND rsvp_sync.is_did(
+						(rsvp_sync.parse_at_uri(p.event_uri)).authority), false)
 			THEN false
 			WHEN i.bond IS NULL AND i.state = 'blocked'
 			THEN i.reason_code = 'no_account'
@@ -463,7 +466,7 @@ DECLARE
 BEGIN
 	pass.source_id := of_source;
 	LOOP
-		SELECT * INTO slice FROM rsvp_sync._next_slice(pass, 5000);
+		SELECT * INTO slice FROM rsvp_sync._next_slice(pass, 20000);
 		pass := slice.pass;
 		RETURN QUERY SELECT unnest(slice.differing);
 		EXIT WHEN pass.phase IS NULL;
