@@ -16,6 +16,7 @@ CREATE TABLE rsvp_sync._pass (
 	phase text CHECK (phase IN ('rows', 'intents')),	-- NULL: none is under way
 	position text,					-- the key up to which it is done; NULL: from the start
 	matched bigint NOT NULL DEFAULT 0,	-- of intents whose row was met: hashes of their keys, xor
+	crowded bigint[],				-- slots with several keys, by hash; NULL: each is looked up
 	started_at timestamptz,
 	seen bigint NOT NULL DEFAULT 0,	-- rows compared
 	differing bigint NOT NULL DEFAULT 0,	-- keys put in
@@ -249,6 +250,41 @@ COMMENT ON FUNCTION rsvp_sync._missing(text, text, boolean, text, boolean) IS
 'private: reason code of a row whose own values keep it from being published, else NULL';
 
 /*
+ * Slots in which several keys could meet, of all sources.  One look at all
+ * intents costs less than a look-up for each key, where the source has a good
+ * part of them and few of its keys do meet.
+ */
+CREATE FUNCTION rsvp_sync._crowded_slots(of_source bigint)
+RETURNS bigint[]
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+SET jit = off SET work_mem = '64MB'
+AS $$
+DECLARE
+	part bigint := (SELECT greatest(c.reltuples / 4, 1) FROM pg_class c
+		WHERE c.oid = 'rsvp_sync._intent'::regclass);
+	crowded bigint[];
+BEGIN
+	/* Of many millions it would be a long statement. */
+	IF part > 1250000 OR part > (SELECT count(*) FROM (SELECT FROM rsvp_sync._intent i
+		WHERE i.source_id = of_source LIMIT part) k)
+	THEN
+		RETURN NULL;
+	END IF;
+	crowded := ARRAY(
+		SELECT hashtextextended(i.did, hashtextextended(i.event_uri, 0))
+		FROM rsvp_sync._intent i
+		GROUP BY 1
+		HAVING count(*) > 1
+			AND bool_or(i.live OR i.bond IS NOT NULL OR i.doubt)
+		LIMIT 101);
+	RETURN CASE WHEN cardinality(crowded) <= 100 THEN crowded END;
+END
+$$;
+COMMENT ON FUNCTION rsvp_sync._crowded_slots(bigint) IS
+'private: hashes of the slots with more than one key of which one has, wants or may have a record; NULL: better looked up key by key';
+
+/*
  * One page of rows.  What a row, its intent and its record say is compared
  * here for the cases that most rows are in; whatever is in none of them is
  * suspected, and planned.  Each case says when plan(), asked about such a key,
@@ -258,7 +294,7 @@ COMMENT ON FUNCTION rsvp_sync._missing(text, text, boolean, text, boolean) IS
  * Look-ups by index, as a slice is small beside the tables.
  */
 CREATE FUNCTION rsvp_sync._compare_rows(of_source bigint, after text,
-	at_most integer, OUT until text, OUT seen bigint, OUT matched bigint,
+	at_most integer, crowded bigint[], OUT until text, OUT seen bigint, OUT matched bigint,
 	OUT differing text[])
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
@@ -327,10 +363,15 @@ BEGIN
 						AND (o.status IS DISTINCT FROM v.local
 							OR i.reason_code = 'published') END
 				/* Nobody else is in its slot. */
-				AND NOT EXISTS (SELECT FROM rsvp_sync._intent r
-					WHERE r.did = i.did AND r.event_uri = i.event_uri
-						AND (r.live OR r.bond IS NOT NULL OR r.doubt)
-						AND (r.key <> i.key OR r.source_id <> i.source_id))
+				AND CASE WHEN crowded = '{}' THEN true
+					WHEN crowded IS NOT NULL
+					THEN hashtextextended(i.did,
+						hashtextextended(i.event_uri, 0)) <> ALL (crowded)
+					ELSE NOT EXISTS (SELECT FROM rsvp_sync._intent r
+						WHERE r.did = i.did AND r.event_uri = i.event_uri
+							AND (r.live OR r.bond IS NOT NULL OR r.doubt)
+							AND (r.key <> i.key
+								OR r.source_id <> i.source_id)) END
 			END AS right,
 			/* A column may have taken less of it than there was. */
 			p.present AND i.bond IS NOT NULL AND NOT i.writeback
@@ -361,8 +402,8 @@ BEGIN
 			WHERE q.source_id = of_source AND q.key = k));
 END
 $$;
-COMMENT ON FUNCTION rsvp_sync._compare_rows(bigint, text, integer) IS
-'private: compares the attendance rows after a key (NULL: from the first), at most so many. until: the last key of them, NULL if it was the rest; matched: xor of hashes of the keys that have an intent; differing: keys that are not as they should be';
+COMMENT ON FUNCTION rsvp_sync._compare_rows(bigint, text, integer, bigint[]) IS
+'private: compares the attendance rows after a key (NULL: from the first), at most so many; crowded: what _crowded_slots() said. until: the last key of them, NULL if it was the rest; matched: xor of hashes of the keys that have an intent; differing: keys that are not as they should be';
 
 /* One page of intents: those whose row is gone. */
 CREATE FUNCTION rsvp_sync._compare_intents(of_source bigint, after text,
@@ -421,6 +462,7 @@ BEGIN
 		pass.phase := 'rows';
 		pass.position := NULL;
 		pass.matched := 0;
+		pass.crowded := rsvp_sync._crowded_slots(pass.source_id);
 		pass.started_at := clock_timestamp();
 		pass.seen := 0;
 		pass.differing := 0;
@@ -436,7 +478,7 @@ BEGIN
 		pass.phase := 'intents';
 	ELSE
 		SELECT * INTO slice FROM rsvp_sync._compare_rows(pass.source_id,
-			pass.position, at_most);
+			pass.position, at_most, pass.crowded);
 		pass.seen := pass.seen + slice.seen;
 		pass.matched := pass.matched # slice.matched;
 		pass.phase := CASE WHEN slice.until IS NOT NULL THEN 'rows'
@@ -598,6 +640,7 @@ BEGIN
 	END IF;
 	UPDATE rsvp_sync._pass p SET phase = new_pass.phase,
 		position = new_pass.position, matched = new_pass.matched,
+		crowded = new_pass.crowded,
 		started_at = new_pass.started_at, seen = new_pass.seen,
 		differing = new_pass.differing, finished_at = new_pass.finished_at,
 		not_before = NULL, error = NULL
