@@ -212,6 +212,8 @@ WHERE NOT EXISTS (SELECT FROM rsvp_sync._queue q
 			IS DISTINCT FROM (e.old_state, e.old_reason_code, (e.s).bond,
 				(e.s).base_local, (e.s).base_cid)
 			OR (e.from_key IS NOT NULL AND (e.d).live)
+			/* Replaced by one of the same content. */
+			OR ((e.d).bond IS NOT NULL AND (e.d).rkey IS DISTINCT FROM e.rkey)
 		WHEN 'wait' THEN (x.state, x.code)
 			IS DISTINCT FROM (e.old_state, e.old_reason_code)
 		WHEN 'hold' THEN (x.state, x.code)
@@ -306,6 +308,9 @@ DECLARE
 	map jsonb := rsvp_sync._status_map(of_source);
 	past_too boolean;
 	told jsonb;
+	leaving text[] := ARRAY(SELECT a.did FROM rsvp_sync._account a
+		WHERE a.leaving IS NOT NULL);
+	forgotten boolean := EXISTS (SELECT FROM rsvp_sync._forgotten);
 	suspects text[];
 	erased text[];
 BEGIN
@@ -329,6 +334,10 @@ BEGIN
 			WHEN i.key IS NULL OR i.doubt OR i.sent_cids <> '{}'
 				OR i.did IS DISTINCT FROM p.did
 				OR i.event_uri IS DISTINCT FROM p.event_uri
+				/* Its user takes leave, or has. */
+				OR p.did = ANY (leaving)
+				OR forgotten AND EXISTS (SELECT FROM rsvp_sync._forgotten f
+					WHERE f.digest = sha256(convert_to(p.did, 'UTF8')))
 			THEN false
 			WHEN p.withheld IS NOT NULL
 			THEN i.state = 'withheld' AND (i.reason_code = p.withheld
@@ -608,6 +617,7 @@ WHERE i.seconds > 0 AND s.state = 'active'
 				THEN 0.5 + 0.6 * i.chance ELSE 0.9 + 0.2 * i.chance END)
 			<= now())
 	AND current_setting('rsvp_sync.mode') <> 'off'
+	AND NOT EXISTS (SELECT FROM rsvp_sync._pause a WHERE a.subject = '*')
 	AND NOT rsvp_sync._copied()
 	AND NOT rsvp_sync._is_backlogged(s.source_id, backlog)
 ORDER BY p.phase IS NULL, p.finished_at NULLS FIRST, s.source_id

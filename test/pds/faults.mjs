@@ -16,6 +16,12 @@
 //
 // Down and up are answered on the control port only (see server.mjs).
 //
+//   POST   /_test/limit    rate limits as the PDS has them, with windows of our
+//                          choice: a JSON array of { points, window (seconds),
+//                          per ('ip' or 'did'), costs ({ method: points },
+//                          default: 1 each) }; [] takes them away.  Every
+//                          answer carries the headers of the tightest one.
+//
 // Requests of the tests' own client (client.mjs, by its User-Agent) are logged,
 // marked "own", and never hit by a fault.
 //
@@ -40,11 +46,14 @@
 //   truncate    the first so many bytes of the answer, then close
 //   slowBps     trickle the answer, so many bytes a second
 
+import fs from 'node:fs'
 import http from 'node:http'
 import { setTimeout as sleep } from 'node:timers/promises'
 
 const KEEP_BODY = 2_000_000 // bytes of a request or answer looked into for the log
 const KEEP_LOG = 200_000 // requests
+
+const WRITE = /^com\.atproto\.repo\.((create|put|delete)Record|applyWrites)$/
 
 export const OWN_AGENT = 'rsvp-sync-test-client'
 
@@ -58,8 +67,18 @@ export class Bench {
   #rules = []
   #waiting = new Set() // resolvers of the hanging requests
   #log = []
+  #limits = []
   #seq = 0
   #servers = new Map()
+  #file = null
+
+  // Requests also to a file, a JSON object a line, each when it came and again
+  // when it ended: that log is there still when this process was killed.
+  keepLogIn(file) { this.#file = fs.openSync(file, 'a') }
+
+  #note(entry, ended) {
+    if (this.#file !== null) fs.writeSync(this.#file, JSON.stringify({ ...entry, pid: process.pid, ended }) + '\n')
+  }
 
   observe(server, name) {
     const inner = server.listeners('request')
@@ -105,6 +124,12 @@ export class Bench {
         this.release()
         return answer(200, this.#rules)
       }
+      case 'POST /_test/limit': {
+        const limits = json(body || '[]')
+        if (!Array.isArray(limits)) return answer(400, { error: 'no JSON array' })
+        this.#limits = limits.map((l) => ({ ...l, windows: new Map() }))
+        return answer(200, limits)
+      }
       case 'POST /_test/down': case 'POST /_test/up': {
         if (!ownPort) return answer(400, { error: 'ask the control port' })
         const { server, address, sockets } = this.#servers.get(json(body || '{}')?.on ?? 'pds') ?? {}
@@ -134,8 +159,37 @@ export class Bench {
     }
   }
 
+  // Takes the points of a request before it is served, as the PDS does: a
+  // window of fixed length begins with its first request.  True: refused.
+  #spend(res, entry) {
+    const now = Date.now()
+    let tightest
+    for (const { points, window, per, costs, windows } of this.#limits) {
+      const key = per === 'did' ? entry.did : 'ip'
+      const cost = costs ? costs[entry.call] ?? 0 : 1
+      if (!key || !cost) continue
+      let w = windows.get(key)
+      if (!w || w.ends <= now) windows.set(key, w = { used: 0, ends: now + window * 1000 })
+      w.used += cost
+      const left = points - w.used
+      if (!tightest || left < tightest.left) tightest = { points, window, left, ends: w.ends }
+    }
+    if (!tightest) return false
+    res.setHeader('RateLimit-Limit', tightest.points)
+    res.setHeader('RateLimit-Remaining', Math.max(tightest.left, 0))
+    res.setHeader('RateLimit-Reset', Math.floor(tightest.ends / 1000))
+    res.setHeader('RateLimit-Policy', `${tightest.points};w=${tightest.window}`)
+    if (tightest.left >= 0) return false
+    entry.fault = 'limit'
+    res.setHeader('Retry-After', Math.ceil((tightest.ends - now) / 1000))
+    res.writeHead(429, { 'content-type': 'application/json' })
+    res.end(JSON.stringify({ error: 'RateLimitExceeded', message: 'Rate Limit Exceeded' }))
+    return true
+  }
+
   async #handle(req, res, name, pass) {
     const entry = this.#enter(req, res, name)
+    if (!entry.own && name === 'pds' && this.#spend(res, entry)) return req.resume()
     const rule = entry.own ? undefined : this.#pick(req, name, entry)
     if (!rule) {
       this.#watch(res, entry)
@@ -182,7 +236,10 @@ export class Bench {
       if (!rule.hang && !own && !rule.answerDelayMs && rule.truncate === undefined && !rule.slowBps) return req.socket.destroy()
     }
     if (rule.garbage === 'http') return req.socket.end('\x16\x03\x01\x00\xff this is no HTTP \x00\xfe\r\n\r\n')
-    if (own) answer = this.#invent(rule)
+    if (own) {
+      answer = this.#invent(rule)
+      entry.error = answer.status >= 400 ? json(answer.body.toString())?.error : undefined
+    }
     if (left) return
     await this.#send(res, answer, rule)
   }
@@ -252,7 +309,7 @@ export class Bench {
     const url = new URL(req.url, 'http://x')
     const entry = {
       n: ++this.#seq, on: name, time: new Date().toISOString(), method: req.method, path: url.pathname, query: url.search.slice(1),
-      call: /^\/xrpc\/([^/]+)$/.exec(url.pathname)?.[1], did: subject(req), userAgent: req.headers['user-agent'],
+      call: /^\/xrpc\/([^/]+)$/.exec(url.pathname)?.[1], did: subject(req), userAgent: req.headers['user-agent'], cookie: req.headers.cookie,
       status: null, // what the client got; null: nothing (yet)
       serverStatus: null, // what the server itself answered; null: it never saw the request
       fault: null, ms: null,
@@ -263,7 +320,11 @@ export class Bench {
     if (this.#log.length > KEEP_LOG) this.#log.shift()
     const began = performance.now()
     res.on('finish', () => { entry.status = res.statusCode })
-    res.on('close', () => { entry.ms = Math.round(performance.now() - began) })
+    res.on('close', () => {
+      entry.ms = Math.round(performance.now() - began)
+      setImmediate(() => this.#note(entry, new Date().toISOString())) // after whoever looks at the answer
+    })
+    this.#note(entry, null)
     if (req.method === 'POST' && /json/.test(req.headers['content-type'] ?? '')) this.#readAlong(req, entry)
     return entry
   }
@@ -289,26 +350,29 @@ export class Bench {
 
   // A plain request: see the answer go by.
   #watch(res, entry) {
-    const isWrite = /^com\.atproto\.repo\.(create|put|delete)Record$|^com\.atproto\.repo\.applyWrites$/.test(entry.call ?? '')
     const parts = []
-    if (isWrite) {
-      const { write, end } = res
-      const keep = (chunk, encoding) => { if (chunk && typeof chunk !== 'function') parts.push(Buffer.from(chunk, typeof encoding === 'string' ? encoding : undefined)) }
-      res.write = function (...x) { keep(...x); return write.apply(this, x) }
-      res.end = function (...x) { keep(...x); return end.apply(this, x) }
+    const { write, end } = res
+    const keep = (chunk, encoding) => {
+      if (!chunk || typeof chunk === 'function' || !(WRITE.test(entry.call ?? '') || res.statusCode >= 400)) return
+      parts.push(Buffer.from(chunk, typeof encoding === 'string' ? encoding : undefined))
     }
+    res.write = function (...x) { keep(...x); return write.apply(this, x) }
+    // Also for a client that has left: the server goes on with its write.
+    res.end = function (...x) { keep(...x); const r = end.apply(this, x); if (res.destroyed) look(); return r }
     const look = () => {
       entry.serverStatus = res.headersSent ? res.statusCode : entry.serverStatus
-      if (isWrite && !res.getHeader('content-encoding')) this.#look(entry, Buffer.concat(parts))
+      if (!res.getHeader('content-encoding')) this.#look(entry, Buffer.concat(parts))
     }
     res.on('finish', look)
     res.on('close', () => { if (!res.writableFinished) look() })
   }
 
-  // A write that changed something has a commit in its answer.
+  // A refusal has a name; a write that changed something has a commit in its
+  // answer.
   #look(entry, body) {
-    if (!/^com\.atproto\.repo\.(create|put|delete)Record$|^com\.atproto\.repo\.applyWrites$/.test(entry.call ?? '')) return
     const answer = json(body.toString())
+    if (entry.serverStatus >= 400) entry.error = answer?.error
+    if (!WRITE.test(entry.call ?? '')) return
     if (!answer || entry.serverStatus !== 200) { entry.committed = false; return }
     entry.committed = Boolean(answer.commit)
     if (answer.cid) entry.cid = answer.cid
