@@ -185,6 +185,9 @@ SELECT coalesce(CASE code
 	WHEN 'mode_off' THEN 'rsvp_sync.mode is off.'
 	WHEN 'copied' THEN 'This database is a copy; activate() lets it send.'
 	WHEN 'source_paused' THEN 'The source is paused.'
+	WHEN 'paused' THEN 'Paused by pause(); resume() lets it go on.'
+	WHEN 'host_unreachable' THEN 'The server does not answer; it is asked every few seconds, and no try is used up.'
+	WHEN 'rate_limited' THEN 'The rate limit leaves nothing to spend now.'
 	WHEN 'source_broken' THEN 'The source''s query does not run.'
 	WHEN 'queued' THEN 'The row waits to be looked at.'
 	WHEN 'sending' THEN 'A request for this row is under way.'
@@ -411,7 +414,8 @@ BEGIN
 			LIMIT 1) giver ON true
 		LEFT JOIN LATERAL (
 			SELECT (r).* FROM (SELECT CASE
-				WHEN giver.g IS NOT NULL THEN giver.g
+				/* Not IS NOT NULL: that asks of each of its columns. */
+				WHEN giver.g IS DISTINCT FROM NULL THEN giver.g
 				WHEN NOT k.moved THEN k.intent END AS r) one) m ON true
 		/* One that would go on speaking for the slot that is left. */
 		LEFT JOIN LATERAL (
@@ -522,7 +526,8 @@ SELECT CASE
 		WHEN (e.d).action <> 'none' OR e.old_state = 'done'
 			OR e.old_reason_code IN ('not_backfilled', 'never_published')
 		THEN coalesce(e.old_reason_code, 'queued')
-		WHEN (e.d).bond IS NOT NULL THEN 'published'
+		/* They were left to differ, by the key that had the record before. */
+		WHEN (e.d).bond IS NOT NULL THEN 'remote_newer'
 		ELSE 'not_backfilled' END
 $$;
 COMMENT ON FUNCTION rsvp_sync._standing(rsvp_sync._evaluation) IS

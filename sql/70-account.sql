@@ -476,18 +476,24 @@ COMMENT ON FUNCTION rsvp_sync.revoke_account(text, name) IS
 CREATE VIEW rsvp_sync.account WITH (security_barrier) AS
 SELECT a.did, a.handle, a.pds, a.owner, a.auth,
 	/* On its way out, unless that has to wait for the user. */
-	CASE WHEN a.leaving IS NULL
-			OR a.state NOT IN ('unverified', 'connected', 'unreachable')
-		THEN a.state
-		WHEN a.leaving = 'disconnect' THEN 'disconnecting'
-		ELSE 'forgetting' END AS state,
-	a.state_since,
-	CASE WHEN a.rate_limited_until > now() THEN a.rate_limited_until END
-		AS rate_limited_until,
-	a.last_error,
+	CASE WHEN a.leaving IS NOT NULL
+			AND a.state IN ('unverified', 'connected', 'unreachable')
+		THEN CASE a.leaving WHEN 'disconnect' THEN 'disconnecting'
+			ELSE 'forgetting' END
+		WHEN h.host IS NULL THEN a.state ELSE 'unreachable' END AS state,
+	COALESCE(h.down_since, a.state_since) AS state_since,
+	CASE WHEN a.rate_limited_until > pg_catalog.now()
+		THEN a.rate_limited_until END AS rate_limited_until,
+	COALESCE(h.last_error, a.last_error) AS last_error,
 	(SELECT count(*) FROM rsvp_sync._intent i
-	 WHERE i.did = a.did AND i.state = 'blocked') AS waiting
+	 WHERE i.did = a.did AND (i.state = 'blocked'
+		OR EXISTS (SELECT FROM rsvp_sync._queue q
+			WHERE q.source_id = i.source_id AND q.key = i.key))) AS waiting
 FROM rsvp_sync._account a
+/* A server that is down, unless it is the user who has to do something. */
+LEFT JOIN rsvp_sync._identity d ON d.did = a.did
+LEFT JOIN rsvp_sync._host h ON h.host = COALESCE(a.pds, d.pds)
+	AND a.state IN ('unverified', 'connected', 'unreachable')
 WHERE pg_catalog.pg_has_role(a.owner, 'USAGE')
 	OR EXISTS (SELECT FROM rsvp_sync._account_grant g
 			   WHERE g.did = a.did

@@ -544,6 +544,18 @@ FROM rsvp_sync._intent i JOIN rsvp_sync._source s ON s.source_id = i.source_id
 WHERE i.state = 'held'
 GROUP BY s.attendance
 UNION ALL
+SELECT 'warning', 'host_down', h.host,
+	format('It has not answered since %s: %s', h.down_since, h.last_error),
+	'It is asked every few seconds; its keys wait and go on by themselves.'
+FROM rsvp_sync._host h
+UNION ALL
+SELECT 'warning', 'paused', CASE p.subject WHEN '*'
+		THEN current_database()::text ELSE p.subject END,
+	format('Paused by %s since %s.', p.paused_by, p.paused_at),
+	CASE p.subject WHEN '*' THEN 'SELECT rsvp_sync.resume().'
+		ELSE format('SELECT rsvp_sync.resume(%L).', p.subject) END
+FROM rsvp_sync._pause p
+UNION ALL
 SELECT 'warning', 'account', CASE WHEN count(*) = 1 THEN min(a.did)
 		ELSE count(*) || ' accounts' END,
 	format('State %s.', a.state),

@@ -13,14 +13,11 @@
 #include "lib/stringinfo.h"
 #include "utils/json.h"
 #include "utils/memutils.h"
-#include "utils/timestamp.h"
 
 #include "lane_state.h"
 #include "settings.h"
 #include "syntax.h"
 
-/* A longer wait than this is done in the queue, not in memory. */
-#define SHORT_WAIT_MS	5000
 /* Sessions tried for one job before its user is asked. */
 #define MAX_LOGINS		2
 
@@ -191,19 +188,6 @@ job_needs_session(Lane *lane, Job *job, Answer *answer)
 }
 
 static void
-limit_reached(Lane *lane, Job *job, Answer *answer)
-{
-	long		wait = Max(answer->wait_ms, rsvp_sync_retry_base);
-
-	retry_now(lane, job);
-	if (wait <= SHORT_WAIT_MS)
-		lane->not_before =
-			TimestampTzPlusMilliseconds(GetCurrentTimestamp(), wait);
-	else
-		fail_lane(lane, "later", answer->name, answer->message, wait);
-}
-
-static void
 job_refused(Lane *lane, Job *job, Answer *answer)
 {
 	switch (answer->class)
@@ -221,9 +205,6 @@ job_refused(Lane *lane, Job *job, Answer *answer)
 			retry_now(lane, job);
 			ask_user(lane, account_state(answer->name, "needs_login"),
 					 answer->message);
-			break;
-		case ANSWER_LIMIT:
-			limit_reached(lane, job, answer);
 			break;
 		case ANSWER_PERMANENT:
 			/* Without a name it need not be the PDS's answer. */

@@ -111,15 +111,8 @@ account_state(const char *name, const char *otherwise)
 static void
 lane_unreachable(Lane *lane, Answer *answer)
 {
-	if (answer->class == ANSWER_LIMIT)
-		fail_lane(lane, "later", answer->name, answer->message,
-				  answer->wait_ms);
-	else
-	{
-		account_outcome(lane, "unreachable", answer->message);
-		fail_lane(lane, "retry", answer->name, answer->message,
-				  answer->wait_ms);
-	}
+	account_outcome(lane, "unreachable", answer->message);
+	fail_lane(lane, "retry", answer->name, answer->message, answer->wait_ms);
 }
 
 static void
@@ -140,13 +133,15 @@ session_begins(Lane *lane, Answer *answer)
 	}
 	if (strcmp(did, lane->did) != 0)
 	{
-		ask_user(lane, "needs_login", "the PDS began another session");
+		xrpc_odd(answer, "other_session", "the PDS began another session");
+		ask_user(lane, "needs_login", answer->message);
 		return;
 	}
 	if (json_is_false(json_object_get(answer->body, "active")))
 	{
-		ask_user(lane, status && strcmp(status, "deactivated") == 0 ?
+		xrpc_odd(answer, status && strcmp(status, "deactivated") == 0 ?
 				 "deactivated" : "takendown", "the account is not active");
+		ask_user(lane, answer->name, answer->message);
 		return;
 	}
 	replace_secret(lane, &lane->access_token, access);
@@ -171,17 +166,16 @@ session_refused(Lane *lane)
 	if (lane->session != SESSION_LIVE)
 		return;
 	lane->unsaved = true;
-	lane->save_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
-												SAVE_AGAIN_MS);
+	lane->save_at = host_now() + SAVE_AGAIN_MS;
 }
 
 void
-save_session(Lane *lane)
+save_session(Lane *lane, int64 now)
 {
 	char	   *refresh;
 	Outcome    *outcome;
 
-	if (!lane->unsaved || lane->save_at > GetCurrentTimestamp())
+	if (!lane->unsaved || lane->save_at > now)
 		return;
 	lane->unsaved = false;
 	if (lane->session != SESSION_LIVE || lane->refresh_token == NULL)
@@ -247,7 +241,10 @@ lane_credentials(const char *did, const char *which, const char *password,
 	{
 		lane->session = SESSION_NONE;
 		if (error != NULL)
+		{
+			note_error("credential_unreadable");
 			fail_lane(lane, "retry", "credential_unreadable", error, 0);
+		}
 		else
 			fail_lane(lane, "wait", "no_account",
 					  "there is no credential for this account", 0);

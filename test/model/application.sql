@@ -44,8 +44,9 @@ SELECT '{"confirmed": "going", "attended": "going", "maybe": "interested",
 $$;
 
 CREATE FUNCTION model.words() RETURNS text[] LANGUAGE sql IMMUTABLE AS $$
-SELECT ARRAY['confirmed', 'attended', 'maybe', 'pending', 'waitlist',
-	'cancelled', 'cancelled', 'invited', 'rejected', 'strange']
+SELECT ARRAY['confirmed', 'confirmed', 'attended', 'attended', 'maybe',
+	'maybe', 'pending', 'waitlist', 'cancelled', 'cancelled', 'cancelled',
+	'cancelled', 'invited', 'rejected', 'strange']
 $$;
 
 CREATE TABLE model.attached (
@@ -123,8 +124,7 @@ DECLARE
 	id bigint;
 BEGIN
 	EXECUTE format('INSERT INTO model.%I (id, person, event, status)
-		SELECT i, 1 + (random() * 2.99)::integer %% 3,
-			1 + (random() * 2.99)::integer %% 3, model.a_word()
+		SELECT i, model.one_of_three(), model.one_of_three(), model.a_word()
 		FROM generate_series(1, 2) i WHERE random() < 0.5', t);
 	SET LOCAL ROLE model_app;
 	id := rsvp_sync.attach(('model.' || t)::regclass, model.desired(t), NULL,
