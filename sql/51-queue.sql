@@ -786,7 +786,7 @@ BEGIN
 	INSERT INTO rsvp_sync._intent AS i (source_id, key, did, event_uri, live,
 		local, local_at, first_local, bond, wrote, rkey, record_created_at,
 		base_local, base_cid, sent_cids, sent_local, doubt,
-		state, reason_code, reason)
+		state, reason_code, reason, writeback, writeback_at)
 	SELECT of_source, e.key, e.did, e.event_uri, (e.d).live, (e.s).local,
 		e.local_at, coalesce((e.s).first_local, (e.s).local),
 		CASE WHEN (e.d).action <> 'handover' THEN (e.d).bond END,
@@ -800,7 +800,13 @@ BEGIN
 			THEN rsvp_sync._reason(c.code, coalesce(e.status, 'NULL'))
 			WHEN 'status_not_published'
 			THEN rsvp_sync._reason(c.code, coalesce(e.status, 'NULL'))
-			ELSE rsvp_sync._reason(c.code) END
+			ELSE rsvp_sync._reason(c.code) END,
+		/*
+		 * Nothing to send: a new row that takes a record over is told here,
+		 * and perhaps the application saved stale metadata.
+		 */
+		(e.d).action <> 'handover' AND (e.d).bond IS NOT NULL
+			AND e.key = ANY (unsent), now()
 	FROM unnest(es) e
 	CROSS JOIN LATERAL rsvp_sync._standing(e) c
 	WHERE (e.s).present
@@ -819,10 +825,9 @@ BEGIN
 			OR excluded.key = ANY (withdrawing)),
 		state = excluded.state, reason_code = excluded.reason_code,
 		reason = excluded.reason,
-		/* Nothing to send: perhaps the application saved stale metadata. */
-		writeback = i.writeback OR excluded.rkey IS DISTINCT FROM i.rkey
-			OR excluded.base_cid IS DISTINCT FROM i.base_cid
-			OR excluded.bond IS NOT NULL AND excluded.key = ANY (unsent),
+		writeback = i.writeback OR excluded.writeback
+			OR excluded.rkey IS DISTINCT FROM i.rkey
+			OR excluded.base_cid IS DISTINCT FROM i.base_cid,
 		writeback_at = CASE WHEN i.writeback THEN i.writeback_at
 			ELSE now() END,
 		synced_at = CASE WHEN excluded.state = 'done' AND i.state <> 'done'

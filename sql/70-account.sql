@@ -475,12 +475,15 @@ COMMENT ON FUNCTION rsvp_sync.revoke_account(text, name) IS
  */
 CREATE VIEW rsvp_sync.account WITH (security_barrier) AS
 SELECT a.did, a.handle, a.pds, a.owner, a.auth,
-	/* On its way out, unless that has to wait for the user. */
-	CASE WHEN a.leaving IS NOT NULL
-			AND a.state IN ('unverified', 'connected', 'unreachable')
-		THEN CASE a.leaving WHEN 'disconnect' THEN 'disconnecting'
-			ELSE 'forgetting' END
-		WHEN h.host IS NULL THEN a.state ELSE 'unreachable' END AS state,
+	/*
+	 * On its way out, or its server is down, unless it is the user who has to
+	 * do something.
+	 */
+	CASE WHEN a.state NOT IN ('unverified', 'connected', 'unreachable')
+		THEN a.state
+		WHEN a.leaving = 'disconnect' THEN 'disconnecting'
+		WHEN a.leaving IS NOT NULL THEN 'forgetting'
+		WHEN h.host IS NOT NULL THEN 'unreachable' ELSE a.state END AS state,
 	COALESCE(h.down_since, a.state_since) AS state_since,
 	CASE WHEN a.rate_limited_until > pg_catalog.now()
 		THEN a.rate_limited_until END AS rate_limited_until,

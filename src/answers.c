@@ -129,8 +129,8 @@ static void
 record_account(Outcome *o)
 {
 	Args		args = {0};
-	char	   *secret = o->secret ? secret_open(o->secret) : NULL;
 	bool		isnull;
+	char	   *secret = o->secret ? secret_open(o->secret) : NULL;
 
 	args_text(&args, o->subject);
 	args_text(&args, o->how);

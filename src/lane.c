@@ -429,6 +429,7 @@ start_lanes(bool urgent, int64 now)
 		Lane	   *lane = dlist_container(Lane, node, iter.cur);
 		bool		round_over = lane == last;
 
+		save_session(lane, now);
 		if (!dlist_is_empty(&lane->jobs) &&
 			(dlist_head_element(Job, node, &lane->jobs)->priority == 0)
 			== urgent && lane_pump(lane, now))
@@ -436,16 +437,6 @@ start_lanes(bool urgent, int64 now)
 		if (round_over)
 			break;
 	}
-}
-
-/* What could not be written down of a session is tried again. */
-static void
-save_sessions(int64 now)
-{
-	dlist_iter	iter;
-
-	dlist_foreach(iter, &active_lanes)
-		save_session(dlist_container(Lane, node, iter.cur), now);
 }
 
 /* Start whatever can be started now.  Nothing may be open. */
@@ -456,7 +447,6 @@ lane_start(void)
 
 	start_probes(now);
 	task_start_all();
-	save_sessions(now);
 	start_lanes(true, now);
 	start_lanes(false, now);
 	rest_lanes();
@@ -948,10 +938,10 @@ lane_timeout_ms(void)
 	{
 		Lane	   *lane = dlist_container(Lane, node, iter.cur);
 
-		if (lane->unsaved)
-			shortest = sooner(shortest, Max(lane->save_at - now, 0));
 		if (!dlist_is_empty(&lane->jobs) && lane->wake_at > now)
 			shortest = sooner(shortest, lane->wake_at - now);
+		if (lane->unsaved)
+			shortest = sooner(shortest, Max(lane->save_at - now, 0));
 	}
 	host_scan(&scan);
 	while ((host = hash_seq_search(&scan)) != NULL)

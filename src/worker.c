@@ -23,16 +23,12 @@
 
 #include "access/xact.h"
 #include "catalog/pg_type.h"
-#include "commands/extension.h"
 #include "executor/spi.h"
-#include "libpq/pqsignal.h"
 #include "miscadmin.h"
 #include "pgstat.h"
-#include "postmaster/bgworker.h"
 #include "postmaster/interrupt.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
-#include "tcop/tcopprot.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
@@ -43,11 +39,11 @@
 #include "http.h"
 #include "lane.h"
 #include "meter.h"
-#include "owner.h"
+#include "process.h"
+#include "reconcile.h"
 #include "registry.h"
 #include "settings.h"
 #include "source.h"
-#include "start.h"
 #include "worker.h"
 #include "writeback.h"
 
@@ -153,9 +149,6 @@ static Statement next_due = {
 
 /* Names this process among all that ever served the database. */
 static int64 incarnation = 0;
-
-/* The extension as this process found it. */
-static Oid	extension = InvalidOid;
 
 static MemoryContext turn_context = NULL;
 
@@ -640,6 +633,7 @@ keep_house(void)
 	if (rsvp_sync_mode == MODE_LIVE && mode_seen != MODE_LIVE)
 		run_statement(&perform_rehearsed, NULL);
 	mode_seen = rsvp_sync_mode;
+	reconcile_call();
 	run_statement(&finish_leaving, NULL);
 	for (uint64 row = 0; row < SPI_processed; row++)
 		lane_forget(result_text(row, 1));
@@ -649,22 +643,6 @@ keep_house(void)
 	run_statement(&forget_history, NULL);
 	if (result_int8(0, 1, &isnull) == 0)
 		next = TimestampTzPlusMilliseconds(now, HOUSE_MS);
-}
-
-/* The extension may be dropped at any time; then there is nothing to do. */
-static void
-leave_if_dropped(void)
-{
-	Oid			now = get_extension_oid("rsvp_sync", true);
-
-	if (OidIsValid(now) && (now == extension || !OidIsValid(extension)))
-	{
-		extension = now;
-		return;
-	}
-	AbortCurrentTransaction();
-	/* Dropped and created anew: a new process knows nothing of the old. */
-	proc_exit(OidIsValid(now) ? 1 : 0);
 }
 
 /* Have sources for ourselves, or come back later. */
@@ -685,7 +663,7 @@ work(void)
 	bool		sending;
 
 	begin_work("rsvp_sync: looking at the queue");
-	leave_if_dropped();
+	process_leave_if_dropped();
 	if (!share_sources())
 		return;
 	old = MemoryContextSwitchTo(turn_context);
@@ -840,40 +818,6 @@ turn(void)
  * Start
  * ------------------------------------------------------------------------ */
 
-/*
- * Settings of the database or the role reach a worker, too; these are not
- * theirs to choose.
- */
-static void
-pin_settings(void)
-{
-	static const char *const pinned[][2] = {
-		{"search_path", "pg_catalog, pg_temp"},
-		{"synchronous_commit", "on"},
-		{"default_transaction_read_only", "off"},
-		{"default_transaction_isolation", "read committed"},
-		{"default_transaction_deferrable", "off"},
-		{"session_replication_role", "origin"},
-		{"DateStyle", "ISO, YMD"},
-		{"IntervalStyle", "postgres"},
-		{"TimeZone", "UTC"},
-		{"bytea_output", "hex"},
-		{"extra_float_digits", "1"},
-		{"row_security", "on"},
-		/* Nobody's open transaction on our rows stops the others' keys. */
-		{"lock_timeout", "100ms"},
-		{"statement_timeout", "0"},
-		{"idle_in_transaction_session_timeout", "0"},
-		{"jit", "off"},
-		{"plan_cache_mode", "force_generic_plan"},
-		{"application_name", "rsvp_sync"},
-		{"rsvp_sync.skip", "off"},
-	};
-
-	for (int i = 0; i < lengthof(pinned); i++)
-		SetConfigOption(pinned[i][0], pinned[i][1], PGC_SUSET, PGC_S_OVERRIDE);
-}
-
 static void
 take_over(void)
 {
@@ -881,7 +825,7 @@ take_over(void)
 
 	incarnation = (int64) GetCurrentTimestamp();
 	begin_work("rsvp_sync: taking over");
-	leave_if_dropped();
+	process_leave_if_dropped();
 	args_int8(&args, incarnation);
 	run_statement(&release_leases, &args);
 	read_parked();
@@ -891,15 +835,7 @@ take_over(void)
 void
 rsvp_sync_worker_main(Datum main_arg)
 {
-	pqsignal(SIGHUP, SignalHandlerForConfigReload);
-	pqsignal(SIGTERM, die);
-	BackgroundWorkerUnblockSignals();
-	BackgroundWorkerInitializeConnectionByOid(DatumGetObjectId(main_arg),
-											  InvalidOid, 0);
-	pin_settings();
-	if (!registry_worker_attach() || !start_claim_database())
-		proc_exit(registry_available() ? 1 : 0);
-	owner_arms_deadline = true;
+	process_begin(DatumGetObjectId(main_arg));
 	turn_context = AllocSetContextCreate(TopMemoryContext, "rsvp_sync turn",
 										 ALLOCSET_DEFAULT_SIZES);
 	lane_startup();

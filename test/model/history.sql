@@ -272,6 +272,8 @@ BEGIN
 	FOR step IN 1 .. steps LOOP
 		CONTINUE WHEN step = ANY (leave_out);
 		CALL model.take_step(seed, step);
+		/* Its chances are not those of the next step. */
+		PERFORM model.compare_tampered();
 		EXIT WHEN EXISTS (SELECT FROM model.failure);
 	END LOOP;
 	IF NOT EXISTS (SELECT FROM model.failure) THEN

@@ -134,7 +134,7 @@ INSERT INTO view VALUES
 	('account', 'did text, handle text, pds text, owner regrole, auth text, state text, state_since timestamp with time zone, rate_limited_until timestamp with time zone, last_error text, waiting bigint'),
 	('failed', 'source_id bigint, attendance regclass, tenant text, attendance_id text, reason_code text, reason text, did text, event_uri text, status text'),
 	('held', 'source_id bigint, attendance regclass, tenant text, attendance_id text, reason_code text, reason text, did text, event_uri text, uri text'),
-	('progress', 'source_id bigint, attendance regclass, tenant text, total bigint, done bigint, waiting bigint, retrying bigint, blocked bigint, held bigint, failed bigint, oldest_key text, since timestamp with time zone'),
+	('progress', 'source_id bigint, attendance regclass, tenant text, total bigint, done bigint, waiting bigint, retrying bigint, blocked bigint, held bigint, failed bigint, oldest_key text, since timestamp with time zone, rate double precision, eta interval, comparing_since timestamp with time zone, compared bigint, differing bigint, compared_at timestamp with time zone, compare_error text'),
 	('stat_worker', 'pid integer, started_at timestamp with time zone, state text, state_since timestamp with time zone, wait_event_type text, wait_event text'),
 	('history', 'at timestamp with time zone, attendance regclass, tenant text, attendance_id text, did text, action text, outcome text, status text, uri text, cid text, detail text'),
 	('queue', 'source_id bigint, attendance regclass, tenant text, attendance_id text, priority smallint, due_at timestamp with time zone, changed_at timestamp with time zone, leased boolean, attempts integer, last_error text, waits_for text'),

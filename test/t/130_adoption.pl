@@ -240,5 +240,17 @@ insert(70, 1, 7, 'confirmed');
 is scalar $app->records(7), 2, 'two records of others for one event: no third';
 is $app->status('attendance', 70)->{uri}, $newer->{uri}, '... the newer one is adopted';
 
+# --- a row takes the record over whose deletion still waits
+
+$pds->down;
+$app->sql('DELETE FROM attendance WHERE id = 61');
+ok wait_for { $app->admin("SELECT count(*) FROM rsvp_sync.queue WHERE attendance_id = '61' AND attempts > 0") }, 'a row is deleted, its record cannot be';
+$app->sql("INSERT INTO attendance (id, event_id, user_id, status) VALUES (62, 2, 6, 'confirmed')");
+ok wait_for { $app->state('attendance', 62) eq 'done/published' }, 'another row for the same person and event says the same: the record is its';
+$pds->up;
+$app->idle('the PDS is back');
+is scalar $app->records(6), 252, '... nothing is removed';
+is +($app->metadata(62) // {})->{blueskyRsvpUri}, $app->status('attendance', 62)->{uri}, '... and the row is told';
+
 unlike $app->pg->log_text, qr/ (?:WARNING|ERROR|PANIC):/, 'and the server had nothing to complain of';
 done_testing;
