@@ -305,7 +305,7 @@ COMMENT ON FUNCTION rsvp_sync._waiting_sources() IS
  * Sources take turns, so that nobody's click waits behind another's backlog.
  */
 CREATE FUNCTION rsvp_sync._lease(incarnation bigint, at_most integer,
-	at_most_background integer)
+	at_most_background integer DEFAULT 2147483647)
 RETURNS TABLE (source_id bigint, keys text[])
 LANGUAGE sql VOLATILE
 SET search_path = pg_catalog, pg_temp
