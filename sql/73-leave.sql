@@ -8,17 +8,6 @@
  * worker lets it go, see _finish_leaving().
  */
 
-/* No test of the account's row: while that is there, somebody may write. */
-CREATE FUNCTION rsvp_sync._is_forgotten(of_did text) RETURNS boolean
-LANGUAGE sql STABLE
-SET search_path = pg_catalog, pg_temp
-AS $$
-SELECT EXISTS (SELECT FROM rsvp_sync._forgotten f
-	WHERE f.digest = sha256(convert_to(of_did, 'UTF8')))
-$$;
-COMMENT ON FUNCTION rsvp_sync._is_forgotten(text) IS
-'private: did this DID ask to be forgotten, and was not connected since?';
-
 /* Have every row of an account looked at again, and its records withdrawn. */
 CREATE FUNCTION rsvp_sync._leave(of_did text, how text) RETURNS void
 LANGUAGE sql VOLATILE

@@ -25,6 +25,8 @@
 /* Answers are read up to this size. */
 #define MAX_DOCUMENT	(512 * 1024)
 #define MAX_ANSWER		(4 * 1024 * 1024)
+/* Where a PDS is, is a name or an address, and goes into indexes. */
+#define MAX_ENDPOINT	300
 
 typedef struct NamedClass
 {
@@ -460,7 +462,11 @@ xrpc_pds_of_document(json_t *document, const char *did)
 
 		if (service_id != NULL && ends_with(service_id, "#atproto_pds") &&
 			type != NULL && strcmp(type, "AtprotoPersonalDataServer") == 0)
-			return xrpc_text(service, "serviceEndpoint");
+		{
+			const char *pds = xrpc_text(service, "serviceEndpoint");
+
+			return pds != NULL && strlen(pds) <= MAX_ENDPOINT ? pds : NULL;
+		}
 	}
 	return NULL;
 }
@@ -473,7 +479,8 @@ xrpc_handle_of_document(json_t *document)
 													  "alsoKnownAs"), 0);
 	const char *text = json_string_value(name);
 
-	if (text == NULL || strncmp(text, "at://", 5) != 0)
+	if (text == NULL || strncmp(text, "at://", 5) != 0 ||
+		!syntax_is_handle(text + 5, strlen(text + 5)))
 		return NULL;
 	return text + 5;
 }
