@@ -500,7 +500,7 @@ start_lanes(bool urgent, int64 now)
 		Lane	   *lane = dlist_container(Lane, node, iter.cur);
 		bool		round_over = lane == last;
 
-		save_session(lane);
+		save_session(lane, now);
 		if (!dlist_is_empty(&lane->jobs) &&
 			(dlist_head_element(Job, node, &lane->jobs)->priority == 0)
 			== urgent && lane_pump(lane, now))
@@ -1065,9 +1065,7 @@ lane_timeout_ms(void)
 							  TimestampDifferenceMilliseconds(GetCurrentTimestamp(),
 															  lane->renewal_at));
 		if (lane->unsaved)
-			shortest = sooner(shortest,
-							  TimestampDifferenceMilliseconds(GetCurrentTimestamp(),
-															  lane->save_at));
+			shortest = sooner(shortest, Max(lane->save_at - now, 0));
 	}
 	host_scan(&scan);
 	while ((host = hash_seq_search(&scan)) != NULL)

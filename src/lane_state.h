@@ -92,7 +92,7 @@ typedef struct Lane
 	Nonce		nonces[2];		/* of PDS and authorization server */
 	long		clock_offset;	/* the servers' clock minus ours, seconds */
 	bool		unsaved;		/* the refresh token is not written down yet */
-	TimestampTz save_at;		/* when to try again */
+	int64		save_at;		/* by host_now(): when to try again */
 	char	   *head;			/* commit its records are known to be at */
 	StringInfo	records;		/* JSON of a listing under way */
 	int			pages;
@@ -192,7 +192,7 @@ extern void session_answer(Lane *lane, Answer *answer, bool refreshing);
 extern HttpRequest *post_with(Lane *lane, const Secret *token,
 							  const char *method, const char *body);
 extern void hide_secrets(Lane *lane, Answer *answer);
-extern void save_session(Lane *lane);
+extern void save_session(Lane *lane, int64 now);
 extern void session_refused(Lane *lane);
 extern void ask_user(Lane *lane, const char *state, const char *message);
 extern const char *account_state(const char *name, const char *otherwise);

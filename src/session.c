@@ -179,17 +179,16 @@ session_refused(Lane *lane)
 	if (lane->session != SESSION_LIVE)
 		return;
 	lane->unsaved = true;
-	lane->save_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
-												SAVE_AGAIN_MS);
+	lane->save_at = host_now() + SAVE_AGAIN_MS;
 }
 
 void
-save_session(Lane *lane)
+save_session(Lane *lane, int64 now)
 {
 	char	   *refresh;
 	Outcome    *outcome;
 
-	if (!lane->unsaved || lane->save_at > GetCurrentTimestamp())
+	if (!lane->unsaved || lane->save_at > now)
 		return;
 	lane->unsaved = false;
 	if (lane->session != SESSION_LIVE || lane->refresh_token == NULL)
