@@ -69,6 +69,9 @@ CREATE TABLE rsvp_sync._intent (
 	state text NOT NULL,
 	reason_code text,
 	reason text,
+	failed_at timestamptz,			-- when it was given up,
+	failed_attempts integer,		-- after so many tries,
+	failed_error text,				-- and what the last of them said
 	synced_at timestamptz,
 	writeback boolean NOT NULL DEFAULT false,	-- the attendance row is still to be told
 	writeback_at timestamptz,		-- not before
@@ -78,6 +81,8 @@ CREATE TABLE rsvp_sync._intent (
 CREATE INDEX _intent_slot ON rsvp_sync._intent (did, event_uri);
 CREATE INDEX _intent_blocked ON rsvp_sync._intent (did)
 	WHERE state IN ('blocked', 'failed');
+CREATE INDEX _intent_forgotten ON rsvp_sync._intent (source_id)
+	WHERE reason_code = 'forgotten';
 CREATE INDEX _intent_held ON rsvp_sync._intent (source_id)
 	WHERE state = 'held';
 CREATE INDEX _intent_writeback ON rsvp_sync._intent (source_id)
@@ -95,6 +100,7 @@ CREATE INDEX _intent_writeback ON rsvp_sync._intent (source_id)
  *     l  the row is not what it should be (low priority: reconcile)
  *     a  an account changed               source_id = 0, key = the did
  *     b  a row of a table without a primary key
+ *     p  pause() or resume() by name           source_id = 0
  *     w  nothing but a reason to look at the queue
  *
  * Entries of triggers may be forged: see _may_speak().
@@ -106,6 +112,7 @@ CREATE TABLE rsvp_sync._change_log (
 	dep smallint NOT NULL DEFAULT 0,
 	relation oid NOT NULL DEFAULT 0,	-- the row's table; 0: put in by a function of ours
 	repeatable boolean NOT NULL DEFAULT false,	-- by a REPEATABLE READ or SERIALIZABLE transaction
+	bulk boolean NOT NULL DEFAULT false,	-- one of very many of its transaction
 	changed_at timestamptz NOT NULL DEFAULT clock_timestamp()
 ) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500,
 	autovacuum_vacuum_insert_scale_factor = 0,
@@ -117,7 +124,7 @@ CREATE TABLE rsvp_sync._queue (
 	source_id bigint NOT NULL
 		REFERENCES rsvp_sync._source ON DELETE CASCADE,
 	key text NOT NULL,
-	priority smallint NOT NULL DEFAULT 0,	-- 0 interactive, 1 reconcile
+	priority smallint NOT NULL DEFAULT 0,	-- 0 interactive, 1 reconcile and bulk changes
 	due_at timestamptz NOT NULL,
 	changed_at timestamptz NOT NULL,
 	by_network boolean NOT NULL DEFAULT false,
@@ -125,12 +132,19 @@ CREATE TABLE rsvp_sync._queue (
 	lease bigint,					-- incarnation of the worker that has it
 	attempts integer NOT NULL DEFAULT 0,
 	last_error text,
+	/* Parked, while due_at is infinite: for a server or a DID, and why. */
+	waits_for text,
+	wait_code text,
+	counted boolean NOT NULL DEFAULT false,	-- as a withdrawal, by the brake
 	PRIMARY KEY (source_id, key)
 ) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0,
 	autovacuum_vacuum_threshold = 500, autovacuum_vacuum_cost_delay = 0,
 	autovacuum_analyze_scale_factor = 0, autovacuum_analyze_threshold = 1000);
-CREATE INDEX _queue_due ON rsvp_sync._queue (priority, due_at)
-	WHERE lease IS NULL;
+CREATE INDEX _queue_due ON rsvp_sync._queue (source_id, priority, due_at)
+	WHERE lease IS NULL AND due_at < 'infinity';
+CREATE INDEX _queue_parked
+	ON rsvp_sync._queue (waits_for, source_id, priority, changed_at)
+	WHERE lease IS NULL AND due_at = 'infinity';
 
 /* Every RSVP record known on the network, whoever wrote it. */
 CREATE TABLE rsvp_sync._observed (
@@ -164,9 +178,25 @@ CREATE TABLE rsvp_sync._account (
 						 'wrong_password', 'deactivated', 'takendown',
 						 'unreachable')),
 	state_since timestamptz NOT NULL DEFAULT now(),
+	checked_at timestamptz NOT NULL DEFAULT now(),	-- when the PDS last said so
 	last_error text,
 	rate_limited_until timestamptz,
-	connected_at timestamptz NOT NULL DEFAULT now()
+	connected_at timestamptz NOT NULL DEFAULT now(),
+	leaving text					-- once its records are gone; erase: whosever they are
+		CHECK (leaving IN ('disconnect', 'forget', 'erase'))
+);
+CREATE INDEX _account_leaving ON rsvp_sync._account (did)
+	WHERE leaving IS NOT NULL;
+CREATE INDEX _account_inactive ON rsvp_sync._account (did)
+	WHERE state IN ('deactivated', 'takendown');
+
+/*
+ * DIDs that asked to be forgotten: their digest, and the day.  Nothing is
+ * written or stored for them until they are connected anew.
+ */
+CREATE TABLE rsvp_sync._forgotten (
+	digest bytea PRIMARY KEY,		-- SHA-256 of the DID
+	forgotten_on date NOT NULL DEFAULT current_date
 );
 
 CREATE TABLE rsvp_sync._account_grant (
@@ -190,6 +220,20 @@ CREATE TABLE rsvp_sync._event (
 	cid text,
 	read_at timestamptz NOT NULL DEFAULT now(),
 	error text
+);
+
+/* Servers that do not answer, since when and why. */
+CREATE TABLE rsvp_sync._host (
+	host text PRIMARY KEY,			-- scheme, host and port
+	down_since timestamptz NOT NULL DEFAULT now(),
+	last_error text
+);
+
+/* What pause() has stopped: a server, a DID, or * for everything. */
+CREATE TABLE rsvp_sync._pause (
+	subject text PRIMARY KEY,
+	paused_by text NOT NULL,
+	paused_at timestamptz NOT NULL DEFAULT now()
 );
 
 /* Withdrawals sent, per source and minute: the brake counts them. */
@@ -220,5 +264,7 @@ SELECT pg_catalog.pg_extension_config_dump('rsvp_sync._installation', '');
 SELECT pg_catalog.pg_extension_config_dump('rsvp_sync._source', '');
 SELECT pg_catalog.pg_extension_config_dump('rsvp_sync._source_source_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('rsvp_sync._intent', '');
+SELECT pg_catalog.pg_extension_config_dump('rsvp_sync._pause', '');
 SELECT pg_catalog.pg_extension_config_dump('rsvp_sync._account', '');
 SELECT pg_catalog.pg_extension_config_dump('rsvp_sync._account_grant', '');
+SELECT pg_catalog.pg_extension_config_dump('rsvp_sync._forgotten', '');

@@ -119,7 +119,8 @@ BEGIN
 
 	INSERT INTO rsvp_sync._queue AS q (source_id, key, priority, due_at,
 		changed_at, by_network)
-	SELECT e.source_id, e.key, min(CASE e.op WHEN 'l' THEN 1 ELSE 0 END),
+	SELECT e.source_id, e.key,
+		min(CASE WHEN e.op = 'l' OR e.bulk THEN 1 ELSE 0 END),
 		now() + CASE WHEN bool_or(e.op = 'c') THEN settle
 			ELSE interval '0' END,
 		/* Found by comparing: when it changed, nobody knows. */
@@ -137,7 +138,8 @@ BEGIN
 		due_at = excluded.due_at,
 		changed_at = greatest(q.changed_at, excluded.changed_at),
 		by_network = q.by_network AND excluded.by_network,
-		generation = q.generation + 1, attempts = 0, last_error = NULL;
+		generation = q.generation + 1, attempts = 0, last_error = NULL,
+		counted = false;
 
 	FOR entry IN SELECT DISTINCT ON (e.source_id, e.op, e.dep, e.key) e.*
 		FROM unnest(entries) e WHERE e.op NOT IN ('c', 'n', 'l')
@@ -165,8 +167,9 @@ BEGIN
 		INSERT INTO rsvp_sync._queue AS q (source_id, key, due_at, changed_at)
 		SELECT i.source_id, i.key, now(), coalesce(i.local_at, now())
 		FROM rsvp_sync._intent i
-		WHERE i.state IN ('blocked', 'failed')
-			AND i.reason_code IS DISTINCT FROM 'discarded'
+		WHERE (i.state IN ('blocked', 'failed')
+				AND i.reason_code IS DISTINCT FROM 'discarded'
+				OR i.reason_code = 'leaving')
 			AND (entry.key IS NULL OR i.did = entry.key)
 		ON CONFLICT (source_id, key) DO UPDATE SET
 			due_at = excluded.due_at, attempts = 0,
@@ -275,22 +278,61 @@ COMMENT ON FUNCTION rsvp_sync._compare_later(bigint) IS
 COMMENT ON FUNCTION rsvp_sync._source_works(bigint) IS
 'Records that a source''s query runs (again).';
 
-/* Keys to plan next.  Sources at rest and accounts in the way are left out. */
-CREATE FUNCTION rsvp_sync._lease(incarnation bigint, at_most integer)
+/* Sources with keys in the queue that are not parked, one look-up each. */
+CREATE FUNCTION rsvp_sync._waiting_sources() RETURNS SETOF bigint
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET enable_bitmapscan = off
+AS $$
+WITH RECURSIVE waiting (source_id) AS (
+	SELECT (SELECT q.source_id FROM rsvp_sync._queue q
+		WHERE q.lease IS NULL AND q.due_at < 'infinity'
+		ORDER BY q.source_id LIMIT 1)
+	UNION ALL
+	SELECT (SELECT q.source_id FROM rsvp_sync._queue q
+		WHERE q.lease IS NULL AND q.due_at < 'infinity'
+			AND q.source_id > w.source_id
+		ORDER BY q.source_id LIMIT 1)
+	FROM waiting w WHERE w.source_id IS NOT NULL
+)
+SELECT w.source_id FROM waiting w WHERE w.source_id IS NOT NULL
+$$;
+COMMENT ON FUNCTION rsvp_sync._waiting_sources() IS
+'Sources that have keys in the queue, but for parked and leased ones.';
+
+/*
+ * Keys to plan next.  Sources at rest and accounts in the way are left out.
+ * Sources take turns, so that nobody's click waits behind another's backlog.
+ */
+CREATE FUNCTION rsvp_sync._lease(incarnation bigint, at_most integer,
+	at_most_background integer)
 RETURNS TABLE (source_id bigint, keys text[])
 LANGUAGE sql VOLATILE
 SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
 SET enable_bitmapscan = off
 AS $$
-WITH due AS MATERIALIZED (
-	SELECT q.source_id, q.key
-	FROM rsvp_sync._queue q
-	JOIN rsvp_sync._source s ON s.source_id = q.source_id
-	WHERE q.lease IS NULL AND q.due_at <= now()
-		AND s.state <> 'paused'
+WITH ready AS MATERIALIZED (
+	SELECT s.source_id, at_most / count(*) OVER () + 1 AS share
+	FROM rsvp_sync._waiting_sources() w
+	JOIN rsvp_sync._source s ON s.source_id = w
+	WHERE s.state <> 'paused'
 		AND (s.retry_at IS NULL OR s.retry_at <= now())
-	ORDER BY q.priority, q.due_at
+), due AS MATERIALIZED (
+	SELECT r.source_id, k.key
+	FROM ready r
+	CROSS JOIN LATERAL (
+		SELECT p.priority, q.key, q.due_at,
+			row_number() OVER (PARTITION BY p.priority ORDER BY q.due_at) AS nth
+		FROM (VALUES (0), (CASE WHEN at_most_background > 0 THEN 1 END)) p (priority)
+		CROSS JOIN LATERAL (
+			SELECT o.key, o.due_at FROM rsvp_sync._queue o
+			WHERE o.source_id = r.source_id AND o.priority = p.priority
+				AND o.lease IS NULL AND o.due_at < 'infinity'
+				AND o.due_at <= now()
+			ORDER BY o.due_at LIMIT r.share) q) k
+	WHERE k.priority = 0 OR k.nth <= at_most_background
+	ORDER BY k.priority, k.nth, k.due_at
 	LIMIT at_most
 ), leased AS (
 	UPDATE rsvp_sync._queue q SET lease = incarnation
@@ -309,8 +351,105 @@ WHERE (s.state IN ('broken', 'detaching')
 	AND s.state <> 'paused' AND (s.retry_at IS NULL OR s.retry_at <= now())
 	AND NOT EXISTS (SELECT FROM leased l WHERE l.source_id = s.source_id)
 $$;
-COMMENT ON FUNCTION rsvp_sync._lease(bigint, integer) IS
-'Leases due keys for this incarnation of the worker.';
+COMMENT ON FUNCTION rsvp_sync._lease(bigint, integer, integer) IS
+'Leases due keys for this incarnation of the worker: as many as at_most, and of those that nobody waits for no more than at_most_background a source.';
+
+/*
+ * Keys that cannot be sent now wait for a server or an account, without
+ * attempts.  sure: their calls were never made, so nothing is in doubt.  A
+ * key that was put in again meanwhile is looked at once more first.
+ */
+CREATE FUNCTION rsvp_sync._park(of_source bigint, keys text[],
+	generations text[], cids text[], sure boolean, subject text, code text)
+RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET enable_hashjoin = off
+SET enable_mergejoin = off SET enable_bitmapscan = off
+AS $$
+BEGIN
+	IF sure THEN
+		UPDATE rsvp_sync._intent i SET doubt = false,
+			sent_cids = array_remove(i.sent_cids, w.cid)
+		FROM unnest(keys, cids) w (key, cid)
+		WHERE i.source_id = of_source AND i.key = w.key
+			AND i.key = ANY (keys);
+	END IF;
+	UPDATE rsvp_sync._queue q SET lease = NULL, waits_for = subject,
+		wait_code = code,
+		due_at = CASE WHEN q.generation = w.generation::bigint
+			THEN 'infinity' ELSE now() END
+	FROM unnest(keys, generations) w (key, generation)
+	WHERE q.source_id = of_source AND q.key = w.key AND q.key = ANY (keys);
+END
+$$;
+COMMENT ON FUNCTION rsvp_sync._park(bigint, text[], text[], text[], boolean, text, text) IS
+'Has leased keys wait for a server or a DID: host_unreachable, rate_limited, paused, or queued (it has enough to do).';
+
+/* Keys of all sources in turn, those that somebody waits for first. */
+CREATE FUNCTION rsvp_sync._release(subject text, at_most integer)
+RETURNS bigint
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET enable_hashjoin = off
+SET enable_mergejoin = off SET enable_bitmapscan = off
+AS $$
+DECLARE
+	released bigint;
+BEGIN
+	WITH RECURSIVE waiting (source_id) AS (
+		SELECT (SELECT q.source_id FROM rsvp_sync._queue q
+			WHERE q.waits_for = subject
+				AND q.lease IS NULL AND q.due_at = 'infinity'
+			ORDER BY q.source_id LIMIT 1)
+		UNION ALL
+		SELECT (SELECT q.source_id FROM rsvp_sync._queue q
+			WHERE q.waits_for = subject AND q.source_id > w.source_id
+				AND q.lease IS NULL AND q.due_at = 'infinity'
+			ORDER BY q.source_id LIMIT 1)
+		FROM waiting w WHERE w.source_id IS NOT NULL
+	), parked AS MATERIALIZED (
+		SELECT w.source_id, k.key
+		FROM waiting w
+		CROSS JOIN LATERAL (
+			SELECT q.key, q.priority, row_number() OVER () AS nth
+			FROM rsvp_sync._queue q
+			WHERE q.waits_for = subject AND q.source_id = w.source_id
+				AND q.lease IS NULL AND q.due_at = 'infinity'
+			ORDER BY q.priority, q.changed_at LIMIT at_most) k
+		ORDER BY k.priority, k.nth
+		LIMIT at_most
+	)
+	UPDATE rsvp_sync._queue q SET due_at = now()
+	FROM parked p WHERE q.source_id = p.source_id AND q.key = p.key;
+	GET DIAGNOSTICS released = ROW_COUNT;
+	RETURN released;
+END
+$$;
+COMMENT ON FUNCTION rsvp_sync._release(text, integer) IS
+'Lets parked keys of a server or DID go on; how many they were.';
+
+/* For whom keys are parked, one look-up each. */
+CREATE FUNCTION rsvp_sync._parked_for() RETURNS SETOF text
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET enable_bitmapscan = off
+AS $$
+WITH RECURSIVE parked (subject) AS (
+	SELECT (SELECT q.waits_for FROM rsvp_sync._queue q
+		WHERE q.lease IS NULL AND q.due_at = 'infinity'
+		ORDER BY q.waits_for LIMIT 1)
+	UNION ALL
+	SELECT (SELECT q.waits_for FROM rsvp_sync._queue q
+		WHERE q.lease IS NULL AND q.due_at = 'infinity'
+			AND q.waits_for > p.subject
+		ORDER BY q.waits_for LIMIT 1)
+	FROM parked p WHERE p.subject IS NOT NULL
+)
+SELECT p.subject FROM parked p WHERE p.subject IS NOT NULL
+$$;
+COMMENT ON FUNCTION rsvp_sync._parked_for() IS
+'Servers and DIDs that parked keys wait for.';
 
 /* What a dead incarnation had in hand. */
 CREATE FUNCTION rsvp_sync._release_leases(incarnation bigint) RETURNS void
@@ -333,10 +472,14 @@ SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off SET enable_bitmapscan = off
 AS $$
 SELECT least(
-	(SELECT min(q.due_at) FROM rsvp_sync._queue q
-	WHERE q.lease IS NULL AND q.priority = 0 AND q.due_at > now()),
-	(SELECT min(q.due_at) FROM rsvp_sync._queue q
-	WHERE q.lease IS NULL AND q.priority = 1 AND q.due_at > now()),
+	(SELECT min(k.due_at)
+	FROM rsvp_sync._waiting_sources() w
+	CROSS JOIN (VALUES (0), (1)) p (priority)
+	CROSS JOIN LATERAL (SELECT q.due_at FROM rsvp_sync._queue q
+		WHERE q.source_id = w AND q.priority = p.priority
+			AND q.lease IS NULL AND q.due_at < 'infinity'
+			AND q.due_at > now()
+		ORDER BY q.due_at LIMIT 1) k),
 	(SELECT min(s.retry_at) FROM rsvp_sync._source s
 	WHERE s.state <> 'paused' AND s.retry_at > now()))
 $$;
@@ -353,7 +496,8 @@ CREATE TYPE rsvp_sync._work AS (
 	event_uri text, organiser text, organiser_pds text,
 	sent_local text,				-- the local value the call stands for
 	withdraws boolean,				-- counts as a withdrawal
-	credential_of text				-- which one the account has now
+	credential_of text,				-- which one the account has now
+	priority smallint
 );
 
 /* What is still missing before the call can be made. */
@@ -624,7 +768,15 @@ AS $$
 DECLARE
 	unsent text[] := ARRAY(SELECT e.key FROM unnest(es) e
 		WHERE (e.d).action = 'none' AND (e.s).present);
+	/* Approved until it is done, whatever it has to wait for. */
+	withdrawing text[] := ARRAY(SELECT e.key FROM unnest(es) e
+		WHERE (e.d).withdraws);
 BEGIN
+	/* A write whose answer was lost turns out to have been made. */
+	PERFORM rsvp_sync._count_operation(of_source, 'create',
+		(e.s).remote_status)
+	FROM unnest(es) e WHERE (e.s).remote_sent;
+
 	DELETE FROM rsvp_sync._intent i
 	WHERE i.source_id = of_source AND i.key = ANY (ARRAY(
 		SELECT e.key FROM unnest(es) e
@@ -669,7 +821,8 @@ BEGIN
 		sent_cids = excluded.sent_cids, sent_local = excluded.sent_local,
 		doubt = excluded.doubt,
 		truncated = i.truncated AND NOT excluded.live,
-		approved = i.approved AND excluded.state = 'held',
+		approved = i.approved AND (excluded.state = 'held'
+			OR excluded.key = ANY (withdrawing)),
 		state = excluded.state, reason_code = excluded.reason_code,
 		reason = excluded.reason,
 		writeback = i.writeback OR excluded.writeback
@@ -710,9 +863,9 @@ SELECT of_source, l.key, q.generation, (l.d).action, n.need, n.subject,
 	/* A deletion stands for a value only if that asked for it. */
 	CASE WHEN (l.d).action = 'put' THEN (l.d).send
 		WHEN (l.d).live THEN (l.s).local END,
-	(l.d).withdraws AND l.attempts = 0,
+	(l.d).withdraws AND NOT q.counted,
 	(SELECT a.connected_at::text FROM rsvp_sync._account a
-	WHERE a.did = l.did)
+	WHERE a.did = l.did), q.priority
 FROM located l
 JOIN rsvp_sync._queue q ON q.source_id = of_source AND q.key = l.key
 CROSS JOIN LATERAL rsvp_sync._need((l.d).action, l.pds, l.did, l.event_uri,
@@ -749,6 +902,10 @@ BEGIN
 	WHERE w.need IS NULL AND w.withdraws
 	HAVING count(*) > 0
 	ON CONFLICT (source_id, minute) DO UPDATE SET n = t.n + excluded.n;
+	UPDATE rsvp_sync._queue q SET counted = true
+	FROM unnest(work) w
+	WHERE q.source_id = of_source AND q.key = w.key AND q.key = ANY (keys)
+		AND w.need IS NULL AND w.withdraws;
 	DELETE FROM rsvp_sync._withdrawal t
 	WHERE t.source_id = of_source AND t.minute < now() - interval '1 hour';
 END

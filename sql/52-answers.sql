@@ -12,10 +12,11 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 INSERT INTO rsvp_sync._observed AS o (did, rkey, cid, event_uri, event_cid,
 	status, record, rev, changed_at, source)
-VALUES (of_did, of_rkey, new_cid, rsvp_sync._subject_uri(new_record),
+SELECT of_did, of_rkey, new_cid, rsvp_sync._subject_uri(new_record),
 	CASE WHEN jsonb_typeof(new_record -> 'subject') = 'object'
 		THEN new_record -> 'subject' ->> 'cid' END,
-	rsvp_sync._status_word(new_record), new_record, new_rev, at, how)
+	rsvp_sync._status_word(new_record), new_record, new_rev, at, how
+WHERE NOT rsvp_sync._is_forgotten(of_did)
 ON CONFLICT (did, rkey) DO UPDATE SET
 	cid = excluded.cid,
 	event_uri = coalesce(excluded.event_uri, o.event_uri),
@@ -26,7 +27,7 @@ ON CONFLICT (did, rkey) DO UPDATE SET
 	source = excluded.source, seen_at = now()
 $$;
 COMMENT ON FUNCTION rsvp_sync._observe(text, text, text, jsonb, text, text, timestamptz) IS
-'Records what is known of one RSVP record; NULL cid: known to be absent.';
+'Records what is known of one RSVP record; NULL cid: known to be absent. Nothing of who asked to be forgotten.';
 
 /*
  * When a record was last changed, as far as its content says: createdAt, but
@@ -93,9 +94,10 @@ BEGIN
 	VALUES (w_source, w_key, w_did, 'put', 'ok',
 		rsvp_sync._status_word(w_record),
 		rsvp_sync._rsvp_uri(w_did, w_rkey), w_cid);
-	PERFORM rsvp_sync._count_operation(w_source, 'create',
-		rsvp_sync._status_word(w_record));
-	PERFORM rsvp_sync._unqueue(w_source, w_key, w_generation);
+	/* A row that is gone has said its last word: then it is forgotten. */
+	PERFORM rsvp_sync._unqueue(w_source, w_key, w_generation, EXISTS (
+		SELECT FROM rsvp_sync._intent i
+		WHERE i.source_id = w_source AND i.key = w_key AND NOT i.live));
 END
 $$;
 COMMENT ON FUNCTION rsvp_sync._put_done(bigint, text, bigint, text, text, jsonb, text, text) IS
@@ -130,7 +132,6 @@ BEGIN
 	INSERT INTO rsvp_sync._history (source_id, key, did, action, outcome, uri)
 	VALUES (w_source, w_key, w_did, 'delete', 'ok',
 		rsvp_sync._rsvp_uri(w_did, w_rkey));
-	PERFORM rsvp_sync._count_operation(w_source, 'delete', NULL);
 	PERFORM rsvp_sync._unqueue(w_source, w_key, w_generation, true);
 END
 $$;
@@ -151,6 +152,13 @@ BEGIN
 	PERFORM rsvp_sync._observe(w_did, w_rkey,
 		coalesce(w_cid, rsvp_sync.record_cid(w_record)), w_record, NULL, 'read',
 		coalesce(rsvp_sync._record_time(w_record), now()));
+	/* A deletion whose answer was lost turns out to have been made. */
+	IF w_cid IS NULL AND w_record IS NULL THEN
+		PERFORM rsvp_sync._count_operation(w_source, 'delete', NULL)
+		FROM rsvp_sync._intent i
+		WHERE i.source_id = w_source AND i.key = w_key
+			AND i.doubt AND i.bond IS NOT NULL AND i.sent_cids = '{}';
+	END IF;
 	UPDATE rsvp_sync._intent i SET doubt = false
 	WHERE i.source_id = w_source AND i.key = w_key;
 END
@@ -217,7 +225,7 @@ COMMENT ON FUNCTION rsvp_sync._event_done(text, text) IS
  */
 CREATE FUNCTION rsvp_sync._account_done(of_did text, new_state text,
 	new_session text, new_handle text, error text, credential_of timestamptz)
-RETURNS void
+RETURNS boolean
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -234,20 +242,60 @@ BEGIN
 			THEN coalesce(new_session, a.session)
 			WHEN new_state = 'unreachable' THEN a.session END,
 		handle = coalesce(new_handle, a.handle),
-		last_error = error
+		checked_at = now(), last_error = error
 	WHERE a.did = of_did
 		AND (credential_of IS NULL OR a.connected_at = credential_of)
 		AND (a.state <> new_state
 			OR new_session IS NOT NULL
+			OR new_state IN ('deactivated', 'takendown')
 			OR a.last_error IS DISTINCT FROM error);
 	IF FOUND AND old_state IS DISTINCT FROM new_state THEN
 		PERFORM pg_notify('rsvp_sync_account', jsonb_build_object(
 			'did', of_did, 'state', new_state)::text);
+		RETURN true;
 	END IF;
+	RETURN false;
 END
 $$;
 COMMENT ON FUNCTION rsvp_sync._account_done(text, text, text, text, text, timestamptz) IS
-'New state of an account; a change is announced by NOTIFY rsvp_sync_account.';
+'New state of an account; a change is announced by NOTIFY rsvp_sync_account. Was it one?';
+
+/* An account's own limit is used up. */
+CREATE FUNCTION rsvp_sync._account_limited(of_did text, wait_ms integer)
+RETURNS void
+LANGUAGE sql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+UPDATE rsvp_sync._account a SET
+	rate_limited_until = now() + wait_ms * interval '1 millisecond'
+WHERE a.did = of_did
+$$;
+COMMENT ON FUNCTION rsvp_sync._account_limited(text, integer) IS
+'Notes until when an account''s rate limit leaves nothing to spend.';
+
+/* A server does not answer, or answers again; since when, for the log. */
+CREATE FUNCTION rsvp_sync._host_done(of_host text, new_state text,
+	error text)
+RETURNS interval
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	was_down interval;
+BEGIN
+	IF new_state = 'down' THEN
+		INSERT INTO rsvp_sync._host AS h (host, last_error)
+		VALUES (of_host, error)
+		ON CONFLICT (host) DO UPDATE SET last_error = excluded.last_error;
+		RETURN NULL;
+	END IF;
+	DELETE FROM rsvp_sync._host h WHERE h.host = of_host
+	RETURNING date_trunc('second', now() - h.down_since) INTO was_down;
+	RETURN was_down;
+END
+$$;
+COMMENT ON FUNCTION rsvp_sync._host_done(text, text, text) IS
+'Notes that a server went down, or is up again: then how long it was down.';
 
 /* Wait before try number attempt + 1: exponential, full jitter. */
 CREATE FUNCTION rsvp_sync._backoff(attempt integer) RETURNS interval
@@ -281,7 +329,6 @@ AS $$
 DECLARE
 	tries integer;
 BEGIN
-	PERFORM rsvp_sync._count_error('outbound', code);
 	SELECT q.attempts + 1 INTO tries FROM rsvp_sync._queue q
 	WHERE q.source_id = w_source AND q.key = w_key;
 	/* Connected anew meanwhile: there is nothing to wait for. */
@@ -306,7 +353,11 @@ BEGIN
 		reason_code = CASE WHEN how IN ('failed', 'wait') THEN code
 			ELSE i.reason_code END,
 		reason = CASE WHEN how IN ('failed', 'wait')
-			THEN rsvp_sync._reason(code, message) ELSE i.reason END
+			THEN rsvp_sync._reason(code, message) ELSE i.reason END,
+		failed_at = CASE WHEN how = 'failed' THEN now() END,
+		failed_attempts = CASE WHEN how = 'failed' THEN tries END,
+		failed_error = CASE WHEN how = 'failed'
+			THEN code || ': ' || message END
 	WHERE i.source_id = w_source AND i.key = w_key;
 	IF how IN ('failed', 'wait') THEN
 		INSERT INTO rsvp_sync._history (source_id, key, did, action, outcome,

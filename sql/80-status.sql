@@ -17,32 +17,48 @@ $$;
 COMMENT ON FUNCTION rsvp_sync._may_see(regclass) IS
 'May the current user see the state of this table''s rows?';
 
+/* Definer's rights: the views call it for readers without any here. */
+CREATE FUNCTION rsvp_sync._is_all_paused() RETURNS boolean
+LANGUAGE sql STABLE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+SELECT EXISTS (SELECT FROM rsvp_sync._pause p WHERE p.subject = '*')
+$$;
+COMMENT ON FUNCTION rsvp_sync._is_all_paused() IS
+'Has pause() stopped everything?';
+
 /* A key that waits: what it waits for. */
 CREATE FUNCTION rsvp_sync._queued_state(source_state text, mode text,
-	copied boolean, leased boolean, attempts integer,
+	copied boolean, all_paused boolean, leased boolean, attempts integer,
+	parked text,
 	OUT state text, OUT code text)
 LANGUAGE sql IMMUTABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
 SELECT CASE
 		WHEN leased THEN 'sending'
-		WHEN copied OR mode = 'off' OR source_state IN ('paused', 'broken')
+		WHEN copied OR mode = 'off' OR all_paused OR parked = 'paused'
+			OR source_state IN ('paused', 'broken')
 		THEN 'blocked'
-		WHEN attempts > 0 THEN 'retrying' ELSE 'waiting' END,
+		WHEN attempts > 0 OR parked = 'host_unreachable' THEN 'retrying'
+		ELSE 'waiting' END,
 	CASE
 		WHEN leased THEN 'sending'
 		WHEN copied THEN 'copied'
 		WHEN mode = 'off' THEN 'mode_off'
+		WHEN all_paused THEN 'paused'
 		WHEN source_state = 'paused' THEN 'source_paused'
 		WHEN source_state = 'broken' THEN 'source_broken'
+		WHEN parked IS NOT NULL THEN parked
 		WHEN attempts > 0 THEN 'retrying' ELSE 'queued' END
 $$;
-COMMENT ON FUNCTION rsvp_sync._queued_state(text, text, boolean, boolean, integer) IS
-'State of a key that is in the queue.';
+COMMENT ON FUNCTION rsvp_sync._queued_state(text, text, boolean, boolean, boolean, integer, text) IS
+'State of a key that is in the queue; parked: why it waits for a server or an account, or NULL.';
 
 CREATE VIEW rsvp_sync.status WITH (security_barrier) AS
 WITH env AS (
 	SELECT rsvp_sync._copied() AS copied,
+		rsvp_sync._is_all_paused() AS all_paused,
 		pg_catalog.current_setting('rsvp_sync.mode') AS mode
 )
 SELECT s.source_id, s.attendance, s.tenant, k.key AS attendance_id,
@@ -51,29 +67,45 @@ SELECT s.source_id, s.attendance, s.tenant, k.key AS attendance_id,
 	CASE WHEN k.queued THEN rsvp_sync._reason(qs.code, CASE qs.code
 			WHEN 'source_broken' THEN s.state_reason
 			WHEN 'source_paused' THEN s.state_reason
+			WHEN 'paused' THEN COALESCE(k.waits_for, 'Everything is.')
+			WHEN 'rate_limited' THEN k.waits_for
+			WHEN 'host_unreachable' THEN k.waits_for
 			WHEN 'retrying' THEN k.queue_error END)
 		ELSE k.reason END AS reason,
 	k.did, k.event_uri,
 	CASE WHEN k.bond IS NOT NULL THEN rsvp_sync._rsvp_uri(k.did, k.rkey)
 		END AS uri,
 	k.base_cid AS cid, k.local AS status, k.attempts,
-	CASE WHEN k.queued AND NOT k.leased THEN k.due_at END AS next_attempt_at,
-	CASE WHEN k.queued THEN k.queue_error
+	CASE WHEN k.queued AND NOT k.leased THEN CASE
+		WHEN k.due_at < 'infinity' THEN k.due_at
+		/* The longest that a probe is away. */
+		WHEN k.wait_code = 'host_unreachable'
+		THEN pg_catalog.now() + pg_catalog.make_interval(secs => 4)
+		ELSE (SELECT a.rate_limited_until FROM rsvp_sync._account a
+			WHERE a.did = k.waits_for) END END AS next_attempt_at,
+	CASE WHEN k.queued THEN COALESCE(CASE WHEN k.wait_code = 'host_unreachable'
+			THEN (SELECT h.last_error FROM rsvp_sync._host h
+				WHERE h.host = k.waits_for) END, k.queue_error)
 		WHEN k.state IN ('failed', 'blocked') THEN k.reason END AS last_error,
 	k.synced_at
 FROM (
 	SELECT i.source_id, i.key, i.state, i.reason_code, i.reason, i.did,
 		i.event_uri, i.bond, i.rkey, i.base_cid, i.local, i.synced_at,
 		q.key IS NOT NULL AS queued, q.lease IS NOT NULL AS leased,
-		COALESCE(q.attempts, 0) AS attempts, q.due_at,
-		q.last_error AS queue_error
+		COALESCE(q.attempts, CASE i.state WHEN 'failed'
+			THEN i.failed_attempts END, 0) AS attempts, q.due_at,
+		q.last_error AS queue_error,
+		CASE WHEN q.due_at = 'infinity' THEN q.waits_for END AS waits_for,
+		CASE WHEN q.due_at = 'infinity' THEN q.wait_code END AS wait_code
 	FROM rsvp_sync._intent i
 	LEFT JOIN rsvp_sync._queue q
 		ON q.source_id = i.source_id AND q.key = i.key
 	UNION ALL
 	SELECT q.source_id, q.key, 'waiting', 'queued', NULL, NULL, NULL, NULL,
 		NULL, NULL, NULL, NULL, true, q.lease IS NOT NULL, q.attempts,
-		q.due_at, q.last_error
+		q.due_at, q.last_error,
+		CASE WHEN q.due_at = 'infinity' THEN q.waits_for END,
+		CASE WHEN q.due_at = 'infinity' THEN q.wait_code END
 	FROM rsvp_sync._queue q
 	WHERE NOT EXISTS (SELECT FROM rsvp_sync._intent i
 		WHERE i.source_id = q.source_id AND i.key = q.key)
@@ -81,20 +113,21 @@ FROM (
 JOIN rsvp_sync._source s ON s.source_id = k.source_id
 CROSS JOIN env
 CROSS JOIN LATERAL rsvp_sync._queued_state(s.state, env.mode, env.copied,
-	k.leased, k.attempts) qs
+	env.all_paused, k.leased, k.attempts, k.wait_code) qs
 WHERE rsvp_sync._may_see(s.attendance);
 COMMENT ON VIEW rsvp_sync.status IS
 'State of every attendance row known to rsvp_sync: done, waiting, sending, retrying, blocked, held, withheld, superseded or failed, with a stable reason_code and a sentence.';
 
 CREATE VIEW rsvp_sync.queue WITH (security_barrier) AS
 SELECT s.source_id, s.attendance, s.tenant, q.key AS attendance_id,
-	q.priority, q.due_at, q.changed_at, q.lease IS NOT NULL AS leased,
-	q.attempts, q.last_error
+	q.priority, CASE WHEN q.due_at < 'infinity' THEN q.due_at END AS due_at,
+	q.changed_at, q.lease IS NOT NULL AS leased, q.attempts, q.last_error,
+	CASE WHEN q.due_at = 'infinity' THEN q.waits_for END AS waits_for
 FROM rsvp_sync._queue q
 JOIN rsvp_sync._source s ON s.source_id = q.source_id
 WHERE rsvp_sync._may_see(s.attendance);
 COMMENT ON VIEW rsvp_sync.queue IS
-'Keys that are to be looked at, one row a key; priority 0 is interactive, 1 reconcile.';
+'Keys that are to be looked at, one row a key; priority 0 is interactive, 1 reconcile and changes made by the hundred. waits_for: the server or DID that a key waits for.';
 
 CREATE VIEW rsvp_sync.held WITH (security_barrier) AS
 SELECT s.source_id, s.attendance, s.tenant, i.key AS attendance_id,
@@ -108,12 +141,14 @@ COMMENT ON VIEW rsvp_sync.held IS
 
 CREATE VIEW rsvp_sync.failed WITH (security_barrier) AS
 SELECT s.source_id, s.attendance, s.tenant, i.key AS attendance_id,
-	i.reason_code, i.reason, i.did, i.event_uri, i.local AS status
+	i.reason_code, i.reason, i.did, i.event_uri, i.local AS status,
+	i.failed_error AS last_error, i.failed_attempts AS attempts,
+	i.failed_at AS since
 FROM rsvp_sync._intent i
 JOIN rsvp_sync._source s ON s.source_id = i.source_id
 WHERE i.state = 'failed' AND rsvp_sync._may_see(s.attendance);
 COMMENT ON VIEW rsvp_sync.failed IS
-'Keys that were given up.';
+'Keys that were given up: the last answer, after how many tries, and since when.';
 
 CREATE VIEW rsvp_sync.rsvp WITH (security_barrier) AS
 SELECT o.did, o.rkey, rsvp_sync._rsvp_uri(o.did, o.rkey) AS uri, o.cid,
@@ -268,82 +303,6 @@ AS 'MODULE_PATHNAME', 'rsvp_sync_preview';
 COMMENT ON FUNCTION rsvp_sync.preview(regclass, text) IS
 'What would be done for a row (NULL: all rows), seen from inside the calling transaction, committed or not; sends and changes nothing. action: nothing, put, delete, read (first), wait, hold. Errors as sync_status().';
 
-/* Keys of a source whose decision differs from what is recorded. */
-CREATE FUNCTION rsvp_sync._differences(of_source bigint)
-RETURNS SETOF text
-LANGUAGE sql VOLATILE
-SET search_path = pg_catalog, pg_temp
-AS $$
-SELECT e.key
-FROM rsvp_sync._evaluate(of_source, NULL, true) e
-CROSS JOIN LATERAL rsvp_sync._standing(e) x
-WHERE NOT EXISTS (SELECT FROM rsvp_sync._queue q
-		WHERE q.source_id = of_source AND q.key = e.key)
-	/* Of what was discarded only a change of the row speaks again. */
-	AND ((e.old_state, e.old_reason_code)
-			IS DISTINCT FROM ('failed', 'discarded')
-		OR NOT (e.s).present)
-	AND CASE (e.d).action
-		/* The base follows what both sides agree on by now. */
-		WHEN 'none' THEN (x.state, x.code, (e.d).bond, (e.d).base_local,
-				(e.d).base_cid)
-			IS DISTINCT FROM (e.old_state, e.old_reason_code, (e.s).bond,
-				(e.s).base_local, (e.s).base_cid)
-			OR (e.from_key IS NOT NULL AND (e.d).live)
-		WHEN 'wait' THEN (x.state, x.code)
-			IS DISTINCT FROM (e.old_state, e.old_reason_code)
-		WHEN 'hold' THEN (x.state, x.code)
-			IS DISTINCT FROM (e.old_state, e.old_reason_code)
-		/* What was given up is not tried again for the same wish. */
-		ELSE e.old_state IS DISTINCT FROM 'failed'
-			AND (e.old_reason_code IS DISTINCT FROM 'dry_run'
-				OR current_setting('rsvp_sync.mode') = 'live') END
-$$;
-COMMENT ON FUNCTION rsvp_sync._differences(bigint) IS
-'Keys of a source that are not as they should be, whole table.';
-
-CREATE FUNCTION rsvp_sync._reconcile(caller oid, attendance regclass)
-RETURNS bigint
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER
-SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-	src rsvp_sync._source;
-	found_keys bigint;
-	total bigint := 0;
-BEGIN
-	IF attendance IS NOT NULL THEN
-		PERFORM rsvp_sync._source_of(attendance);
-		PERFORM rsvp_sync._check_owner(caller, attendance);
-	END IF;
-	FOR src IN SELECT s.* FROM rsvp_sync._source s
-		JOIN pg_class c ON c.oid = s.attendance
-		WHERE (_reconcile.attendance IS NULL
-				OR s.attendance = _reconcile.attendance)
-			AND s.state <> 'paused'
-			AND pg_has_role(caller, c.relowner, 'USAGE')
-		ORDER BY s.source_id
-	LOOP
-		INSERT INTO rsvp_sync._change_log (source_id, key, op)
-		SELECT src.source_id, d, 'l'
-		FROM rsvp_sync._differences(src.source_id) d;
-		GET DIAGNOSTICS found_keys = ROW_COUNT;
-		total := total + found_keys;
-	END LOOP;
-	RETURN total;
-END
-$$;
-COMMENT ON FUNCTION rsvp_sync._reconcile(oid, regclass) IS
-'private: reconcile() for a caller.';
-
-CREATE FUNCTION rsvp_sync.reconcile(attendance regclass DEFAULT NULL)
-RETURNS bigint
-LANGUAGE C VOLATILE
-SET search_path = pg_catalog, pg_temp
-AS 'MODULE_PATHNAME', 'rsvp_sync_reconcile';
-COMMENT ON FUNCTION rsvp_sync.reconcile(regclass) IS
-'Compares a whole source (NULL: all of the caller''s) and puts every key in that is not as it should be, at low priority. Returns how many. Errors: undefined_object, insufficient_privilege.';
-
 CREATE FUNCTION rsvp_sync._approve_withdrawals(caller oid,
 	attendance regclass)
 RETURNS bigint
@@ -385,9 +344,12 @@ AS $$
 SELECT NOT EXISTS (SELECT FROM rsvp_sync._change_log l
 		WHERE of_source IS NULL OR l.source_id IN (of_source, 0))
 	AND (rsvp_sync._copied() OR current_setting('rsvp_sync.mode') = 'off'
+		OR rsvp_sync._is_all_paused()
 		OR NOT EXISTS (SELECT FROM rsvp_sync._queue q
 			JOIN rsvp_sync._source s ON s.source_id = q.source_id
 			WHERE (of_source IS NULL OR q.source_id = of_source)
+				AND NOT (q.due_at = 'infinity'
+					AND coalesce(q.wait_code = 'paused', false))
 				AND s.state NOT IN ('paused', 'broken')))
 	AND NOT EXISTS (SELECT FROM rsvp_sync._intent i
 		JOIN rsvp_sync._source s ON s.source_id = i.source_id

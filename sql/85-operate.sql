@@ -372,8 +372,15 @@ COMMENT ON VIEW rsvp_sync.stat_worker IS
 CREATE VIEW rsvp_sync.progress WITH (security_barrier) AS
 SELECT s.source_id, s.attendance, s.tenant,
 	i.total + q.fresh AS total, i.done, q.waiting, q.retrying, i.blocked,
-	i.held, i.failed, q.oldest_key, q.since
+	i.held, i.failed, q.oldest_key, q.since, h.rate,
+	CASE WHEN q.waiting = 0 THEN '0'::pg_catalog.interval
+		WHEN h.rate > 0 THEN pg_catalog.make_interval(
+			secs => pg_catalog.ceil(q.waiting / h.rate)) END AS eta,
+	CASE WHEN p.phase IS NOT NULL THEN p.started_at END AS comparing_since,
+	CASE WHEN p.phase IS NOT NULL THEN p.seen END AS compared,
+	p.differing, p.finished_at AS compared_at, p.error AS compare_error
 FROM rsvp_sync._source s
+LEFT JOIN rsvp_sync._pass p ON p.source_id = s.source_id
 CROSS JOIN LATERAL (
 	SELECT count(*) AS total,
 		count(*) FILTER (WHERE n.state IN ('done', 'withheld', 'superseded')
@@ -393,9 +400,15 @@ CROSS JOIN LATERAL (
 		(array_agg(u.key ORDER BY u.changed_at, u.key))[1] AS oldest_key,
 		min(u.changed_at) AS since
 	FROM rsvp_sync._queue u WHERE u.source_id = s.source_id) q
+/* Of the last minute: the index on the time of the history serves. */
+CROSS JOIN LATERAL (
+	SELECT count(*) / 60.0::pg_catalog.float8 AS rate
+	FROM rsvp_sync._history e
+	WHERE e.at > pg_catalog.now() - '1 minute'::pg_catalog.interval
+		AND e.source_id = s.source_id AND e.outcome = 'ok') h
 WHERE rsvp_sync._may_see(s.attendance);
 COMMENT ON VIEW rsvp_sync.progress IS
-'Per attached table: how many rows are known, how many are as they should be, how many wait, and since when.';
+'Per attached table: how many rows are known, how many are as they should be, how many wait, and since when; how many records a second were written or removed in the last minute, and how long what waits would take at that rate (NULL: unknown); and how far reconcile is in the background.';
 
 /* Findings about the server and this database. */
 CREATE FUNCTION rsvp_sync._doctor_server()
@@ -543,6 +556,18 @@ SELECT 'warning', 'held', s.attendance::text,
 FROM rsvp_sync._intent i JOIN rsvp_sync._source s ON s.source_id = i.source_id
 WHERE i.state = 'held'
 GROUP BY s.attendance
+UNION ALL
+SELECT 'warning', 'host_down', h.host,
+	format('It has not answered since %s: %s', h.down_since, h.last_error),
+	'It is asked every few seconds; its keys wait and go on by themselves.'
+FROM rsvp_sync._host h
+UNION ALL
+SELECT 'warning', 'paused', CASE p.subject WHEN '*'
+		THEN current_database()::text ELSE p.subject END,
+	format('Paused by %s since %s.', p.paused_by, p.paused_at),
+	CASE p.subject WHEN '*' THEN 'SELECT rsvp_sync.resume().'
+		ELSE format('SELECT rsvp_sync.resume(%L).', p.subject) END
+FROM rsvp_sync._pause p
 UNION ALL
 SELECT 'warning', 'account', CASE WHEN count(*) = 1 THEN min(a.did)
 		ELSE count(*) || ' accounts' END,

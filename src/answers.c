@@ -17,6 +17,8 @@
 #include "answers.h"
 #include "credential.h"
 #include "lane.h"
+#include "meter.h"
+#include "secret.h"
 #include "worker.h"
 
 static Statement read_credential = {
@@ -54,6 +56,12 @@ static Statement identity_done = {
 };
 static Statement event_done = {
 	"SELECT rsvp_sync._event_done($1, $2)", 2, {TEXTOID, TEXTOID}
+};
+static Statement account_limited = {
+	"SELECT rsvp_sync._account_limited($1, $2)", 2, {TEXTOID, INT4OID}
+};
+static Statement host_done = {
+	"SELECT rsvp_sync._host_done($1, $2, $3)", 3, {TEXTOID, TEXTOID, TEXTOID}
 };
 static Statement account_done = {
 	"SELECT rsvp_sync._account_done($1, $2, $3, $4, $5,"
@@ -121,15 +129,55 @@ static void
 record_account(Outcome *o)
 {
 	Args		args = {0};
+	bool		isnull;
+	char	   *secret = o->secret ? secret_open(o->secret) : NULL;
 
 	args_text(&args, o->subject);
 	args_text(&args, o->how);
-	args_text(&args, o->secret ? credential_seal(o->secret, strlen(o->secret),
-												 o->subject) : NULL);
+	args_text(&args, secret ? credential_seal_wiping(secret, o->subject)
+			  : NULL);
 	args_text(&args, o->handle);
 	args_text(&args, o->message);
 	args_text(&args, o->credential);
 	run_statement(&account_done, &args);
+	if (!DatumGetBool(SPI_getbinval(SPI_tuptable->vals[0],
+									SPI_tuptable->tupdesc, 1, &isnull)))
+		return;
+	ereport(LOG,
+			(errmsg(o->message ? "account %s is %s: %s" : "account %s is %s",
+					o->subject, o->how, o->message),
+			 errhidestmt(true), errhidecontext(true)));
+}
+
+static void
+record_limited(Outcome *o)
+{
+	Args		args = {0};
+
+	args_text(&args, o->subject);
+	args_int4(&args, (int32) Min(o->wait_ms, INT_MAX));
+	run_statement(&account_limited, &args);
+}
+
+/* A line in the log for each server that goes down, and when it is back. */
+static void
+record_host(Outcome *o)
+{
+	Args		args = {0};
+
+	args_text(&args, o->subject);
+	args_text(&args, o->how);
+	args_text(&args, o->message);
+	run_statement(&host_done, &args);
+	if (strcmp(o->how, "down") == 0)
+		ereport(LOG,
+				(errmsg("%s does not answer: %s", o->subject, o->message),
+				 errdetail("Its keys wait; it is asked every few seconds.")));
+	else
+		ereport(LOG,
+				(errmsg("%s answers again", o->subject),
+				 errdetail("It was down for %s.",
+						   result_text(0, 1) ? result_text(0, 1) : "a moment")));
 }
 
 static void
@@ -169,8 +217,43 @@ record_outcome(void *arg)
 		case OUTCOME_ACCOUNT:
 			record_account(o);
 			break;
+		case OUTCOME_LIMITED:
+			record_limited(o);
+			break;
+		case OUTCOME_HOST:
+			record_host(o);
+			break;
+		case OUTCOME_CALL:
+			break;
 		default:
 			record_learnt(o);
+			break;
+	}
+}
+
+/* Of what is recorded, what is counted. */
+static void
+count_outcome(Outcome *o)
+{
+	switch (o->kind)
+	{
+		case OUTCOME_PUT:
+			meter_operation(o->job->source_id, "create", o->job->value);
+			break;
+		case OUTCOME_DELETE:
+			meter_operation(o->job->source_id, "delete", NULL);
+			break;
+		case OUTCOME_LIST:
+			meter_operation(o->source_id, "list", NULL);
+			break;
+		case OUTCOME_CALL:
+			if (o->code != NULL)
+				meter_error("outbound", o->code);
+			if (o->operation != NULL)
+				meter_duration(o->source_id, o->operation, o->value,
+							   o->seconds);
+			break;
+		default:
 			break;
 	}
 }
@@ -194,7 +277,10 @@ answers_record(void)
 		ErrorData  *error = guarded(record_outcome, o);
 
 		if (error == NULL)
+		{
+			count_outcome(o);
 			lane_outcome_recorded(o);
+		}
 		else if (error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE)
 			dlist_push_tail(&postponed, &o->node);
 		else if (hopeless)

@@ -56,6 +56,8 @@
 #define FLUSH_AT		65536
 /* Rows a heap_multi_insert gets at once. */
 #define INSERT_BATCH	500
+/* Nobody waits for one of so many changes made in one transaction. */
+#define BULK_KEYS		100
 
 /* Columns of _change_log, in order. */
 enum
@@ -66,6 +68,7 @@ enum
 	LOG_DEP,
 	LOG_RELATION,
 	LOG_REPEATABLE,
+	LOG_BULK,
 	LOG_CHANGED_AT,
 	LOG_NATTS
 };
@@ -279,7 +282,7 @@ forget_entry(int index)
 }
 
 static void
-fill_row(const LogEntry *entry, Datum *values, bool *nulls)
+fill_row(const LogEntry *entry, bool of_many, Datum *values, bool *nulls)
 {
 	memset(nulls, 0, sizeof(bool) * LOG_NATTS);
 	values[LOG_SOURCE_ID] = Int64GetDatum(entry->source_id);
@@ -289,6 +292,7 @@ fill_row(const LogEntry *entry, Datum *values, bool *nulls)
 	values[LOG_DEP] = Int16GetDatum(entry->dep);
 	values[LOG_RELATION] = ObjectIdGetDatum(entry->relation);
 	values[LOG_REPEATABLE] = BoolGetDatum(IsolationUsesXactSnapshot());
+	values[LOG_BULK] = BoolGetDatum(of_many);
 	values[LOG_CHANGED_AT] = TimestampTzGetDatum(entry->changed_at);
 }
 
@@ -300,7 +304,7 @@ insert_one(Relation log, const LogEntry *entry)
 	bool		nulls[LOG_NATTS];
 	HeapTuple	tuple;
 
-	fill_row(entry, values, nulls);
+	fill_row(entry, false, values, nulls);
 	tuple = heap_form_tuple(RelationGetDescr(log), values, nulls);
 	simple_heap_insert(log, tuple);
 	heap_freetuple(tuple);
@@ -323,8 +327,8 @@ insert_many(Relation log, const LogEntry *entries, int count)
 		for (int i = 0; i < n; i++)
 		{
 			ExecClearTuple(slots[i]);
-			fill_row(&entries[done + i], slots[i]->tts_values,
-					 slots[i]->tts_isnull);
+			fill_row(&entries[done + i], count > BULK_KEYS,
+					 slots[i]->tts_values, slots[i]->tts_isnull);
 			ExecStoreVirtualTuple(slots[i]);
 		}
 		heap_multi_insert(log, slots, n, GetCurrentCommandId(true), 0, bulk);

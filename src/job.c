@@ -13,14 +13,11 @@
 #include "lib/stringinfo.h"
 #include "utils/json.h"
 #include "utils/memutils.h"
-#include "utils/timestamp.h"
 
 #include "lane_state.h"
 #include "settings.h"
 #include "syntax.h"
 
-/* A longer wait than this is done in the queue, not in memory. */
-#define SHORT_WAIT_MS	5000
 /* Sessions tried for one job before its user is asked. */
 #define MAX_LOGINS		2
 
@@ -49,10 +46,9 @@ start_write(Lane *lane, Job *job)
 		append_member(&body, "swapCommit", lane->head);
 	appendStringInfoChar(&body, '}');
 	start_call(CALL_JOB, lane, job, NULL, lane->pds,
-			   xrpc_post(lane->pds, put ? "com.atproto.repo.putRecord" :
-						 "com.atproto.repo.deleteRecord",
-						 lane->access_token, body.data,
-						 rsvp_sync_request_timeout));
+			   post_with(lane, lane->access_token,
+						 put ? "com.atproto.repo.putRecord" :
+						 "com.atproto.repo.deleteRecord", body.data));
 	pfree(body.data);
 }
 
@@ -173,7 +169,7 @@ record_absent(Job *job, Answer *answer)
 static void
 job_needs_session(Lane *lane, Job *job, Answer *answer)
 {
-	replace_text(lane, &lane->access_token, NULL);
+	replace_secret(lane, &lane->access_token, NULL);
 	if (job->logins++ > 0 && !answer->known)
 	{
 		/* A status alone, from whatever stands in front of the PDS. */
@@ -189,19 +185,6 @@ job_needs_session(Lane *lane, Job *job, Answer *answer)
 			SESSION_HAS_CREDENTIAL : SESSION_NONE;
 	else
 		ask_user(lane, "needs_login", answer->message);
-}
-
-static void
-limit_reached(Lane *lane, Job *job, Answer *answer)
-{
-	long		wait = Max(answer->wait_ms, rsvp_sync_retry_base);
-
-	retry_now(lane, job);
-	if (wait <= SHORT_WAIT_MS)
-		lane->not_before =
-			TimestampTzPlusMilliseconds(GetCurrentTimestamp(), wait);
-	else
-		fail_lane(lane, "later", answer->name, answer->message, wait);
 }
 
 static void
@@ -222,9 +205,6 @@ job_refused(Lane *lane, Job *job, Answer *answer)
 			retry_now(lane, job);
 			ask_user(lane, account_state(answer->name, "needs_login"),
 					 answer->message);
-			break;
-		case ANSWER_LIMIT:
-			limit_reached(lane, job, answer);
 			break;
 		case ANSWER_PERMANENT:
 			/* Without a name it need not be the PDS's answer. */

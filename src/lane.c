@@ -31,14 +31,29 @@
 /* Idle lanes beyond these are forgotten, the one idle longest first. */
 #define MAX_IDLE_LANES	4096
 
+/*
+ * Jobs of one account worth having in memory; beyond them its keys wait in
+ * the queue, where they do not stand in the way of others.
+ */
+#define MAX_LANE_JOBS	64
+
+/* A source with no more jobs than this in memory goes before the others. */
+#define FEW_JOBS		8
+
+/* A probe is answered quickly or not at all. */
+#define PROBE_TIMEOUT_MS	5000
+
 typedef struct Call
 {
 	CallKind	kind;
 	Lane	   *lane;
 	Job		   *job;
 	Task	   *task;
-	char	   *host;			/* counted against connections_per_host */
+	Host	   *host;
 	int			epoch;			/* of the lane when it began */
+	bool		suspect;		/* waits for its host's probe */
+	dlist_node	node;			/* ... among these */
+	Answer		answer;			/* of a suspect; without a body */
 } Call;
 
 static MemoryContext lane_context = NULL;
@@ -80,26 +95,36 @@ text_table(const char *name, Size entrysize, MemoryContext context)
 void
 lane_startup(void)
 {
+	secret_startup();
 	lane_context = AllocSetContextCreate(TopMemoryContext, "rsvp_sync lanes",
 										 ALLOCSET_DEFAULT_SIZES);
 	lanes = text_table("rsvp_sync lanes", sizeof(Lane), lane_context);
 	outcome_startup(lane_context);
+	park_startup(lane_context);
 	host_startup(lane_context);
 	task_startup(lane_context);
 }
 
-/* Replace a text of a lane; what it was is overwritten, it may be a secret. */
+/* Replace a text of a lane. */
 void
 replace_text(Lane *lane, char **text, const char *with)
 {
 	char	   *copy = with ? MemoryContextStrdup(lane->context, with) : NULL;
 
 	if (*text != NULL)
-	{
-		explicit_bzero(*text, strlen(*text));
 		pfree(*text);
-	}
 	*text = copy;
+}
+
+/* Replace a secret of a lane; it is kept sealed. */
+void
+replace_secret(Lane *lane, Secret **secret, const char *with)
+{
+	Secret	   *sealed = secret_seal(lane->context, with);
+
+	if (*secret != NULL)
+		pfree(*secret);
+	*secret = sealed;
 }
 
 Job *
@@ -135,8 +160,8 @@ start_call(CallKind kind, Lane *lane, Job *job, Task *task, const char *host,
 	call->epoch = lane ? lane->epoch : 0;
 	call->job = job;
 	call->task = task;
-	call->host = MemoryContextStrdup(lane_context, host);
-	host_call_begins(host);
+	call->host = host_of(host);
+	host_call_begins(call->host, host_now());
 	req->owner = call;
 	if (lane)
 		lane->busy = true;
@@ -171,9 +196,10 @@ find_lane(const char *did)
 static void
 wipe_lane(Lane *lane)
 {
-	replace_text(lane, &lane->password, NULL);
-	replace_text(lane, &lane->access_token, NULL);
-	replace_text(lane, &lane->refresh_token, NULL);
+	replace_secret(lane, &lane->password, NULL);
+	replace_secret(lane, &lane->access_token, NULL);
+	replace_secret(lane, &lane->refresh_token, NULL);
+	lane->unsaved = false;
 }
 
 static void
@@ -189,15 +215,19 @@ free_lane(Lane *lane)
 	MemoryContextDelete(context);
 }
 
+/* Who has little to do comes first: a click does not stand in a long line. */
 static void
-activate_lane(Lane *lane)
+activate_lane(Lane *lane, int64 source_id)
 {
 	if (lane->active)
 		return;
 	lane->active = true;
 	dlist_delete(&lane->node);
 	n_idle_lanes--;
-	dlist_push_tail(&active_lanes, &lane->node);
+	if (lane_jobs_of(source_id) <= FEW_JOBS)
+		dlist_push_head(&active_lanes, &lane->node);
+	else
+		dlist_push_tail(&active_lanes, &lane->node);
 }
 
 /* Put lanes aside that have nothing to do, and forget the oldest of those. */
@@ -210,7 +240,7 @@ rest_lanes(void)
 	{
 		Lane	   *lane = dlist_container(Lane, node, iter.cur);
 
-		if (lane->busy || lane->records != NULL ||
+		if (lane->busy || lane->records != NULL || lane->unsaved ||
 			!dlist_is_empty(&lane->jobs))
 			continue;
 		lane->active = false;
@@ -233,7 +263,31 @@ reset_lane(Lane *lane)
 	replace_text(lane, &lane->head, NULL);
 	replace_text(lane, &lane->credential, NULL);
 	lane->session = SESSION_NONE;
+	lane->not_before = 0;
 	lane->epoch++;
+}
+
+/* What somebody waits for goes before what was found by comparing. */
+static void
+push_job(Lane *lane, Job *job)
+{
+	dlist_node *after = NULL;
+	dlist_iter	iter;
+
+	lane->njobs++;
+	if (job->priority == 0)
+		dlist_foreach(iter, &lane->jobs)
+		{
+			if (dlist_container(Job, node, iter.cur)->priority > 0)
+				break;
+			after = iter.cur;
+		}
+	else if (!dlist_is_empty(&lane->jobs))
+		after = dlist_tail_node(&lane->jobs);
+	if (after)
+		dlist_insert_after(after, &job->node);
+	else
+		dlist_push_head(&lane->jobs, &job->node);
 }
 
 void
@@ -241,29 +295,67 @@ lane_add(Job *job)
 {
 	Lane	   *lane;
 
-	outcome_count_job();
+	outcome_count_job(job);
 	if (job->need != NULL && strcmp(job->need, "list") != 0)
 	{
 		task_add(job);
 		return;
 	}
 	lane = lane_of(job->did);
-	if (lane->pds == NULL || strcmp(lane->pds, job->pds) != 0)
+	if (lane->pds == NULL)
+		replace_text(lane, &lane->pds, job->pds);
+	else if (strcmp(lane->pds, job->pds) != 0)
 	{
 		replace_text(lane, &lane->pds, job->pds);
+		memset(&lane->budgets, 0, sizeof(lane->budgets));
 		reset_lane(lane);
 	}
 	else if (lane->credential != NULL && job->credential != NULL &&
 			 strcmp(lane->credential, job->credential) != 0)
 		reset_lane(lane);
-	dlist_push_tail(&lane->jobs, &job->node);
-	lane->njobs++;
-	activate_lane(lane);
+	push_job(lane, job);
+	activate_lane(lane, job->source_id);
+}
+
+
+/* Points of the account's own limits, as the reference PDS counts them. */
+static int
+points_of(const Job *job)
+{
+	if (job->need != NULL)
+		return 0;
+	return job_is(job, "put") ? 2 : job_is(job, "delete") ? 1 : 0;
+}
+
+/*
+ * May the lane's next call be made, by all limits we know of?  If not, until
+ * when; an account's own long wait is told to everybody.
+ */
+static bool
+limits_allow(Lane *lane, Job *job, int64 now)
+{
+	bool		urgent = job->priority == 0;
+	int64		wait = host_wait(host_of(lane->pds), urgent, now);
+	int64		own = Max(lane->not_before - now,
+						  budget_wait(&lane->budgets, points_of(job), urgent,
+									  now));
+
+	lane->wake_at = 0;
+	if (park_is_paused(lane->did))
+		return false;
+	if (own > SHORT_WAIT_MS && lane->not_before < now)
+		lane_rests(lane, own);
+	if (wait < 0)
+		return false;
+	wait = Max(wait, own);
+	if (wait > 0)
+		lane->wake_at = now + wait;
+	return wait <= 0;
 }
 
 /* The next call of a lane, if it may make one.  Did it? */
 static bool
-lane_pump(Lane *lane)
+lane_pump(Lane *lane, int64 now)
 {
 	Job		   *job;
 	bool		writes;
@@ -271,16 +363,19 @@ lane_pump(Lane *lane)
 	if (lane->busy || lane->records != NULL || dlist_is_empty(&lane->jobs) ||
 		lane->session == SESSION_WANTS_CREDENTIAL)
 		return false;
-	if (lane->not_before > GetCurrentTimestamp() || !host_has_room(lane->pds))
-		return false;
 	job = dlist_head_element(Job, node, &lane->jobs);
+	if (!host_has_room(host_of(lane->pds)) || !limits_allow(lane, job, now))
+		return false;
 	writes = job_is(job, "put") || job_is(job, "delete");
 	if (job->need != NULL || (job->mint && writes && lane->head == NULL))
 		start_head(lane);
 	else if (job_is(job, "read"))
 		start_read(lane, pop_job(lane));
 	else if (lane->session == SESSION_LIVE)
+	{
+		budget_spend(&lane->budgets, points_of(job), now);
 		start_write(lane, pop_job(lane));
+	}
 	else if (lane->session == SESSION_HAS_CREDENTIAL)
 		start_session(lane);
 	else
@@ -291,32 +386,254 @@ lane_pump(Lane *lane)
 	return true;
 }
 
-/* Start whatever can be started now.  Nothing may be open. */
-void
-lane_start(void)
+/* Ask servers how they are. */
+static void
+start_probes(int64 now)
+{
+	static const char *const none[] = {NULL};
+	HASH_SEQ_STATUS scan;
+	Host	   *host;
+	List	   *wanted = NIL;
+	ListCell   *cell;
+
+	host_scan(&scan);
+	while ((host = hash_seq_search(&scan)) != NULL)
+		if (host_wants_probe(host, now) &&
+			(host->state == HOST_SUSPECT || park_any(host->name)))
+			wanted = lappend(wanted, host);
+	foreach(cell, wanted)
+	{
+		host = lfirst(cell);
+		host->probing = true;
+		start_call(CALL_PROBE, NULL, NULL, NULL, host->name,
+				   xrpc_get(host->name, "com.atproto.server.describeServer",
+							none, Min(PROBE_TIMEOUT_MS,
+									  rsvp_sync_request_timeout)));
+	}
+	list_free(wanted);
+}
+
+/*
+ * A lane that got its turn goes to the end, so that a few with much to do
+ * cannot keep the connections of a host to themselves.
+ */
+static void
+start_lanes(bool urgent, int64 now)
 {
 	dlist_mutable_iter iter;
 	Lane	   *last = dlist_is_empty(&active_lanes) ? NULL :
 		dlist_tail_element(Lane, node, &active_lanes);
-	bool		round_over = false;
 
-	task_start_all();
-	/*
-	 * A lane that got its turn goes to the end, so that a few with much to do
-	 * cannot keep the connections of a host to themselves.
-	 */
 	dlist_foreach_modify(iter, &active_lanes)
 	{
 		Lane	   *lane = dlist_container(Lane, node, iter.cur);
+		bool		round_over = lane == last;
 
-		if (lane == last)
-			round_over = true;
-		if (lane_pump(lane))
+		save_session(lane);
+		if (!dlist_is_empty(&lane->jobs) &&
+			(dlist_head_element(Job, node, &lane->jobs)->priority == 0)
+			== urgent && lane_pump(lane, now))
 			dlist_move_tail(&active_lanes, &lane->node);
 		if (round_over)
 			break;
 	}
+}
+
+/* Start whatever can be started now.  Nothing may be open. */
+void
+lane_start(void)
+{
+	int64		now = host_now();
+
+	start_probes(now);
+	task_start_all();
+	start_lanes(true, now);
+	start_lanes(false, now);
 	rest_lanes();
+}
+
+/* ------------------------------------------------------------------------
+ * Manners: what may not be sent now waits in the queue
+ * ------------------------------------------------------------------------ */
+
+/* No call of the account's for so many ms. */
+void
+lane_rests(Lane *lane, int64 wait)
+{
+	int64		until = host_now() + wait;
+	Outcome    *outcome;
+
+	if (until <= lane->not_before)
+		return;
+	lane->not_before = until;
+	if (wait <= SHORT_WAIT_MS)
+		return;
+	outcome = new_outcome(OUTCOME_LIMITED, NULL, lane->did);
+	outcome->wait_ms = wait;
+}
+
+/* How many more of an account's keys are worth having now. */
+int
+lane_room(const char *did, int64 now)
+{
+	Lane	   *lane = find_lane(did);
+
+	if (lane == NULL)
+		return MAX_LANE_JOBS;
+	if (lane->not_before - now > SHORT_WAIT_MS ||
+		lane->njobs > MAX_LANE_JOBS / 2)
+		return 0;
+	return MAX_LANE_JOBS - lane->njobs;
+}
+
+/* Park at most so many of a lane's jobs, from its end. */
+static int
+park_last(Lane *lane, int at_most, const char *subject, const char *code)
+{
+	int			n = 0;
+
+	for (; n < at_most && !dlist_is_empty(&lane->jobs); n++)
+	{
+		Job		   *job = dlist_tail_element(Job, node, &lane->jobs);
+
+		dlist_delete(&job->node);
+		lane->njobs--;
+		park_job(job, subject, code);
+	}
+	return n;
+}
+
+/* A lane whose account or server is not to be bothered holds no jobs. */
+static bool
+is_lane_closed(Lane *lane, Host *host, int64 now)
+{
+	const char *why = host_closed_because(host, now);
+	const char *subject = host->name;
+
+	if (why == NULL)
+	{
+		subject = lane->did;
+		if (park_is_paused(subject))
+			why = "paused";
+		else if (lane->not_before - now > SHORT_WAIT_MS)
+			why = "rate_limited";
+	}
+	if (why != NULL)
+		park_last(lane, INT_MAX, subject, why);
+	return why != NULL;
+}
+
+/*
+ * Jobs that would wait long go back to the queue.  Where memory gets tight,
+ * so do those beyond what their account or their server can take soon: others
+ * shall not wait behind them.  How many of these there were.
+ */
+int
+lane_settle(int window)
+{
+	bool		tight = lane_jobs() > window / 2;
+	int64		now = host_now();
+	int			shed = 0;
+	HASH_SEQ_STATUS scan;
+	Host	   *host;
+	dlist_iter	iter;
+
+	host_scan(&scan);
+	while ((host = hash_seq_search(&scan)) != NULL)
+		host->jobs = 0;
+	dlist_foreach(iter, &active_lanes)
+	{
+		Lane	   *lane = dlist_container(Lane, node, iter.cur);
+
+		host = host_of(lane->pds);
+		if (is_lane_closed(lane, host, now))
+			continue;
+		if (tight)
+			shed += park_last(lane, lane->njobs - MAX_LANE_JOBS, lane->did,
+							  "queued");
+		host->jobs += lane->njobs;
+	}
+	task_settle(now);
+	if (!tight)
+		return shed;
+	dlist_reverse_foreach(iter, &active_lanes)
+	{
+		Lane	   *lane = dlist_container(Lane, node, iter.cur);
+		int			n;
+
+		host = host_of(lane->pds);
+		n = park_last(lane, host->jobs - host_allowance(host, now),
+					  host->name, "queued");
+		host->jobs -= n;
+		shed += n;
+	}
+	return shed;
+}
+
+/* Servers that are known to be down, from the table. */
+void
+lane_host_is_down(const char *name)
+{
+	host_is_down(host_of(name), host_now());
+	lane_note_parked(name);
+}
+
+/* An account's limit is used up for so long, an earlier worker was told. */
+void
+lane_is_limited(const char *did, int64 wait_ms)
+{
+	lane_of(did)->not_before = host_now() + wait_ms;
+	lane_note_parked(did);
+}
+
+/* Whose limit is it: the account's, by its own points, or our address's? */
+static bool
+is_limit_of_account(Call *call, const RateLimit *limit)
+{
+	return call->lane != NULL && limit->known &&
+		(limit->window_s >= 3600 || call->kind == CALL_LOGIN);
+}
+
+static void
+learn_limit(Call *call, Answer *answer, int64 now)
+{
+	if (call->kind == CALL_LOGIN)
+		return;					/* signing in is rare, and limited apart */
+	if (is_limit_of_account(call, &answer->limit))
+		budget_learn(&call->lane->budgets, &answer->limit, 0, now);
+	else
+		budget_learn(&call->host->budgets, &answer->limit, call->host->calls,
+					 now);
+}
+
+/*
+ * Refused for a limit.  A server that does not say which limit is believed to
+ * mean the account, until it refuses a second one.
+ */
+static void
+limited(Call *call, Answer *answer)
+{
+	int64		now = host_now();
+	int64		wait = Max(answer->wait_ms, rsvp_sync_retry_base);
+	Host	   *host = call->host;
+	bool		account = is_limit_of_account(call, &answer->limit);
+
+	if (!answer->limit.known && call->lane != NULL)
+	{
+		account = host->refused_until <= now || host->refused == call->lane;
+		host->refused = call->lane;
+		host->refused_until = now + wait;
+	}
+	if (call->kind == CALL_JOB)
+		retry_now(call->lane, call->job);
+	else if (call->kind == CALL_TASK)
+		call->task->started = false;
+	else if (call->kind == CALL_HEAD || call->kind == CALL_LIST)
+		forget_listing(call->lane);
+	if (account)
+		lane_rests(call->lane, wait);
+	else
+		host_rests(host, now + wait);
 }
 
 /* An answer to what no longer holds: only what a job did counts. */
@@ -357,7 +674,180 @@ fresh_answer(Call *call, Answer *answer)
 		case CALL_TASK:
 			task_answer(call->task, answer);
 			break;
+		case CALL_PROBE:
+			break;
 	}
+}
+
+/* What an answer means for those who asked. */
+static void
+conclude(Call *call, Answer *answer)
+{
+	Lane	   *lane = call->lane;
+
+	if (lane)
+		lane->busy = false;
+	if (answer->class == ANSWER_LIMIT)
+		limited(call, answer);
+	else if (lane && call->epoch != lane->epoch)
+		stale_answer(call, answer);
+	else
+		fresh_answer(call, answer);
+}
+
+/* The server is down: nobody is to blame, and all is as before the call. */
+static void
+unmake(Call *call)
+{
+	Lane	   *lane = call->lane;
+
+	if (lane)
+		lane->busy = false;
+	switch (call->kind)
+	{
+		case CALL_HEAD:
+		case CALL_LIST:
+			forget_listing(lane);
+			break;
+		case CALL_JOB:
+			call->job->sent = call->job->sent || !call->answer.sure;
+			park_job(call->job, call->host->name, "host_unreachable");
+			break;
+		case CALL_TASK:
+			call->task->started = false;
+			break;
+		default:
+			break;
+	}
+}
+
+static Call *
+next_suspect(Host *host)
+{
+	if (dlist_is_empty(&host->suspects))
+		return NULL;
+	return dlist_container(Call, node, dlist_pop_head_node(&host->suspects));
+}
+
+static void
+host_outcome(Host *host, const char *state, const char *message)
+{
+	Outcome    *outcome = new_outcome(OUTCOME_HOST, NULL, host->name);
+
+	outcome->how = state;
+	outcome->message = outcome_keep(message);
+}
+
+/* Whatever it said, it lives: failures of the last moment count. */
+static void
+host_answers(Host *host)
+{
+	Call	   *call;
+
+	if (host->state == HOST_UP)
+		return;
+	if (host_is_up(host))
+		host_outcome(host, "up", NULL);
+	while ((call = next_suspect(host)) != NULL)
+	{
+		conclude(call, &call->answer);
+		pfree(call);
+	}
+}
+
+static void
+host_is_silent(Host *host, Answer *answer)
+{
+	Call	   *call;
+
+	if (host->state == HOST_UP)
+		return;					/* another call was answered meanwhile */
+	if (host_is_down(host, host_now()))
+		host_outcome(host, "down", psprintf("%s: %s", answer->name,
+											answer->message));
+	while ((call = next_suspect(host)) != NULL)
+	{
+		unmake(call);
+		pfree(call);
+	}
+}
+
+static void
+probe_answered(Host *host, Answer *answer)
+{
+	host->probing = false;
+	if (answer->host_fault)
+		host_is_silent(host, answer);
+	else
+		host_answers(host);
+}
+
+/* Nobody answered this call; whose fault that is, a probe will tell. */
+static void
+suspect(Call *call, Answer *answer)
+{
+	call->answer = *answer;
+	call->answer.body = NULL;
+	if (call->host->state == HOST_DOWN)
+	{
+		unmake(call);
+		return;
+	}
+	call->suspect = true;
+	dlist_push_tail(&call->host->suspects, &call->node);
+	host_suspected(call->host, host_now());
+}
+
+/* Which operation this call belongs to; before its answer is dealt with. */
+static void
+describe_call(Call *call, Outcome *note)
+{
+	Job		   *job = call->job;
+	Lane	   *lane = call->lane;
+
+	if (call->kind == CALL_JOB && !job_is(job, "read"))
+		note->operation = job_is(job, "put") ? "create" : "delete";
+	else if (call->kind == CALL_HEAD || call->kind == CALL_LIST)
+		note->operation = "list";
+	if (job == NULL && lane != NULL && !dlist_is_empty(&lane->jobs))
+		job = dlist_head_element(Job, node, &lane->jobs);
+	if (job != NULL)
+		note->source_id = job->source_id;
+	if (call->kind == CALL_JOB)
+		note->value = job->value;
+}
+
+/* One operation, however many pages; it may have ended in a page before. */
+static void
+time_listing(Lane *lane, Outcome *note)
+{
+	if (lane->records != NULL || lane->listing_began == 0)
+		note->operation = NULL;
+	else
+		note->seconds = TimestampDifferenceMilliseconds(
+			lane->listing_began, GetCurrentTimestamp()) / 1000.0;
+	if (lane->records == NULL)
+		lane->listing_began = 0;
+}
+
+/*
+ * Every answer is counted once, whosever it is: its error, if it is one, and
+ * how long the operation took that it ends.  A record that is not there is no
+ * error for who reads or deletes it.
+ */
+static void
+note_call(Call *call, Outcome *note, const Answer *answer, double seconds)
+{
+	bool		absent = answer->class == ANSWER_ABSENT &&
+		call->kind == CALL_JOB && !job_is(call->job, "put");
+
+	note->seconds = seconds;
+	if (answer->class != ANSWER_OK && !absent)
+		note->code = answer->name;
+	if (call->kind == CALL_HEAD || call->kind == CALL_LIST)
+		time_listing(call->lane, note);
+	if (note->code != NULL || note->operation != NULL)
+		outcome_of_call(note);
 }
 
 /* An answer came, or will never come. */
@@ -365,21 +855,34 @@ void
 lane_finished(HttpRequest *req)
 {
 	Call	   *call = req->owner;
+	Host	   *host = call->host;
 	Lane	   *lane = call->lane;
+	int64		now = host_now();
+	double		seconds = req->seconds;
+	Outcome		note = {0};
 	Answer		answer;
 
 	xrpc_judge(req, &answer);
-	host_call_ended(call->host);
-	if (lane)
-		lane->busy = false;
-	if (lane && call->epoch != lane->epoch)
-		stale_answer(call, &answer);
-	else
-		fresh_answer(call, &answer);
-	xrpc_forget(&answer);
 	http_free(req);
-	pfree(call->host);
-	pfree(call);
+	if (lane)
+		hide_secrets(lane, &answer);
+	describe_call(call, &note);
+	host_call_ended(host, now);
+	learn_limit(call, &answer, now);
+	if (call->kind == CALL_PROBE)
+		probe_answered(host, &answer);
+	else if (answer.host_fault)
+		suspect(call, &answer);
+	else
+	{
+		if (answer.status != 0)
+			host_answers(host);
+		conclude(call, &answer);
+	}
+	note_call(call, &note, &answer, seconds);
+	if (!call->suspect)
+		pfree(call);
+	xrpc_forget(&answer);
 }
 
 /* Accounts whose credentials the worker has to read. */
@@ -399,26 +902,60 @@ lane_credentials_wanted(void)
 	return wanted;
 }
 
-/* How long until a lane may go on by itself; -1: none waits for time. */
+/* An account is gone: nothing of its session is to stay with us. */
+void
+lane_forget(const char *did)
+{
+	Lane	   *lane = find_lane(did);
+
+	if (lane == NULL)
+		return;
+	if (lane->active)
+		reset_lane(lane);
+	else
+		free_lane(lane);
+}
+
+static int64
+sooner(int64 a, int64 b)
+{
+	if (a < 0)
+		return b;
+	return b < 0 ? a : Min(a, b);
+}
+
+/* How long until something may go on by itself; -1: nothing waits for time. */
 long
 lane_timeout_ms(void)
 {
+	int64		now = host_now();
+	int64		shortest = task_wait(now);
+	HASH_SEQ_STATUS scan;
+	Host	   *host;
 	dlist_iter	iter;
-	TimestampTz now = GetCurrentTimestamp();
-	long		shortest = -1;
 
 	dlist_foreach(iter, &active_lanes)
 	{
 		Lane	   *lane = dlist_container(Lane, node, iter.cur);
-		long		ms;
 
-		if (dlist_is_empty(&lane->jobs) || lane->not_before <= now)
-			continue;
-		ms = TimestampDifferenceMilliseconds(now, lane->not_before);
-		if (shortest < 0 || ms < shortest)
-			shortest = ms;
+		if (!dlist_is_empty(&lane->jobs) && lane->wake_at > now)
+			shortest = sooner(shortest, lane->wake_at - now);
+		if (lane->unsaved)
+			shortest = sooner(shortest,
+							  TimestampDifferenceMilliseconds(GetCurrentTimestamp(),
+															  lane->save_at));
 	}
-	return shortest;
+	host_scan(&scan);
+	while ((host = hash_seq_search(&scan)) != NULL)
+	{
+		if (!host->probing && (host->state == HOST_SUSPECT ||
+							   (host->state == HOST_DOWN &&
+								park_any(host->name))))
+			shortest = sooner(shortest, Max(host->probe_at - now, 0));
+		if (host->not_before > now && park_any(host->name))
+			shortest = sooner(shortest, host->not_before - now);
+	}
+	return (long) sooner(shortest, park_wait(now));
 }
 
 /* Jobs that waited for what an outcome told are planned again. */
@@ -456,6 +993,9 @@ lane_outcome_recorded(Outcome *outcome)
 			}
 			break;
 		case OUTCOME_ACCOUNT:
+		case OUTCOME_LIMITED:
+		case OUTCOME_HOST:
+		case OUTCOME_CALL:
 			break;
 	}
 }
@@ -479,6 +1019,7 @@ lane_recall(int64 source_id)
 void
 lane_outcome_refused(Outcome *outcome)
 {
+	note_error("not_recorded");
 	switch (outcome->kind)
 	{
 		case OUTCOME_IDENTITY:
@@ -491,6 +1032,12 @@ lane_outcome_refused(Outcome *outcome)
 					  "see the log", 0);
 			break;
 		case OUTCOME_ACCOUNT:
+			if (outcome->secret != NULL)
+				session_refused(lane_of(outcome->subject));
+			break;
+		case OUTCOME_LIMITED:
+		case OUTCOME_HOST:
+		case OUTCOME_CALL:
 			break;
 		default:
 			fail_job(outcome->job, "retry", "not_recorded", "see the log",

@@ -11,6 +11,7 @@
 #include "postgres.h"
 
 #include "lib/ilist.h"
+#include "nodes/pg_list.h"
 
 #include "http.h"
 
@@ -32,11 +33,16 @@ typedef struct Job
 	char	   *cid;
 	char	   *swap;			/* cid it must have; NULL: no record */
 	bool		mint;			/* the record key is new */
+	int			priority;		/* 0: somebody waits for it */
 	char	   *event_uri;
 	char	   *organiser_pds;
 	char	   *credential;		/* which one its account has now */
+	char	   *value;			/* of a put: going, interested, notgoing */
 	int			logins;			/* sessions tried for it */
 	bool		head_unknown;	/* do not name the head of the repository */
+	bool		sent;			/* a call was made, and what came of it is unknown */
+	const char *waits_for;		/* parked: for this server or DID */
+	const char *wait_code;		/* ... and why */
 } Job;
 
 typedef enum OutcomeKind
@@ -48,7 +54,10 @@ typedef enum OutcomeKind
 	OUTCOME_LIST,
 	OUTCOME_IDENTITY,
 	OUTCOME_EVENT,
-	OUTCOME_ACCOUNT
+	OUTCOME_ACCOUNT,
+	OUTCOME_LIMITED,			/* an account's limit is used up */
+	OUTCOME_HOST,				/* a server went down, or answers again */
+	OUTCOME_CALL				/* nothing but that a call was made */
 } OutcomeKind;
 
 /* What is to be written down.  Lives until lane_outcomes_recorded(). */
@@ -61,14 +70,19 @@ typedef struct Outcome
 	const char *cid;			/* PUT, READ, EVENT */
 	const char *rev;
 	const char *text;			/* record, records, or PDS */
-	const char *how;			/* FAILED; ACCOUNT: the state */
+	const char *how;			/* FAILED; ACCOUNT, HOST: the state */
 	const char *code;
 	const char *message;
-	const char *secret;			/* ACCOUNT: refresh token */
+	struct Secret *secret;		/* ACCOUNT: refresh token */
 	const char *handle;
 	const char *credential;		/* ACCOUNT: which one was tried */
 	bool		sure;
 	long		wait_ms;
+	/* LIST, CALL: what is counted, see note_call() */
+	int64		source_id;		/* the job it was for; 0: none */
+	const char *operation;		/* create, delete, list; NULL: none of these */
+	const char *value;
+	double		seconds;
 } Outcome;
 
 extern void lane_startup(void);
@@ -76,7 +90,32 @@ extern void lane_add(Job *job);
 extern void lane_start(void);
 extern void lane_finished(HttpRequest *req);
 extern int	lane_jobs(void);
+extern int	lane_background_jobs(void);
 extern long lane_timeout_ms(void);
+
+/*
+ * Jobs that cannot be sent soon go back to the queue as parked keys: call it
+ * before lane_parked().  window: jobs worth having in memory.  How many went
+ * only because there was no room for more.
+ */
+extern int	lane_settle(int window);
+extern dlist_head *lane_parked(void);
+
+/* Keys of a server or DID that may go on now, as many as it can take. */
+typedef struct Release
+{
+	const char *subject;
+	int			at_most;
+} Release;
+
+extern List *lane_releases(void);
+extern void lane_released_all(const char *subject);
+
+/* What a new worker finds in the tables. */
+extern void lane_note_parked(const char *subject);
+extern void lane_host_is_down(const char *name);
+extern void lane_is_limited(const char *did, int64 wait_ms);
+extern void lane_set_paused(List *subjects);
 
 /* Outcomes to be recorded, and what follows once they are. */
 extern dlist_head *lane_outcomes(void);
@@ -90,6 +129,7 @@ extern void lane_outcomes_recorded(void);
  */
 extern dlist_head *lane_replans(void);
 extern void lane_recall(int64 source_id);
+extern void lane_forget(const char *did);
 extern void lane_free_job(Job *job);
 
 /* Accounts whose credentials are needed to go on. */

@@ -13,10 +13,12 @@
 
 #include "lib/stringinfo.h"
 #include "utils/hsearch.h"
-#include "utils/timestamp.h"
 
+#include "budget.h"
 #include "compat.h"
+#include "host.h"
 #include "lane.h"
+#include "secret.h"
 #include "xrpc.h"
 
 typedef enum SessionState
@@ -44,13 +46,18 @@ typedef struct Lane
 	int			epoch;			/* grows when all that is known is void */
 	SessionState session;
 	char	   *credential;		/* which one the next three come from */
-	char	   *password;
-	char	   *refresh_token;
-	char	   *access_token;
+	Secret	   *password;
+	Secret	   *refresh_token;
+	Secret	   *access_token;
+	bool		unsaved;		/* the refresh token is not written down yet */
+	TimestampTz save_at;		/* when to try again */
 	char	   *head;			/* commit its records are known to be at */
 	StringInfo	records;		/* JSON of a listing under way */
 	int			pages;
-	TimestampTz not_before;		/* the server asked to be left alone */
+	Budgets		budgets;		/* the account's own */
+	int64		not_before;		/* its limit is used up until then */
+	int64		wake_at;		/* its next call may be made then; 0: not by time */
+	TimestampTz listing_began;
 } Lane;
 
 /* What is no account's own matter, and many jobs may wait for. */
@@ -60,7 +67,7 @@ typedef struct Task
 	MemoryContext context;
 	bool		identity;		/* else an event */
 	const char *subject;
-	char	   *host;			/* of an event: its organiser's PDS */
+	char	   *host;			/* who is asked */
 	dlist_head	jobs;
 	bool		started;
 } Task;
@@ -72,7 +79,8 @@ typedef enum CallKind
 	CALL_HEAD,
 	CALL_LIST,
 	CALL_JOB,
-	CALL_TASK
+	CALL_TASK,
+	CALL_PROBE
 } CallKind;
 
 /* lane.c */
@@ -81,7 +89,10 @@ extern HTAB *text_table(const char *name, Size entrysize,
 extern Lane *lane_of(const char *did);
 extern Lane *find_lane(const char *did);
 extern void replace_text(Lane *lane, char **text, const char *with);
+extern void replace_secret(Lane *lane, Secret **secret, const char *with);
 extern Job *pop_job(Lane *lane);
+extern void lane_rests(Lane *lane, int64 wait);
+extern int	lane_room(const char *did, int64 now);
 extern void fail_lane(Lane *lane, const char *how, const char *code,
 					  const char *message, long wait_ms);
 extern void start_call(CallKind kind, Lane *lane, Job *job, Task *task,
@@ -89,19 +100,24 @@ extern void start_call(CallKind kind, Lane *lane, Job *job, Task *task,
 
 /* outcome.c */
 extern void outcome_startup(MemoryContext parent);
-extern void outcome_count_job(void);
+extern void outcome_count_job(Job *job);
+extern int	lane_jobs_of(int64 source_id);
 extern const char *outcome_keep(const char *text);
+extern Secret *outcome_seal(const char *text);
 extern Outcome *new_outcome(OutcomeKind kind, Job *job, const char *subject);
+extern void note_error(const char *error_type);
+extern void outcome_of_call(const Outcome *note);
 extern void fail_job(Job *job, const char *how, const char *code,
 					 const char *message, bool sure, long wait_ms);
 extern void replan_job(Job *job);
 extern int	recall_jobs(dlist_head *jobs, int64 source_id);
 
-/* host.c */
-extern void host_startup(MemoryContext context);
-extern void host_call_begins(const char *name);
-extern void host_call_ended(const char *name);
-extern bool host_has_room(const char *name);
+/* park.c */
+extern void park_startup(MemoryContext context);
+extern void park_job(Job *job, const char *subject, const char *code);
+extern bool park_any(const char *subject);
+extern bool park_is_paused(const char *subject);
+extern int64 park_wait(int64 now);
 
 /* task.c */
 extern void task_startup(MemoryContext context);
@@ -111,10 +127,17 @@ extern void task_answer(Task *task, Answer *answer);
 extern void task_recorded(Outcome *outcome);
 extern void task_refused(Outcome *outcome);
 extern void task_recall(int64 source_id);
+extern void task_settle(int64 now);
+extern int64 task_wait(int64 now);
 
 /* session.c */
 extern void start_session(Lane *lane);
 extern void session_answer(Lane *lane, Answer *answer, bool refreshing);
+extern HttpRequest *post_with(Lane *lane, const Secret *token,
+							  const char *method, const char *body);
+extern void hide_secrets(Lane *lane, Answer *answer);
+extern void save_session(Lane *lane);
+extern void session_refused(Lane *lane);
 extern void ask_user(Lane *lane, const char *state, const char *message);
 extern const char *account_state(const char *name, const char *otherwise);
 

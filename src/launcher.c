@@ -10,6 +10,10 @@
  * until somebody pokes us (CREATE EXTENSION does).  A few are tried at a
  * time, so that a cluster of many databases does not use up the slots.
  *
+ * A worker that is not needed all the time is started when somebody calls for
+ * it through the registry, and not again before the next call; of each such
+ * kind only a few run at a time.
+ *
  * Workers are dynamic and are not restarted by the postmaster, which could not
  * know that a database was dropped, renamed or suspended in between; they are
  * restarted from here, at once if they were asked to end, else after a pause
@@ -79,10 +83,12 @@ typedef struct WorkerRecipe
 {
 	const char *function;
 	const char *title;
+	int			at_most;		/* by call, so many at a time; 0: always there */
 } WorkerRecipe;
 
 static const WorkerRecipe recipes[N_WORKER_KINDS] = {
-	[WORKER_SYNC] = {"rsvp_sync_worker_main", "rsvp_sync worker"},
+	[WORKER_SYNC] = {"rsvp_sync_worker_main", "rsvp_sync worker", 0},
+	[WORKER_RECONCILE] = {"rsvp_sync_reconcile_main", "rsvp_sync reconcile", 2},
 };
 
 typedef struct ChargeKey
@@ -100,6 +106,7 @@ typedef struct Charge
 	bool		wanted;			/* its database admits a worker */
 	bool		unneeded;		/* it found nothing to do there */
 	bool		poked;			/* since it was last started */
+	bool		called;			/* if it comes by call only: since then */
 	int			pause;			/* seconds, after the next failure */
 	TimestampTz due;			/* do not start it before */
 	BackgroundWorkerHandle *handle; /* if we have asked for it */
@@ -199,6 +206,7 @@ note_database(Form_pg_database database)
 			charge->status = STATUS_NONE;
 			charge->handle = NULL;
 			charge->poked = false;
+			charge->called = false;
 			make_due(charge);
 		}
 		charge->datname = database->datname;
@@ -258,6 +266,21 @@ take_pokes(void)
 	}
 }
 
+/* A call for a worker that has failed lately waits until its pause is over. */
+static void
+take_calls(void)
+{
+	ChargeKey	key;
+
+	while (registry_next_call(&key.dboid, &key.kind))
+	{
+		Charge	   *charge = hash_search(charges, &key, HASH_FIND, NULL);
+
+		if (charge != NULL)
+			charge->called = true;
+	}
+}
+
 
 /*-------------------------------------------------------------------------
  * What has become of them
@@ -297,6 +320,8 @@ note_end(Charge *charge, WorkerStatus status, int age)
 	drop_handle(charge);
 	if (charge->poked || status == STATUS_RESTART)
 		make_due(charge);
+	else if (status == STATUS_UNNEEDED && recipes[charge->key.kind].at_most > 0)
+		make_due(charge);		/* it has done what it was called for */
 	else if (status == STATUS_UNNEEDED)
 		charge->unneeded = true;
 	else
@@ -325,6 +350,8 @@ look_after(Charge *charge)
 			status = STATUS_FAILED;
 			break;
 		case STATUS_RUNNING:
+			/* It has come, and looks for itself. */
+			charge->called = false;
 			/* Its database admits no worker any more: let it go. */
 			if (!charge->wanted)
 				registry_restart_worker(charge->key.dboid);
@@ -448,16 +475,36 @@ start_worker(Charge *charge, bool alone)
 		return false;
 	}
 	charge->poked = false;
+	charge->called = false;
 	no_room_count = 0;
 	return true;
+}
+
+/* How many of a kind are there, or on their way? */
+static int
+count_workers(WorkerKind kind)
+{
+	HASH_SEQ_STATUS seq;
+	Charge	   *charge;
+	int			n = 0;
+
+	hash_seq_init(&seq, charges);
+	while ((charge = hash_seq_search(&seq)) != NULL)
+		if (charge->key.kind == kind && charge->status != STATUS_NONE)
+			n++;
+	return n;
 }
 
 /* Is it neither there nor on its way, though it ought to be? */
 static bool
 is_missing(Charge *charge)
 {
+	int			at_most = recipes[charge->key.kind].at_most;
+
 	return charge->wanted && !charge->unneeded &&
-		charge->status == STATUS_NONE;
+		charge->status == STATUS_NONE &&
+		(at_most == 0 ||
+		 (charge->called && count_workers(charge->key.kind) < at_most));
 }
 
 /*
@@ -550,6 +597,7 @@ rsvp_sync_launcher_main(Datum main_arg)
 
 		take_pokes();
 		read_databases();
+		take_calls();
 		starting = look_after_all();
 		starting = start_workers(starting);
 		(void) WaitLatch(MyLatch,

@@ -41,6 +41,7 @@ start_head(Lane *lane)
 {
 	const char *params[] = {"did", lane->did, NULL};
 
+	lane->listing_began = GetCurrentTimestamp();
 	start_call(CALL_HEAD, lane, NULL, NULL, lane->pds,
 			   xrpc_get(lane->pds, "com.atproto.sync.getLatestCommit", params,
 						rsvp_sync_request_timeout));
@@ -85,9 +86,6 @@ listing_failed(Lane *lane, Answer *answer)
 	if (answer->class == ANSWER_USER)
 		ask_user(lane, account_state(answer->name, "needs_login"),
 				 answer->message);
-	else if (answer->class == ANSWER_LIMIT)
-		fail_lane(lane, "later", answer->name, answer->message,
-				  answer->wait_ms);
 	else
 		fail_lane(lane, "retry", answer->name, answer->message,
 				  answer->wait_ms);
@@ -176,9 +174,13 @@ append_listed(StringInfo records, json_t *item)
 static void
 listing_complete(Lane *lane)
 {
+	Outcome    *outcome = new_outcome(OUTCOME_LIST, NULL, lane->did);
+
 	appendStringInfoChar(lane->records, ']');
-	new_outcome(OUTCOME_LIST, NULL, lane->did)->text =
-		outcome_keep(lane->records->data);
+	outcome->text = outcome_keep(lane->records->data);
+	if (!dlist_is_empty(&lane->jobs))
+		outcome->source_id = dlist_head_element(Job, node,
+												&lane->jobs)->source_id;
 	drop_records(lane);
 }
 

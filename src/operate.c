@@ -21,6 +21,8 @@
 
 PG_FUNCTION_INFO_V1(rsvp_sync_retry);
 PG_FUNCTION_INFO_V1(rsvp_sync_retry_subject);
+PG_FUNCTION_INFO_V1(rsvp_sync_pause_subject);
+PG_FUNCTION_INFO_V1(rsvp_sync_resume_subject);
 PG_FUNCTION_INFO_V1(rsvp_sync_discard);
 PG_FUNCTION_INFO_V1(rsvp_sync_explain_sync);
 PG_FUNCTION_INFO_V1(rsvp_sync_runtime);
@@ -80,6 +82,48 @@ rsvp_sync_retry_subject(PG_FUNCTION_ARGS)
 				 errhint("Give a DID, as in did:plc:ewvi7nxzyoun6zhxrhs64oiz, "
 						 "or the name of an attached table.")));
 	return definer_call_with(fcinfo, "_retry", args);
+}
+
+/*
+ * pause('did:…'), pause('https://pds.example.com') and pause('app.attendance'),
+ * for the same reason; likewise resume().
+ */
+static Datum
+call_for_subject(FunctionCallInfo fcinfo, const char *private_function)
+{
+	NullableDatum args[1];
+	char	   *subject;
+
+	if (PG_ARGISNULL(0))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("subject must not be null"),
+				 errhint("Without arguments the function is for "
+						 "everything.")));
+	args[0] = fcinfo->args[0];
+	subject = text_to_cstring(PG_GETARG_TEXT_PP(0));
+	if (strncmp(subject, "did:", 4) != 0 && strstr(subject, "://") == NULL &&
+		!find_table(subject, &args[0].value))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("\"%s\" is neither a DID nor a server nor a table",
+						subject),
+				 errhint("Give a DID, as in did:plc:ewvi7nxzyoun6zhxrhs64oiz, "
+						 "a server, as in https://pds.example.com, or the "
+						 "name of an attached table.")));
+	return definer_call_with(fcinfo, private_function, args);
+}
+
+Datum
+rsvp_sync_pause_subject(PG_FUNCTION_ARGS)
+{
+	return call_for_subject(fcinfo, "_pause");
+}
+
+Datum
+rsvp_sync_resume_subject(PG_FUNCTION_ARGS)
+{
+	return call_for_subject(fcinfo, "_resume");
 }
 
 Datum

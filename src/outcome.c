@@ -19,19 +19,56 @@ static MemoryContext outcome_context = NULL;
 static dlist_head outcomes = DLIST_STATIC_INIT(outcomes);
 static dlist_head replans = DLIST_STATIC_INIT(replans);
 static int	njobs = 0;
+static int	n_background = 0;	/* of them, jobs nobody waits for */
+
+/* How many jobs each source has in memory. */
+typedef struct SourceJobs
+{
+	int64		source_id;		/* hash key */
+	int			n;
+} SourceJobs;
+
+static HTAB *sources = NULL;
 
 void
 outcome_startup(MemoryContext parent)
 {
+	HASHCTL		ctl = {0};
+
 	outcome_context = AllocSetContextCreate(parent, "rsvp_sync outcomes",
 											ALLOCSET_DEFAULT_SIZES);
+	ctl.keysize = sizeof(int64);
+	ctl.entrysize = sizeof(SourceJobs);
+	ctl.hcxt = parent;
+	sources = hash_create("rsvp_sync sources", 64, &ctl,
+						  HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+}
+
+static SourceJobs *
+jobs_of(int64 source_id)
+{
+	bool		found;
+	SourceJobs *jobs = hash_search(sources, &source_id, HASH_ENTER, &found);
+
+	if (!found)
+		jobs->n = 0;
+	return jobs;
 }
 
 /* A job has come in; it goes by lane_free_job(). */
 void
-outcome_count_job(void)
+outcome_count_job(Job *job)
 {
 	njobs++;
+	if (job->priority > 0)
+		n_background++;
+	jobs_of(job->source_id)->n++;
+}
+
+int
+lane_jobs_of(int64 source_id)
+{
+	return jobs_of(source_id)->n;
 }
 
 
@@ -41,10 +78,22 @@ lane_jobs(void)
 	return njobs;
 }
 
+int
+lane_background_jobs(void)
+{
+	return n_background;
+}
+
 const char *
 outcome_keep(const char *text)
 {
 	return text ? MemoryContextStrdup(outcome_context, text) : NULL;
+}
+
+Secret *
+outcome_seal(const char *text)
+{
+	return secret_seal(outcome_context, text);
 }
 
 Outcome *
@@ -102,7 +151,31 @@ void
 lane_free_job(Job *job)
 {
 	njobs--;
+	if (job->priority > 0)
+		n_background--;
+	if (--jobs_of(job->source_id)->n == 0)
+		hash_search(sources, &job->source_id, HASH_REMOVE, NULL);
 	MemoryContextDelete(job->context);
+}
+
+/* Something failed, and is counted once, however many jobs it concerns. */
+void
+note_error(const char *error_type)
+{
+	new_outcome(OUTCOME_CALL, NULL, NULL)->code = outcome_keep(error_type);
+}
+
+/* A call is over; note has what is to be counted of it. */
+void
+outcome_of_call(const Outcome *note)
+{
+	Outcome    *outcome = new_outcome(OUTCOME_CALL, NULL, NULL);
+
+	outcome->code = outcome_keep(note->code);
+	outcome->source_id = note->source_id;
+	outcome->operation = note->operation;
+	outcome->value = outcome_keep(note->value);
+	outcome->seconds = note->seconds;
 }
 
 /* The job did not succeed; it is the caller's no more. */

@@ -47,14 +47,6 @@
 #include "owner.h"
 #include "settings.h"
 
-/*
- * How long application SQL of ours waits for a lock in the worker: well below
- * any deadlock_timeout.  An ALTER or DROP of the application's that wants the
- * table we have while we wait for one that it has must not be the one to die.
- * In a session its own lock_timeout holds.
- */
-#define QUERY_LOCK_TIMEOUT_MS	(owner_arms_deadline ? 200 : 0)
-
 /* Columns of the desired query's result, after the key. */
 static const char *const desired_columns[] = {
 	"did", "event_uri", "status", "withheld", "on_withheld", "event_cid",
@@ -490,7 +482,7 @@ run_query(int64 source_id, bool whole, QueryFn fn, void *arg)
 	query->in_use++;
 	PG_TRY();
 	{
-		owner_run(query->relid, query->search_path, QUERY_LOCK_TIMEOUT_MS,
+		owner_run(query->relid, query->search_path, OWNER_LOCK_TIMEOUT_MS,
 				  limit, run_prepared, &run);
 	}
 	PG_FINALLY();
@@ -501,8 +493,9 @@ run_query(int64 source_id, bool whole, QueryFn fn, void *arg)
 }
 
 /* The row's key as text, of the columns with these numbers. */
-static char *
-row_key(int ncols, const int *number, HeapTuple row, TupleDesc columns)
+char *
+owner_row_key(int ncols, const int *number, HeapTuple row,
+			  TupleDesc columns)
 {
 	StringInfoData array;
 
@@ -542,7 +535,7 @@ emit_rows(OwnerQuery *query, ReturnSetInfo *rsinfo)
 		HeapTuple	row = SPI_tuptable->vals[r];
 		MemoryContext old = MemoryContextSwitchTo(per_row);
 
-		values[0] = row_key(query->key.ncols, key, row, columns);
+		values[0] = owner_row_key(query->key.ncols, key, row, columns);
 		for (int i = 0; i < DESIRED_NCOLS; i++)
 			values[i + 1] = number[i] > 0 ?
 				SPI_getvalue(row, columns, number[i]) : NULL;
@@ -673,7 +666,7 @@ rsvp_sync_describe_query(PG_FUNCTION_ARGS)
 	InitMaterializedSRF(fcinfo, 0);
 	SPI_connect();
 	owner_run(PG_GETARG_OID(0), text_to_cstring(PG_GETARG_TEXT_PP(2)),
-			  QUERY_LOCK_TIMEOUT_MS, 0, describe, &run);
+			  OWNER_LOCK_TIMEOUT_MS, 0, describe, &run);
 	SPI_finish();
 	return (Datum) 0;
 }
@@ -742,9 +735,9 @@ run_dependent(OwnerQuery *query, void *arg)
 	{
 		Datum		row[1];
 		bool		isnull[1] = {false};
-		char	   *key = row_key(query->key.ncols, number,
-								  SPI_tuptable->vals[i],
-								  SPI_tuptable->tupdesc);
+		char	   *key = owner_row_key(query->key.ncols, number,
+										SPI_tuptable->vals[i],
+										SPI_tuptable->tupdesc);
 
 		if (key == NULL)
 			continue;

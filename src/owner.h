@@ -10,6 +10,9 @@
 
 #include "postgres.h"
 
+#include "access/htup.h"
+#include "access/tupdesc.h"
+
 /* Where we were before we became the table's owner. */
 typedef struct OwnerScope
 {
@@ -30,6 +33,14 @@ typedef struct OwnerKey
 /* Is this process the worker, whose statements nobody else limits? */
 extern bool owner_arms_deadline;
 
+/*
+ * How long application SQL of ours waits for a lock in a worker: well below
+ * any deadlock_timeout.  An ALTER or DROP of the application's that wants the
+ * table we have while we wait for one that it has must not be the one to die.
+ * In a session its own lock_timeout holds.
+ */
+#define OWNER_LOCK_TIMEOUT_MS	(owner_arms_deadline ? 200 : 0)
+
 extern void owner_enter(OwnerScope *scope, Oid relid, const char *search_path,
 						int lock_timeout_ms, int sql_timeout_ms);
 extern uint64 owner_schema_generation(void);
@@ -37,6 +48,8 @@ extern void owner_leave(OwnerScope *scope);
 extern void owner_run(Oid relid, const char *search_path, int lock_timeout_ms,
 					  int sql_timeout_ms, void (*fn) (void *arg), void *arg);
 extern void owner_key(OwnerKey *key, Oid relid);
+extern char *owner_row_key(int ncols, const int *number, HeapTuple row,
+						   TupleDesc columns);
 extern char **owner_split_key(const OwnerKey *key, const char *text);
 
 #endif							/* RSVP_SYNC_OWNER_H */

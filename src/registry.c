@@ -48,6 +48,9 @@
 /* Pokes kept one by one; with more than that the launcher looks everywhere */
 #define MAX_POKES			32
 
+/* Calls for workers kept until the launcher looks */
+#define MAX_CALLS			32
+
 /* How long a worker that was told to end is waited for, and in what steps */
 #define SUSPEND_TIMEOUT_MS	5000
 #define SUSPEND_STEP_MS		2
@@ -71,6 +74,12 @@ typedef struct Hold
 	int			pid;			/* the backend that wants it so */
 } Hold;
 
+typedef struct Call
+{
+	Oid			dboid;
+	WorkerKind	kind;
+} Call;
+
 typedef struct Registry
 {
 	LWLock	   *lock;
@@ -80,6 +89,8 @@ typedef struct Registry
 	int			npokes;
 	bool		poke_all;		/* there was no room for a poke */
 	Oid			pokes[MAX_POKES];
+	int			ncalls;
+	Call		calls[MAX_CALLS];
 	int			nholds;
 	int			nplaces;
 	WorkerPlace places[FLEXIBLE_ARRAY_MEMBER];
@@ -311,6 +322,28 @@ registry_poke_launcher(Oid dboid)
 		return;
 	LWLockAcquire(registry->lock, LW_EXCLUSIVE);
 	note_poke(dboid);
+	LWLockRelease(registry->lock);
+}
+
+/* Noted once per worker, and not at all if there is no room. */
+void
+registry_call(Oid dboid, WorkerKind kind)
+{
+	int			i = 0;
+
+	if (registry == NULL)
+		return;
+	LWLockAcquire(registry->lock, LW_EXCLUSIVE);
+	while (i < registry->ncalls && (registry->calls[i].dboid != dboid ||
+									registry->calls[i].kind != kind))
+		i++;
+	if (i == registry->ncalls && i < MAX_CALLS)
+	{
+		registry->calls[i].dboid = dboid;
+		registry->calls[i].kind = kind;
+		registry->ncalls++;
+	}
+	ring(registry->launcher_latch);
 	LWLockRelease(registry->lock);
 }
 
@@ -651,6 +684,24 @@ registry_next_poke(Oid *dboid)
 		*dboid = registry->pokes[--registry->npokes];
 	else
 		found = false;
+	LWLockRelease(registry->lock);
+	return found;
+}
+
+bool
+registry_next_call(Oid *dboid, WorkerKind *kind)
+{
+	bool		found;
+
+	LWLockAcquire(registry->lock, LW_EXCLUSIVE);
+	found = registry->ncalls > 0;
+	if (found)
+	{
+		Call	   *call = &registry->calls[--registry->ncalls];
+
+		*dboid = call->dboid;
+		*kind = call->kind;
+	}
 	LWLockRelease(registry->lock);
 	return found;
 }

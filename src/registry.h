@@ -56,6 +56,13 @@ extern void registry_restart_worker(Oid dboid);
 extern int	registry_worker_pid(Oid dboid, WorkerKind kind);
 
 /*
+ * Ask the launcher for a worker that is not there all the time.  A call may be
+ * lost (there is little room for them, and the worker may not be able to come):
+ * whoever calls does so again while there is need.
+ */
+extern void registry_call(Oid dboid, WorkerKind kind);
+
+/*
  * Stop the workers of a database and keep them stopped until this backend
  * resumes them or ends.  Waits until they are gone, interruptibly and for at
  * most five seconds; the answer is how many are still there.  An error while
@@ -90,13 +97,14 @@ extern bool registry_restart_requested(void);
  * For the launcher.
  *
  * registry_next_poke takes one poke off the list; InvalidOid means "any
- * database".  registry_reserve keeps a place for a worker that is about to be
+ * database".  registry_next_call does so with the calls for workers.  registry_reserve keeps a place for a worker that is about to be
  * started: false if there is one, if the database is suspended, or if no place
  * is free.  registry_unreserve gives up on a worker that did not come.
  * registry_status forgets an ended worker in the act of reporting it.
  */
 extern void registry_launcher_attach(void);
 extern bool registry_next_poke(Oid *dboid);
+extern bool registry_next_call(Oid *dboid, WorkerKind *kind);
 extern bool registry_reserve(Oid dboid, WorkerKind kind);
 extern bool registry_unreserve(Oid dboid, WorkerKind kind);
 extern WorkerStatus registry_status(Oid dboid, WorkerKind kind,

@@ -102,7 +102,7 @@ rsvp_sync_detach_all(PG_FUNCTION_ARGS)
 }
 
 /*
- * pause(attendance regclass)
+ * pause(attendance regclass), pause()
  */
 PG_FUNCTION_INFO_V1(rsvp_sync_pause);
 Datum
@@ -112,7 +112,7 @@ rsvp_sync_pause(PG_FUNCTION_ARGS)
 }
 
 /*
- * resume(attendance regclass)
+ * resume(attendance regclass), resume()
  */
 PG_FUNCTION_INFO_V1(rsvp_sync_resume);
 Datum

@@ -44,9 +44,9 @@ task_add(Job *job)
 		task->name = MemoryContextStrdup(task->context, name);
 		task->identity = identity;
 		task->subject = MemoryContextStrdup(task->context, job->subject);
-		if (!identity)
-			task->host = MemoryContextStrdup(task->context,
-											 job->organiser_pds);
+		task->host = MemoryContextStrdup(task->context, identity ?
+										 rsvp_sync_plc_url :
+										 job->organiser_pds);
 		dlist_init(&task->jobs);
 	}
 	dlist_push_tail(&task->jobs, &job->node);
@@ -98,10 +98,11 @@ event_request(Task *task)
 static void
 start_task(Task *task)
 {
-	const char *host = task->identity ? rsvp_sync_plc_url : task->host;
+	Host	   *host = host_of(task->host);
 	HttpRequest *req;
 
-	if (task->started || !host_has_room(host))
+	if (task->started || !host_has_room(host) ||
+		host_wait(host, true, host_now()) != 0)
 		return;
 	req = task->identity ?
 		xrpc_did_document(task->subject, rsvp_sync_plc_url,
@@ -109,11 +110,12 @@ start_task(Task *task)
 		event_request(task);
 	if (req == NULL)
 	{
+		note_error("unsupported_identifier");
 		fail_task(task, "failed", "unsupported_identifier", task->subject, 0);
 		return;
 	}
 	task->started = true;
-	start_call(CALL_TASK, NULL, NULL, task, host, req);
+	start_call(CALL_TASK, NULL, NULL, task, task->host, req);
 }
 
 static void
@@ -124,8 +126,8 @@ identity_answer(Task *task, Answer *answer)
 
 	if (pds == NULL)
 	{
-		fail_task(task, "retry", "no_pds",
-				  "the DID document names no PDS", 0);
+		xrpc_odd(answer, "no_pds", "the DID document names no PDS");
+		fail_task(task, "retry", answer->name, answer->message, 0);
 		return;
 	}
 	outcome = new_outcome(OUTCOME_IDENTITY, NULL, task->subject);
@@ -139,14 +141,20 @@ task_answer(Task *task, Answer *answer)
 	const char *cid;
 
 	if (answer->class == ANSWER_ABSENT && !task->identity)
-		fail_task(task, "failed", "event_not_found", answer->message, 0);
+	{
+		strlcpy(answer->name, "event_not_found", XRPC_NAME_SIZE);
+		fail_task(task, "failed", answer->name, answer->message, 0);
+	}
 	else if (answer->class != ANSWER_OK)
 		fail_task(task, "retry", answer->name, answer->message,
 				  answer->wait_ms);
 	else if (task->identity)
 		identity_answer(task, answer);
 	else if ((cid = xrpc_cid(answer->body, "cid")) == NULL)
-		fail_task(task, "retry", "no_cid", "the event record has no cid", 0);
+	{
+		xrpc_odd(answer, "no_cid", "the event record has no cid");
+		fail_task(task, "retry", answer->name, answer->message, 0);
+	}
 	else
 		new_outcome(OUTCOME_EVENT, NULL, task->subject)->cid = outcome_keep(cid);
 }
@@ -202,4 +210,46 @@ task_recall(int64 source_id)
 	hash_seq_init(&scan, tasks);
 	while ((task = hash_seq_search(&scan)) != NULL)
 		recall_jobs(&task->jobs, source_id);
+}
+
+/* Keys whose server may not be asked wait for it in the queue. */
+void
+task_settle(int64 now)
+{
+	HASH_SEQ_STATUS scan;
+	Task	   *task;
+
+	hash_seq_init(&scan, tasks);
+	while ((task = hash_seq_search(&scan)) != NULL)
+	{
+		const char *why = host_closed_because(host_of(task->host), now);
+
+		if (why == NULL || task->started)
+			continue;
+		while (!dlist_is_empty(&task->jobs))
+			park_job(dlist_container(Job, node,
+									 dlist_pop_head_node(&task->jobs)),
+					 task->host, why);
+		end_task(task);
+	}
+}
+
+/* When one that waits for its server may go on; -1: none waits for time. */
+int64
+task_wait(int64 now)
+{
+	HASH_SEQ_STATUS scan;
+	Task	   *task;
+	int64		shortest = -1;
+
+	hash_seq_init(&scan, tasks);
+	while ((task = hash_seq_search(&scan)) != NULL)
+	{
+		int64		wait = task->started ? -1 :
+			host_wait(host_of(task->host), true, now);
+
+		if (wait > 0 && (shortest < 0 || wait < shortest))
+			shortest = wait;
+	}
+	return shortest;
 }

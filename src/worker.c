@@ -23,16 +23,12 @@
 
 #include "access/xact.h"
 #include "catalog/pg_type.h"
-#include "commands/extension.h"
 #include "executor/spi.h"
-#include "libpq/pqsignal.h"
 #include "miscadmin.h"
 #include "pgstat.h"
-#include "postmaster/bgworker.h"
 #include "postmaster/interrupt.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
-#include "tcop/tcopprot.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
@@ -42,11 +38,12 @@
 #include "compat.h"
 #include "http.h"
 #include "lane.h"
-#include "owner.h"
+#include "meter.h"
+#include "process.h"
+#include "reconcile.h"
 #include "registry.h"
 #include "settings.h"
 #include "source.h"
-#include "start.h"
 #include "worker.h"
 #include "writeback.h"
 
@@ -57,6 +54,11 @@
 #define POLL_BLIND_MS	250
 /* Between two looks at what has become old. */
 #define HOUSE_MS		(10 * 60 * 1000)
+/* Keys nobody waits for that are planned at once. */
+#define BACKGROUND_BATCH	128
+/* After so many of them had to go back, none are taken for a moment. */
+#define CROWD			32
+#define CROWDED_MS		250
 /* Until we ask again whether sources may be used. */
 #define AWAY_MS			50
 
@@ -64,8 +66,8 @@ static Statement drain = {
 	"SELECT d.drained, d.repeatable FROM rsvp_sync._drain($1) d", 1, {INT4OID}
 };
 static Statement lease = {
-	"SELECT l.source_id, l.keys FROM rsvp_sync._lease($1, $2) l", 2,
-	{INT8OID, INT4OID}
+	"SELECT l.source_id, l.keys FROM rsvp_sync._lease($1, $2, $3) l", 3,
+	{INT8OID, INT4OID, INT4OID}
 };
 static Statement release_leases = {
 	"SELECT rsvp_sync._release_leases($1)", 1, {INT8OID}
@@ -73,7 +75,8 @@ static Statement release_leases = {
 static Statement plan_keys = {
 	"SELECT w.source_id, w.generation, w.mint, w.key, w.action, w.need,"
 	" w.subject, w.did, w.pds, w.rkey, w.record, w.cid, w.swap,"
-	" w.event_uri, w.organiser_pds, w.credential_of"
+	" w.event_uri, w.organiser_pds, w.credential_of, w.priority,"
+	" CASE WHEN w.action OPERATOR(pg_catalog.=) 'put' THEN w.sent_local END"
 	" FROM rsvp_sync._plan_keys($1, $2) w", 2,
 	{INT8OID, TEXTARRAYOID}
 };
@@ -96,14 +99,47 @@ static Statement give_back = {
 	" WHERE source_id OPERATOR(pg_catalog.=) $1"
 	" AND key OPERATOR(pg_catalog.=) ANY ($2)", 2, {INT8OID, TEXTARRAYOID}
 };
+static Statement park = {
+	"SELECT rsvp_sync._park($1, $2, $3, $4, $5, $6, $7)", 7,
+	{INT8OID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, BOOLOID, TEXTOID,
+	TEXTOID}
+};
+static Statement release = {
+	"SELECT rsvp_sync._release($1, $2)", 2, {TEXTOID, INT4OID}
+};
+static Statement parked_for = {
+	"SELECT p FROM rsvp_sync._parked_for() p", 0
+};
+static Statement hosts_down = {
+	"SELECT h.host FROM rsvp_sync._host h", 0
+};
+static Statement accounts_limited = {
+	"SELECT a.did, (pg_catalog.extract('epoch', a.rate_limited_until"
+	" OPERATOR(pg_catalog.-) pg_catalog.now())"
+	" OPERATOR(pg_catalog.*) 1000)::pg_catalog.int8"
+	" FROM rsvp_sync._account a WHERE a.rate_limited_until"
+	" OPERATOR(pg_catalog.>) pg_catalog.now()", 0
+};
+static Statement paused_names = {
+	"SELECT p.subject FROM rsvp_sync._pause p", 0
+};
 static Statement may_send = {
-	"SELECT NOT rsvp_sync._copied()", 0
+	"SELECT NOT rsvp_sync._copied() AND NOT EXISTS (SELECT"
+	" FROM rsvp_sync._pause p WHERE p.subject OPERATOR(pg_catalog.=) '*')", 0
 };
 static Statement perform_rehearsed = {
 	"SELECT rsvp_sync._perform_rehearsed()", 0
 };
 static Statement forget_history = {
 	"SELECT rsvp_sync._forget_history()", 0
+};
+/* The function is not called where no account leaves. */
+static Statement finish_leaving = {
+	"SELECT l FROM rsvp_sync._finish_leaving() l WHERE EXISTS"
+	" (SELECT FROM rsvp_sync._account a WHERE a.leaving IS NOT NULL)", 0
+};
+static Statement look_at_inactive = {
+	"SELECT rsvp_sync._look_at_inactive()", 0
 };
 static Statement next_due = {
 	"SELECT (pg_catalog.extract('epoch', rsvp_sync._next_due()"
@@ -113,9 +149,6 @@ static Statement next_due = {
 
 /* Names this process among all that ever served the database. */
 static int64 incarnation = 0;
-
-/* The extension as this process found it. */
-static Oid	extension = InvalidOid;
 
 static MemoryContext turn_context = NULL;
 
@@ -127,6 +160,9 @@ static bool more = true;
 
 /* When the next turn is due without being told. */
 static TimestampTz wake_at = 0;
+
+/* There is no room for keys that nobody waits for. */
+static TimestampTz crowded_until = 0;
 
 /* Sources are somebody else's until we ask again. */
 static TimestampTz away_until = 0;
@@ -179,6 +215,10 @@ read_job(uint64 row)
 	job->event_uri = copy_text(job, row, 14);
 	job->organiser_pds = copy_text(job, row, 15);
 	job->credential = copy_text(job, row, 16);
+	job->priority = DatumGetInt16(SPI_getbinval(SPI_tuptable->vals[row],
+												SPI_tuptable->tupdesc, 17,
+												&isnull));
+	job->value = copy_text(job, row, 18);
 	return job;
 }
 
@@ -328,6 +368,120 @@ recall_paused(void)
 	give_keys_back();
 }
 
+/* ------------------------------------------------------------------------
+ * Keys that wait for a server or an account
+ * ------------------------------------------------------------------------ */
+
+/* Was the job's call certainly never made? */
+static bool
+is_unsent(Job *job)
+{
+	return !job->sent && strcmp(job->action, "read") != 0;
+}
+
+static bool
+park_together(Job *a, Job *b)
+{
+	return a->source_id == b->source_id && is_unsent(a) == is_unsent(b) &&
+		a->wait_code == b->wait_code &&
+		strcmp(a->waits_for, b->waits_for) == 0;
+}
+
+/* All that wait for the same thing, by one statement. */
+static void
+park_some(dlist_head *jobs)
+{
+	Job		   *first = dlist_head_element(Job, node, jobs);
+	List	   *keys = NIL;
+	List	   *generations = NIL;
+	List	   *cids = NIL;
+	List	   *done = NIL;
+	ListCell   *cell;
+	dlist_mutable_iter iter;
+	Args		args = {0};
+
+	dlist_foreach_modify(iter, jobs)
+	{
+		Job		   *job = dlist_container(Job, node, iter.cur);
+
+		if (!park_together(job, first))
+			continue;
+		keys = lappend(keys, job->key);
+		generations = lappend(generations,
+							  psprintf(INT64_FORMAT, job->generation));
+		cids = lappend(cids, job->cid ? job->cid : "");
+		dlist_delete(&job->node);
+		done = lappend(done, job);
+	}
+	args_int8(&args, first->source_id);
+	args_texts(&args, keys);
+	args_texts(&args, generations);
+	args_texts(&args, cids);
+	args_bool(&args, is_unsent(first));
+	args_text(&args, first->waits_for);
+	args_text(&args, first->wait_code);
+	run_statement(&park, &args);
+	foreach(cell, done)
+		lane_free_job(lfirst(cell));
+}
+
+static void
+park_keys(void)
+{
+	while (!dlist_is_empty(lane_parked()))
+		park_some(lane_parked());
+}
+
+/* Keys of servers and accounts that can take some again. */
+static void
+release_keys(void)
+{
+	ListCell   *cell;
+
+	foreach(cell, lane_releases())
+	{
+		Release    *let_go = lfirst(cell);
+		Args		args = {0};
+		bool		isnull;
+
+		args_text(&args, let_go->subject);
+		args_int4(&args, let_go->at_most);
+		run_statement(&release, &args);
+		if (result_int8(0, 1, &isnull) < let_go->at_most)
+			lane_released_all(let_go->subject);
+		more = true;
+	}
+}
+
+static void
+read_pauses(void)
+{
+	List	   *subjects = NIL;
+
+	run_statement(&paused_names, NULL);
+	for (uint64 row = 0; row < SPI_processed; row++)
+		subjects = lappend(subjects, result_text(row, 1));
+	lane_set_paused(subjects);
+}
+
+/* What earlier workers left. */
+static void
+read_parked(void)
+{
+	bool		isnull;
+
+	run_statement(&hosts_down, NULL);
+	for (uint64 row = 0; row < SPI_processed; row++)
+		lane_host_is_down(result_text(row, 1));
+	run_statement(&parked_for, NULL);
+	for (uint64 row = 0; row < SPI_processed; row++)
+		lane_note_parked(result_text(row, 1));
+	run_statement(&accounts_limited, NULL);
+	for (uint64 row = 0; row < SPI_processed; row++)
+		lane_is_limited(result_text(row, 1), result_int8(row, 2, &isnull));
+	read_pauses();
+}
+
 static List *
 text_list(Datum array)
 {
@@ -342,17 +496,34 @@ text_list(Datum array)
 	return list;
 }
 
-/* Keys worth having in memory: enough to keep every connection busy. */
+/*
+ * Keys worth having in memory: enough to keep every connection busy, and half
+ * as many again that somebody waits for.
+ */
 static int
 window(void)
 {
-	return Max(rsvp_sync_concurrency * 4, 256);
+	return Max(rsvp_sync_concurrency * 6, 384);
+}
+
+/*
+ * How many keys to take that nobody waits for.  Few at a time, so that none
+ * that somebody does wait for stands behind the planning of them, and none for
+ * a moment after some had to go back for want of room.
+ */
+static int
+background_room(void)
+{
+	if (GetCurrentTimestamp() < crowded_until)
+		return 0;
+	return Min(window() * 2 / 3 - lane_background_jobs(), BACKGROUND_BATCH);
 }
 
 static void
 lease_and_plan(void)
 {
 	int			room = window() - lane_jobs();
+	int			background = Max(background_room(), 0);
 	Args		args = {0};
 	List	   *batches = NIL;
 	ListCell   *cell;
@@ -362,6 +533,7 @@ lease_and_plan(void)
 		return;
 	args_int8(&args, incarnation);
 	args_int4(&args, room);
+	args_int4(&args, Min(room, background));
 	run_statement(&lease, &args);
 	for (uint64 row = 0; row < SPI_processed; row++)
 	{
@@ -375,7 +547,7 @@ lease_and_plan(void)
 		leased += list_length(batch->keys);
 		batches = lappend(batches, batch);
 	}
-	more = more || leased == room;
+	more = more || leased == room || (background > 0 && leased >= background);
 	foreach(cell, batches)
 		plan_source(lfirst(cell));
 }
@@ -414,7 +586,10 @@ drain_log(void)
 	if (!isnull)
 		writeback_note_repeatable(DatumGetArrayTypeP(repeatable));
 	if (drained > 0)
+	{
 		recall_paused();
+		read_pauses();
+	}
 }
 
 /* Nobody can wake us where the library was not preloaded. */
@@ -441,6 +616,8 @@ find_next_due(bool sending)
 	}
 	if (isnull || ms > poll_ms())
 		ms = poll_ms();
+	if (crowded_until > GetCurrentTimestamp())
+		ms = Min(ms, CROWDED_MS);
 	wake_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), Max(ms, 10));
 }
 
@@ -456,27 +633,16 @@ keep_house(void)
 	if (rsvp_sync_mode == MODE_LIVE && mode_seen != MODE_LIVE)
 		run_statement(&perform_rehearsed, NULL);
 	mode_seen = rsvp_sync_mode;
+	reconcile_call();
+	run_statement(&finish_leaving, NULL);
+	for (uint64 row = 0; row < SPI_processed; row++)
+		lane_forget(result_text(row, 1));
 	if (now < next)
 		return;
+	run_statement(&look_at_inactive, NULL);
 	run_statement(&forget_history, NULL);
 	if (result_int8(0, 1, &isnull) == 0)
 		next = TimestampTzPlusMilliseconds(now, HOUSE_MS);
-}
-
-/* The extension may be dropped at any time; then there is nothing to do. */
-static void
-leave_if_dropped(void)
-{
-	Oid			now = get_extension_oid("rsvp_sync", true);
-
-	if (OidIsValid(now) && (now == extension || !OidIsValid(extension)))
-	{
-		extension = now;
-		return;
-	}
-	AbortCurrentTransaction();
-	/* Dropped and created anew: a new process knows nothing of the old. */
-	proc_exit(OidIsValid(now) ? 1 : 0);
 }
 
 /* Have sources for ourselves, or come back later. */
@@ -497,23 +663,26 @@ work(void)
 	bool		sending;
 
 	begin_work("rsvp_sync: looking at the queue");
-	leave_if_dropped();
+	process_leave_if_dropped();
 	if (!share_sources())
 		return;
 	old = MemoryContextSwitchTo(turn_context);
 	answers_supply_credentials();
 	answers_record();
 	keep_house();
+	park_keys();
 	drain_log();
 	sending = sending_allowed();
 	if (sending)
 	{
+		release_keys();
 		plan_again();
 		lease_and_plan();
 	}
 	else
 		stand_down();
 	answers_record();
+	meter_flush();
 	find_next_due(sending);
 	MemoryContextSwitchTo(old);
 	end_work();
@@ -548,7 +717,8 @@ work_to_do(void)
 	if (is_away())
 		return false;
 	return more || !dlist_is_empty(lane_outcomes()) ||
-		!dlist_is_empty(lane_replans()) ||
+		!dlist_is_empty(lane_replans()) || !dlist_is_empty(lane_parked()) ||
+		lane_releases() != NIL ||
 		lane_credentials_wanted() != NIL ||
 		GetCurrentTimestamp() >= wake_at;
 }
@@ -608,6 +778,15 @@ react_to_signals(void)
 	}
 }
 
+/* What may not be sent now goes back to the queue. */
+static void
+settle(void)
+{
+	if (lane_settle(window()) >= CROWD)
+		crowded_until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+													CROWDED_MS);
+}
+
 static void
 turn(void)
 {
@@ -615,8 +794,10 @@ turn(void)
 
 	registry_clear_told();
 	harvest();
+	settle();
 	if (work_to_do())
 		work();
+	settle();
 	lane_start();
 	if (writeback_step())
 		more = true;
@@ -624,6 +805,7 @@ turn(void)
 	MemoryContextReset(turn_context);
 	if (is_away() ||
 		(dlist_is_empty(lane_outcomes()) && dlist_is_empty(lane_replans()) &&
+		 dlist_is_empty(lane_parked()) &&
 		 lane_credentials_wanted() == NIL))
 	{
 		if (wait_for_events())
@@ -636,40 +818,6 @@ turn(void)
  * Start
  * ------------------------------------------------------------------------ */
 
-/*
- * Settings of the database or the role reach a worker, too; these are not
- * theirs to choose.
- */
-static void
-pin_settings(void)
-{
-	static const char *const pinned[][2] = {
-		{"search_path", "pg_catalog, pg_temp"},
-		{"synchronous_commit", "on"},
-		{"default_transaction_read_only", "off"},
-		{"default_transaction_isolation", "read committed"},
-		{"default_transaction_deferrable", "off"},
-		{"session_replication_role", "origin"},
-		{"DateStyle", "ISO, YMD"},
-		{"IntervalStyle", "postgres"},
-		{"TimeZone", "UTC"},
-		{"bytea_output", "hex"},
-		{"extra_float_digits", "1"},
-		{"row_security", "on"},
-		/* Nobody's open transaction on our rows stops the others' keys. */
-		{"lock_timeout", "100ms"},
-		{"statement_timeout", "0"},
-		{"idle_in_transaction_session_timeout", "0"},
-		{"jit", "off"},
-		{"plan_cache_mode", "force_generic_plan"},
-		{"application_name", "rsvp_sync"},
-		{"rsvp_sync.skip", "off"},
-	};
-
-	for (int i = 0; i < lengthof(pinned); i++)
-		SetConfigOption(pinned[i][0], pinned[i][1], PGC_SUSET, PGC_S_OVERRIDE);
-}
-
 static void
 take_over(void)
 {
@@ -677,28 +825,21 @@ take_over(void)
 
 	incarnation = (int64) GetCurrentTimestamp();
 	begin_work("rsvp_sync: taking over");
-	leave_if_dropped();
+	process_leave_if_dropped();
 	args_int8(&args, incarnation);
 	run_statement(&release_leases, &args);
+	read_parked();
 	end_work();
 }
 
 void
 rsvp_sync_worker_main(Datum main_arg)
 {
-	pqsignal(SIGHUP, SignalHandlerForConfigReload);
-	pqsignal(SIGTERM, die);
-	BackgroundWorkerUnblockSignals();
-	BackgroundWorkerInitializeConnectionByOid(DatumGetObjectId(main_arg),
-											  InvalidOid, 0);
-	pin_settings();
-	if (!registry_worker_attach() || !start_claim_database())
-		proc_exit(registry_available() ? 1 : 0);
-	owner_arms_deadline = true;
+	process_begin(DatumGetObjectId(main_arg));
 	turn_context = AllocSetContextCreate(TopMemoryContext, "rsvp_sync turn",
 										 ALLOCSET_DEFAULT_SIZES);
-	take_over();
 	lane_startup();
+	take_over();
 	apply_settings();
 	ereport(DEBUG1, (errmsg("rsvp_sync worker started")));
 	for (;;)

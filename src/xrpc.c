@@ -14,6 +14,7 @@
 #include "postgres.h"
 
 #include <ctype.h>
+#include <curl/curl.h>
 #include <time.h>
 
 #include "lib/stringinfo.h"
@@ -24,6 +25,8 @@
 /* Answers are read up to this size. */
 #define MAX_DOCUMENT	(512 * 1024)
 #define MAX_ANSWER		(4 * 1024 * 1024)
+/* Of a secret so many characters give it away. */
+#define SECRET_PART		6
 
 typedef struct NamedClass
 {
@@ -209,9 +212,26 @@ asked_wait(HttpRequest *req)
 	return Min(Max(seconds, 0), 24 * 3600L) * 1000;
 }
 
+/* The limit this answer tells of, whatever else it says. */
+static RateLimit
+told_limit(HttpRequest *req)
+{
+	const char *date = http_answer_header(req, "Date");
+	int64		sent = date ? (int64) curl_getdate(date, NULL) : 0;
+
+	return budget_parse(http_answer_header(req, "RateLimit-Limit"),
+						http_answer_header(req, "RateLimit-Remaining"),
+						http_answer_header(req, "RateLimit-Reset"),
+						http_answer_header(req, "RateLimit-Policy"),
+						sent, (int64) time(NULL));
+}
+
 static void
 judge_fault(HttpRequest *req, Answer *answer)
 {
+	answer->host_fault = req->fault == HTTP_DNS ||
+		req->fault == HTTP_CONNECT || req->fault == HTTP_TLS ||
+		req->fault == HTTP_TIMEOUT || req->fault == HTTP_BROKEN;
 	answer->class = ANSWER_RETRY;
 	answer->sure = !req->sent;
 	strlcpy(answer->name, http_fault_name(req->fault), XRPC_NAME_SIZE);
@@ -236,6 +256,8 @@ judge_error(HttpRequest *req, Answer *answer, json_t *body)
 	if (name == NULL && challenged[0] != '\0')
 		name = challenged;
 	answer->named = name != NULL;
+	answer->host_fault = !answer->named && req->status >= 502 &&
+		req->status <= 504;
 	/* A server that broke down, or a stranger, may have done it first. */
 	answer->sure = answer->named && req->status < 500 &&
 		answer->class != ANSWER_REREAD;
@@ -256,9 +278,16 @@ judge_error(HttpRequest *req, Answer *answer, json_t *body)
 void
 xrpc_unreadable(Answer *answer, const char *what)
 {
+	xrpc_odd(answer, "unreadable_answer", what);
+}
+
+/* A well-formed answer that is not what was asked for, either. */
+void
+xrpc_odd(Answer *answer, const char *name, const char *what)
+{
 	answer->class = ANSWER_RETRY;
 	answer->sure = false;
-	strlcpy(answer->name, "unreadable_answer", XRPC_NAME_SIZE);
+	strlcpy(answer->name, name, XRPC_NAME_SIZE);
 	strlcpy(answer->message, what, XRPC_MESSAGE_SIZE);
 }
 
@@ -270,6 +299,7 @@ xrpc_judge(HttpRequest *req, Answer *answer)
 
 	memset(answer, 0, sizeof(*answer));
 	answer->status = req->status;
+	answer->limit = told_limit(req);
 	if (req->fault != HTTP_ANSWERED)
 	{
 		judge_fault(req, answer);
@@ -289,6 +319,31 @@ xrpc_judge(HttpRequest *req, Answer *answer)
 	else
 		judge_error(req, answer, body);
 	json_decref(body);
+}
+
+/* Overwrite a secret in what will be shown, also if its end was cut off. */
+static void
+hide(char *text, const char *secret)
+{
+	for (; *text != '\0'; text++)
+	{
+		size_t		n = 0;
+
+		while (text[n] != '\0' && text[n] == secret[n])
+			n++;
+		if (secret[n] == '\0' || (text[n] == '\0' && n >= SECRET_PART))
+			memset(text, '*', n);
+	}
+}
+
+/* A server may say again what it was told: its answer is shown to others. */
+void
+xrpc_hide(Answer *answer, const char *secret)
+{
+	if (secret == NULL || *secret == '\0')
+		return;
+	hide(answer->name, secret);
+	hide(answer->message, secret);
 }
 
 void
@@ -374,10 +429,13 @@ xrpc_post(const char *host, const char *method, const char *token,
 	http_header(req, "Accept", "application/json");
 	if (token != NULL)
 	{
-		char	   *value = psprintf("Bearer %s", token);
+		/* Not by psprintf(), which leaves pieces behind. */
+		size_t		size = strlen("Bearer ") + strlen(token) + 1;
+		char	   *value = palloc(size);
 
+		snprintf(value, size, "Bearer %s", token);
 		http_header(req, "Authorization", value);
-		explicit_bzero(value, strlen(value));
+		explicit_bzero(value, size);
 		pfree(value);
 	}
 	if (body != NULL)

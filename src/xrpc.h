@@ -12,6 +12,7 @@
 
 #include <jansson.h>
 
+#include "budget.h"
 #include "http.h"
 
 #define RSVP_COLLECTION "community.lexicon.calendar.rsvp"
@@ -42,13 +43,17 @@ typedef struct Answer
 	bool		named;			/* an error of XRPC or OAuth, not just a status */
 	bool		known;			/* ... whose name says the class */
 	bool		sure;			/* it certainly had no effect */
+	bool		host_fault;		/* nobody, or somebody in between, answered */
 	long		wait_ms;		/* not to be repeated before, or 0 */
+	RateLimit	limit;			/* what is left of one of the server's */
 	json_t	   *body;			/* parsed, if class is ANSWER_OK */
 } Answer;
 
 extern void xrpc_judge(HttpRequest *req, Answer *answer);
 extern void xrpc_forget(Answer *answer);
+extern void xrpc_hide(Answer *answer, const char *secret);
 extern void xrpc_unreadable(Answer *answer, const char *what);
+extern void xrpc_odd(Answer *answer, const char *name, const char *what);
 extern AnswerClass xrpc_classify(int status, const char *name,
 								 const char *challenge);
 extern bool xrpc_challenge_error(const char *challenge,

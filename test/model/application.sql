@@ -44,8 +44,9 @@ SELECT '{"confirmed": "going", "attended": "going", "maybe": "interested",
 $$;
 
 CREATE FUNCTION model.words() RETURNS text[] LANGUAGE sql IMMUTABLE AS $$
-SELECT ARRAY['confirmed', 'attended', 'maybe', 'pending', 'waitlist',
-	'cancelled', 'cancelled', 'invited', 'rejected', 'strange']
+SELECT ARRAY['confirmed', 'confirmed', 'attended', 'attended', 'maybe',
+	'maybe', 'pending', 'waitlist', 'cancelled', 'cancelled', 'cancelled',
+	'cancelled', 'invited', 'rejected', 'strange']
 $$;
 
 CREATE TABLE model.attached (
@@ -105,7 +106,8 @@ BEGIN
 	TRUNCATE rsvp_sync._source, rsvp_sync._intent, rsvp_sync._queue,
 		rsvp_sync._change_log, rsvp_sync._observed, rsvp_sync._account,
 		rsvp_sync._account_grant, rsvp_sync._identity, rsvp_sync._event,
-		rsvp_sync._withdrawal, rsvp_sync._history RESTART IDENTITY;
+		rsvp_sync._withdrawal, rsvp_sync._history, rsvp_sync._pass
+		RESTART IDENTITY;
 	UPDATE model.event SET public = true;
 	INSERT INTO model.head SELECT did, 0 FROM model.person;
 	COMMIT;
@@ -123,8 +125,7 @@ DECLARE
 	id bigint;
 BEGIN
 	EXECUTE format('INSERT INTO model.%I (id, person, event, status)
-		SELECT i, 1 + (random() * 2.99)::integer %% 3,
-			1 + (random() * 2.99)::integer %% 3, model.a_word()
+		SELECT i, model.one_of_three(), model.one_of_three(), model.a_word()
 		FROM generate_series(1, 2) i WHERE random() < 0.5', t);
 	SET LOCAL ROLE model_app;
 	id := rsvp_sync.attach(('model.' || t)::regclass, model.desired(t), NULL,

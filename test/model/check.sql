@@ -20,8 +20,8 @@ BEGIN
 	END LOOP;
 	FOR r IN SELECT i.source_id, i.key, i.doubt, i.sent_cids
 		FROM rsvp_sync._intent i
-		WHERE (i.doubt OR i.sent_cids <> '{}')
-			AND i.live AND i.state NOT IN ('blocked', 'held')
+		WHERE i.live AND (i.doubt AND i.state NOT IN ('blocked', 'held')
+			OR i.sent_cids <> '{}' AND i.state = 'done')
 	LOOP
 		PERFORM model.fail(format('%s.%s: at rest, and in doubt',
 			r.source_id, r.key));
@@ -105,11 +105,15 @@ LANGUAGE plpgsql AS $$
 DECLARE
 	state record;
 BEGIN
-	IF remote.value = speaker.value THEN
+	SELECT i.state, i.reason_code, n.value INTO state
+	FROM rsvp_sync._intent i
+	LEFT JOIN model.net n ON n.did = i.did AND n.rkey = i.rkey
+		AND i.bond IS NOT NULL
+	WHERE i.source_id = speaker.source_id AND i.key = speaker.key;
+	/* Of several records it may speak by any. */
+	IF speaker.value IN (remote.value, state.value) THEN
 		RETURN;
 	END IF;
-	SELECT i.state, i.reason_code INTO state FROM rsvp_sync._intent i
-	WHERE i.source_id = speaker.source_id AND i.key = speaker.key;
 	/* It was there before attach(), or the network said it. */
 	IF (speaker.baseline AND remote.did IS NULL) OR speaker.network THEN
 		RETURN;
@@ -120,12 +124,19 @@ BEGIN
 			OR speaker.first_value IS DISTINCT FROM 'notgoing') THEN
 		RETURN;
 	END IF;
+	/* Another application's record is not ours to remove. */
+	IF speaker.value = 'notgoing' AND speaker.on_cancel = 'delete'
+		AND NOT remote.ours THEN
+		RETURN;
+	END IF;
 	/*
 	 * Someone else had a word, later; or the row says what was said before,
-	 * which perhaps is no change since the base.
+	 * which perhaps is no change since the base, or was what we still
+	 * believed to be there.
 	 */
 	IF edited > speaker.at OR (edited IS NOT NULL
 		AND (speaker.conflict = 'remote' OR speaker.baseline
+			OR state.reason_code = 'changed_elsewhere'
 			OR EXISTS (SELECT FROM model.saying s
 				WHERE s.did = speaker.did AND s.uri = speaker.uri
 					AND s.value = speaker.value AND s.at < speaker.at))) THEN
@@ -142,9 +153,12 @@ CREATE FUNCTION model.check_nobody(of_did text, of_uri text, what text)
 RETURNS void
 LANGUAGE plpgsql AS $$
 BEGIN
-	IF EXISTS (SELECT FROM model.attached a WHERE a.on_delete <> 'delete')
-		OR EXISTS (SELECT FROM model.want w
-			WHERE (w.withheld = 'keep' OR NOT w.mapped)) THEN
+	/* Of those who ever spoke for it, none may have left it there. */
+	IF EXISTS (SELECT FROM model.saying s JOIN model.attached a USING (src)
+		LEFT JOIN model.want w USING (src, key)
+		WHERE s.did = of_did AND s.uri = of_uri
+			AND (a.on_delete <> 'delete' OR w.withheld = 'keep'
+				OR NOT w.mapped)) THEN
 		RETURN;
 	END IF;
 	PERFORM model.fail(what || ': nobody speaks, and our record is there');
@@ -160,11 +174,35 @@ SELECT model.tell(format('  %s.%s of %s %s%s, base %s %s, bond %s %s, %s/%s',
 FROM rsvp_sync._intent i ORDER BY i.source_id, i.key
 $$;
 
+/*
+ * There is nothing left to do.  What was learnt of a record for the sake of
+ * another key may still be told of this one: that sends nothing.
+ */
+CREATE FUNCTION model.check_reconciled(what text, quite boolean)
+RETURNS void
+LANGUAGE plpgsql AS $$
+DECLARE
+	n bigint := rsvp_sync.reconcile();
+BEGIN
+	IF NOT quite THEN
+		SELECT count(*) INTO n
+		FROM rsvp_sync._change_log l, rsvp_sync._evaluate(l.source_id,
+			ARRAY[l.key], true) e WHERE (e.d).action <> 'none';
+	END IF;
+	IF n > 0 THEN
+		PERFORM model.fail(format('%s %s: %s', what, n,
+			(SELECT string_agg(format('%s.%s %s, %s/%s before', l.source_id,
+				l.key, e.d, e.old_state, e.old_reason_code), '; ')
+			FROM rsvp_sync._change_log l, rsvp_sync._evaluate(l.source_id,
+				ARRAY[l.key], true) e)));
+	END IF;
+END
+$$;
+
 /* Everything comes to rest, is looked at, and stays. */
 CREATE PROCEDURE model.finish()
 LANGUAGE plpgsql AS $$
 DECLARE
-	n bigint;
 	writes bigint;
 BEGIN
 	CALL model.quiesce();
@@ -175,6 +213,8 @@ BEGIN
 		CALL model.quiesce();
 	END LOOP;
 	PERFORM model.tell_intents();
+	PERFORM model.check_reconciled('reconcile found what the worker missed',
+		false);
 	PERFORM model.tell('all is read again');
 	PERFORM rsvp_sync._list_done(p.did, model.listing(p.did))
 	FROM model.person p;
@@ -182,14 +222,7 @@ BEGIN
 	COMMIT;
 	CALL model.quiesce();
 	PERFORM model.tell_intents();
-	n := rsvp_sync.reconcile();
-	IF n > 0 THEN
-		PERFORM model.fail(format('a second reconcile found %s: %s', n,
-			(SELECT string_agg(format('%s.%s %s, %s/%s before', l.source_id,
-				l.key, e.d, e.old_state, e.old_reason_code), '; ')
-			FROM rsvp_sync._change_log l, rsvp_sync._evaluate(l.source_id,
-				ARRAY[l.key], true) e)));
-	END IF;
+	PERFORM model.check_reconciled('a second reconcile found', true);
 	COMMIT;
 	CALL model.quiesce();
 	PERFORM model.check_rest();

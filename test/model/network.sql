@@ -173,8 +173,8 @@ DECLARE
 	new_record jsonb;
 	quiet boolean;
 	salt bigint := (random() * 1e6)::bigint;
-	who integer := 1 + floor(random() * 3);
-	which integer := 1 + floor(random() * 3);
+	who integer := model.one_of_three();
+	which integer := model.one_of_three();
 BEGIN
 	SELECT * INTO o FROM model.net n
 	ORDER BY hashtextextended(n.uri || n.did, salt), n.rkey LIMIT 1;
@@ -209,7 +209,7 @@ BEGIN
 			RETURN;
 		END IF;
 	END IF;
-	quiet := model.quiet();
+	quiet := model.quiet(o.did, o.uri);
 	IF how = 'replace' THEN
 		DELETE FROM model.net n WHERE n.did = o.did AND n.rkey = o.rkey;
 		DELETE FROM model.mark m WHERE m.did = o.did AND m.uri = o.uri
@@ -244,11 +244,15 @@ BEGIN
 END
 $$;
 
-/* Is nothing of ours under way? */
-CREATE FUNCTION model.quiet() RETURNS boolean LANGUAGE sql AS $$
+/* Is nothing of ours under way, or waiting in this slot? */
+CREATE FUNCTION model.quiet(of_did text, of_uri text) RETURNS boolean LANGUAGE sql AS $$
 SELECT NOT EXISTS (SELECT FROM rsvp_sync._change_log)
 	AND NOT EXISTS (SELECT FROM rsvp_sync._queue)
 	AND NOT EXISTS (SELECT FROM model.flight)
 	AND NOT EXISTS (SELECT FROM rsvp_sync._intent i
-		WHERE i.state IN ('blocked', 'held', 'failed', 'waiting'))
+		WHERE i.state IN ('blocked', 'held', 'failed', 'waiting')
+			AND (i.did = of_did AND i.event_uri = of_uri OR EXISTS (
+				SELECT FROM model.want w JOIN model.attached a USING (src)
+				WHERE a.source_id = i.source_id AND w.key = i.key
+					AND w.did = of_did AND w.uri = of_uri)))
 $$;

@@ -30,7 +30,9 @@ CREATE TABLE model.said (
 	PRIMARY KEY (src, key)
 );
 /* Whatever was said for a slot. */
-CREATE TABLE model.saying (did text, uri text, value text, at timestamptz);
+CREATE TABLE model.saying (
+	did text, uri text, value text, at timestamptz, src text, key text
+);
 
 CREATE FUNCTION model.plan(of_source bigint, keys text[]) RETURNS void
 LANGUAGE plpgsql AS $$
@@ -73,7 +75,7 @@ ON CONFLICT (src, key) DO UPDATE SET did = excluded.did,
 WHERE (s.did, s.uri, s.value) IS DISTINCT FROM
 	(excluded.did, excluded.uri, excluded.value);
 INSERT INTO model.saying
-SELECT s.did, s.uri, s.value, s.at
+SELECT s.did, s.uri, s.value, s.at, s.src, s.key
 FROM model.said s JOIN model.attached a USING (src)
 WHERE a.source_id = of_source AND s.key = ANY (keys) AND s.value IS NOT NULL
 EXCEPT SELECT * FROM model.saying
@@ -88,19 +90,20 @@ BEGIN
 	PERFORM rsvp_sync._drain(5000);
 	UPDATE rsvp_sync._queue SET due_at = now()
 	WHERE lease IS NULL AND due_at > now();
-	FOR l IN SELECT * FROM rsvp_sync._lease(1, at_most) ORDER BY source_id
+	FOR l IN SELECT * FROM rsvp_sync._lease(1, at_most, at_most) ORDER BY source_id
 	LOOP
 		PERFORM model.plan(l.source_id, l.keys);
 	END LOOP;
 END
 $$;
 
-/* Jobs that waited are planned again. */
+/* Jobs that waited are planned again, what the log has being known. */
 CREATE FUNCTION model.plan_again(jobs integer[]) RETURNS void
 LANGUAGE plpgsql AS $$
 DECLARE
 	b record;
 BEGIN
+	PERFORM rsvp_sync._drain(5000);
 	FOR b IN WITH gone AS (DELETE FROM model.flight f WHERE f.n = ANY (jobs)
 			RETURNING f.source_id, f.key)
 		SELECT g.source_id, array_agg(g.key) AS keys FROM gone g
@@ -219,6 +222,45 @@ BEGIN
 END
 $$;
 
+/* A deletion that would succeed: is it one that may be made? */
+CREATE FUNCTION model.check_delete(f model.flight) RETURNS void
+LANGUAGE plpgsql AS $$
+DECLARE
+	what text := format('%s.%s %s %s', f.source_id, f.key,
+		model.short(f.did, f.uri), f.rkey);
+	o model.net;
+BEGIN
+	SELECT * INTO o FROM model.net n
+	WHERE n.did = f.did AND n.rkey = f.rkey AND n.cid = f.swap;
+	IF f.action <> 'delete' OR o.did IS NULL THEN
+		RETURN;
+	END IF;
+	IF EXISTS (SELECT FROM model.foreign_edit e WHERE e.cid = o.cid
+			AND e.rkey = o.rkey) AND EXISTS (
+		SELECT FROM rsvp_sync._intent i WHERE i.source_id = f.source_id
+			AND i.key = f.key AND i.base_cid IS DISTINCT FROM o.cid)
+		/* Unless it is the answer of a row that cancels. */
+		AND NOT EXISTS (SELECT FROM model.said s JOIN model.attached a USING (src)
+			WHERE a.source_id = f.source_id AND s.key = f.key
+				AND s.value = 'notgoing' AND a.on_cancel = 'delete'
+				AND s.did = f.did AND s.uri = f.uri) THEN
+		PERFORM model.fail(what || ': deleted what was changed elsewhere '
+			'since');
+	END IF;
+	IF NOT o.ours AND EXISTS (SELECT FROM model.want w
+		JOIN model.attached a USING (src)
+		WHERE a.source_id = f.source_id AND w.key = f.key
+			AND w.did = f.did AND w.uri = f.uri AND w.withheld IS NULL
+			AND w.mapped AND w.value IS NULL
+			/* As it was planned, not as it is by now. */
+			AND EXISTS (SELECT FROM model.said s WHERE s.src = w.src
+				AND s.key = w.key AND s.value IS NULL)) THEN
+		PERFORM model.fail(what || ': a status of no value deleted a record '
+			'that is not ours');
+	END IF;
+END
+$$;
+
 CREATE FUNCTION model.write(f model.flight, l model.lane, fault text)
 RETURNS void
 LANGUAGE plpgsql AS $$
@@ -230,6 +272,7 @@ DECLARE
 		split_part(f.record ->> 'status', '#', 2));
 BEGIN
 	IF fault <> 'lost' THEN
+		PERFORM model.check_delete(f);
 		answer := CASE f.action
 			WHEN 'put' THEN model.net_put(f.did, f.rkey, f.record, f.cid,
 				f.swap, swap_commit)

@@ -16,6 +16,12 @@
 //
 // Down and up are answered on the control port only (see server.mjs).
 //
+//   POST   /_test/limit    rate limits as the PDS has them, with windows of our
+//                          choice: a JSON array of { points, window (seconds),
+//                          per ('ip' or 'did'), costs ({ method: points },
+//                          default: 1 each) }; [] takes them away.  Every
+//                          answer carries the headers of the tightest one.
+//
 // Requests of the tests' own client (client.mjs, by its User-Agent) are logged,
 // marked "own", and never hit by a fault.
 //
@@ -61,6 +67,7 @@ export class Bench {
   #rules = []
   #waiting = new Set() // resolvers of the hanging requests
   #log = []
+  #limits = []
   #seq = 0
   #servers = new Map()
   #file = null
@@ -117,6 +124,12 @@ export class Bench {
         this.release()
         return answer(200, this.#rules)
       }
+      case 'POST /_test/limit': {
+        const limits = json(body || '[]')
+        if (!Array.isArray(limits)) return answer(400, { error: 'no JSON array' })
+        this.#limits = limits.map((l) => ({ ...l, windows: new Map() }))
+        return answer(200, limits)
+      }
       case 'POST /_test/down': case 'POST /_test/up': {
         if (!ownPort) return answer(400, { error: 'ask the control port' })
         const { server, address, sockets } = this.#servers.get(json(body || '{}')?.on ?? 'pds') ?? {}
@@ -146,8 +159,37 @@ export class Bench {
     }
   }
 
+  // Takes the points of a request before it is served, as the PDS does: a
+  // window of fixed length begins with its first request.  True: refused.
+  #spend(res, entry) {
+    const now = Date.now()
+    let tightest
+    for (const { points, window, per, costs, windows } of this.#limits) {
+      const key = per === 'did' ? entry.did : 'ip'
+      const cost = costs ? costs[entry.call] ?? 0 : 1
+      if (!key || !cost) continue
+      let w = windows.get(key)
+      if (!w || w.ends <= now) windows.set(key, w = { used: 0, ends: now + window * 1000 })
+      w.used += cost
+      const left = points - w.used
+      if (!tightest || left < tightest.left) tightest = { points, window, left, ends: w.ends }
+    }
+    if (!tightest) return false
+    res.setHeader('RateLimit-Limit', tightest.points)
+    res.setHeader('RateLimit-Remaining', Math.max(tightest.left, 0))
+    res.setHeader('RateLimit-Reset', Math.floor(tightest.ends / 1000))
+    res.setHeader('RateLimit-Policy', `${tightest.points};w=${tightest.window}`)
+    if (tightest.left >= 0) return false
+    entry.fault = 'limit'
+    res.setHeader('Retry-After', Math.ceil((tightest.ends - now) / 1000))
+    res.writeHead(429, { 'content-type': 'application/json' })
+    res.end(JSON.stringify({ error: 'RateLimitExceeded', message: 'Rate Limit Exceeded' }))
+    return true
+  }
+
   async #handle(req, res, name, pass) {
     const entry = this.#enter(req, res, name)
+    if (!entry.own && name === 'pds' && this.#spend(res, entry)) return req.resume()
     const rule = entry.own ? undefined : this.#pick(req, name, entry)
     if (!rule) {
       this.#watch(res, entry)
@@ -267,7 +309,7 @@ export class Bench {
     const url = new URL(req.url, 'http://x')
     const entry = {
       n: ++this.#seq, on: name, time: new Date().toISOString(), method: req.method, path: url.pathname, query: url.search.slice(1),
-      call: /^\/xrpc\/([^/]+)$/.exec(url.pathname)?.[1], did: subject(req), userAgent: req.headers['user-agent'],
+      call: /^\/xrpc\/([^/]+)$/.exec(url.pathname)?.[1], did: subject(req), userAgent: req.headers['user-agent'], cookie: req.headers.cookie,
       status: null, // what the client got; null: nothing (yet)
       serverStatus: null, // what the server itself answered; null: it never saw the request
       fault: null, ms: null,

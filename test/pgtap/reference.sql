@@ -4,7 +4,7 @@
 \set reference `cat docs/reference.md`
 \set modes `cat docs/failure-modes.md`
 \set attach `cat docs/attach.md`
-\set lane `cat src/lane.c`
+\set lane `cat src/lane.c src/task.c src/session.c src/listing.c src/job.c`
 
 BEGIN;
 SET client_min_messages = warning;

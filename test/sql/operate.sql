@@ -160,7 +160,8 @@ SELECT count(*) FROM rsvp_sync.failed;
 -- Giving up
 --
 SELECT k, rsvp_sync.discard('operate_test.ours', k) FROM unnest(ARRAY['1', '3', '5', '6', '99', NULL]) k;
-SELECT attendance_id, reason_code, reason FROM rsvp_sync.failed;
+SELECT attendance_id, reason_code, reason, last_error, attempts, since > now() - interval '1 minute' AS just_now
+FROM rsvp_sync.failed ORDER BY attendance_id;
 -- Nothing but its own row, or its own name, brings it back
 SELECT rsvp_sync.reconcile('operate_test.ours'), rsvp_sync.retry(:'alice'), rsvp_sync.retry();
 SELECT rsvp_sync.connect_account(:'alice', 'new secret', 'https://pds.example');
@@ -180,6 +181,43 @@ COMMIT;
 SELECT operate_test.turn();
 SELECT state, reason_code FROM rsvp_sync.sync_status('operate_test.ours', '1');
 RESET ROLE;
+
+--
+-- Given up after so many tries; what changes while it waits starts afresh
+--
+BEGIN;
+SET LOCAL rsvp_sync.max_attempts = 3;
+CREATE FUNCTION pg_temp.try() RETURNS text LANGUAGE plpgsql AS $$
+BEGIN
+	UPDATE rsvp_sync._queue SET due_at = now() WHERE key IN ('20', '21');
+	IF NOT operate_test.turn() @> '{20,21}' THEN
+		RETURN 'one is not looked at';
+	END IF;
+	PERFORM operate_test.fail('operate_test.ours', '20', 'retry', 'http_500', 'poison'), operate_test.fail('operate_test.ours', '21', 'later', 'RateLimitExceeded');
+	RETURN (SELECT string_agg(concat_ws(' ', attendance_id, state, attempts, last_error), '; ' ORDER BY attendance_id)
+		FROM rsvp_sync.status WHERE attendance_id IN ('20', '21'));
+END
+$$;
+-- what the trigger appends, which it does at the end of the transaction
+CREATE FUNCTION pg_temp.changed(key text) RETURNS void LANGUAGE sql AS $$
+INSERT INTO rsvp_sync._change_log (source_id, key, op) SELECT source_id, key, 'c' FROM rsvp_sync.source WHERE attendance = 'operate_test.ours'::regclass
+$$;
+INSERT INTO operate_test.ours VALUES (20, :'bob', :'party' || 20, 'yes'), (21, :'bob', :'party' || 21, 'yes');
+SELECT pg_temp.changed(k) FROM unnest('{20,21}'::text[]) k;
+SELECT pg_temp.try();
+SELECT pg_temp.try();
+-- as a change of the row does
+SELECT pg_temp.changed('20');
+SELECT pg_temp.try();
+SELECT pg_temp.try();
+SELECT attendance_id FROM rsvp_sync.failed WHERE attendance_id IN ('20', '21');
+SELECT pg_temp.try();
+SELECT attendance_id, reason_code, last_error, attempts, since = now() AS now FROM rsvp_sync.failed WHERE attendance_id IN ('20', '21');
+-- put in again it has no past
+UPDATE operate_test.ours SET status = 'perhaps' WHERE id = 20;
+SELECT pg_temp.changed('20');
+SELECT pg_temp.try();
+ROLLBACK;
 
 --
 -- Explaining

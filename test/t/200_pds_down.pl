@@ -30,7 +30,7 @@ sub timed {
 $pds->down;
 my $took = timed(sub { $app->sql(q{INSERT INTO attendance VALUES (1, 'confirmed', '{}', 1, 2)}) });
 cmp_ok $took, '<', $PROMPT, sprintf 'an INSERT commits at once (%.0f ms)', $took * 1000;
-ok $app->wait_status(1, 'retrying retrying'), 'its key is tried again and again';
+ok $app->wait_status(1, 'retrying host_unreachable'), 'its key is tried again and again';
 like $app->status(1, 'last_error'), qr/^connect/, 'the error says why';
 is $app->sql("SELECT rsvp_sync.wait_until_idle('0.5 s')"), 'f', 'that is not idle';
 $pds->up;
@@ -40,7 +40,7 @@ is $app->status(1), 'done published', 'the row is done';
 
 $pds->down;
 $app->sql(q{UPDATE attendance SET status = 'cancelled'; INSERT INTO attendance VALUES (2, 'maybe', '{}', 2, 2)});
-ok $app->wait_status($_, 'retrying retrying'), "row $_ waits" for 1, 2;
+ok $app->wait_status($_, 'retrying host_unreachable'), "row $_ waits" for 1, 2;
 $app->sql(q{UPDATE attendance SET status = 'maybe' WHERE id = 1; DELETE FROM attendance WHERE id = 2});
 $pds->up;
 ok $app->idle, 'what was changed once more meanwhile';

@@ -102,7 +102,7 @@ $pds->faults({ match => 'putRecord', after => 1, hang => 1 });
 my $row = put_row('confirmed');
 ok wait_for { scalar rsvp_writes() }, 'a record is written, its answer hangs';
 $pds->down;
-ok $pg->poll_query_until('app', "SELECT count(*) = 1 FROM rsvp_sync.queue WHERE attempts > 2 AND last_error ~ '^connect'"), 'and the PDS goes away';
+ok $pg->poll_query_until('app', "SELECT count(*) = 1 FROM rsvp_sync.status WHERE reason_code = 'host_unreachable' AND last_error ~ '^connect'"), 'and the PDS goes away';
 $app->sql("DELETE FROM attendance WHERE id = $row");
 ok $pg->poll_query_until('app', 'SELECT count(*) = 0 FROM rsvp_sync._change_log'), 'then the row is deleted';
 $pds->clear_faults;
@@ -135,12 +135,15 @@ for my $case (
 	cmp_ok at($puts[1]) - at($puts[0]), '>=', $least, '... is respected';
 	is @puts, 2, '... and nothing is asked meanwhile';
 }
-$pds->faults({ match => 'putRecord', status => 429, headers => { 'retry-after' => 60 }, body => { error => 'RateLimitExceeded' } });
+$pds->faults({ match => 'putRecord', status => 429, headers => { 'retry-after' => 7 }, body => { error => 'RateLimitExceeded' } });
 $row = put_row('confirmed');
-ok $pg->poll_query_until('app', "SELECT next_attempt_at > now() + interval '50 s' AND attempts = 0 FROM rsvp_sync.sync_status('attendance', '$row')"), 'a long wait is waited in the queue, and is no attempt';
+ok $pg->poll_query_until('app', "SELECT next_attempt_at > now() + interval '4 s' AND attempts = 0 AND reason_code = 'rate_limited' FROM rsvp_sync.sync_status('attendance', '$row')"), 'a long wait is waited in the queue, and is no attempt';
+$pds->clear_log;
 $app->sql("UPDATE attendance SET status = 'maybe' WHERE id = $row");
-ok $app->idle, 'a change looks again';
-is $app->disagreement, '', '... and goes through';
+ok $app->wait_status($row, 'waiting rate_limited'), 'a change waits, too';
+is scalar($pds->log(call => 'com.atproto.repo.putRecord')), 0, '... and nothing is sent before';
+ok $app->idle, 'when the server allows';
+is $app->disagreement, '', '... it goes through';
 
 # --- sessions
 
@@ -242,7 +245,7 @@ $app->sql('DELETE FROM attendance WHERE id = 1002');
 
 $pds->down(on => 'plc');
 $row = put_row('confirmed', 6);
-ok $app->wait_status($row, 'retrying retrying'), 'the PLC is down: a key of an account not seen before waits';
+ok $app->wait_status($row, 'retrying host_unreachable'), 'the PLC is down: a key of an account not seen before waits';
 $change->();
 ok $app->wait_status(1, 'done published'), '... others do not need it';
 $pds->up(on => 'plc');

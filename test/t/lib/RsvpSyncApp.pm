@@ -29,7 +29,7 @@ our @EXPORT = qw(start_app RSVP);
 use constant RSVP => 'community.lexicon.calendar.rsvp';
 
 my @FUNCTIONS = (
-	'attach(regclass, text, text, jsonb)', 'detach(regclass, boolean)', 'pause(regclass)', 'resume(regclass)',
+	'attach(regclass, text, text, jsonb)', 'detach(regclass, boolean)', 'pause(regclass)', 'resume(regclass)', 'pause(text)', 'resume(text)',
 	'connect_account(text, text, text, text)', 'disconnect_account(text, boolean)', 'grant_account(text, name)',
 	'sync_status(regclass, text)', 'preview(regclass, text)', 'reconcile(regclass)', 'approve_withdrawals(regclass)',
 	'wait_until_idle(interval, regclass)', 'activate()', 'index_ddl(regclass)',

@@ -635,6 +635,7 @@ sub faults {
 	return $self->ask(POST => '/_test/fault', \@rules);
 }
 sub faults_left { return $_[0]->ask(GET => '/_test/fault') }
+sub limits { my ($self, @limits) = @_; return $self->ask(POST => '/_test/limit', \@limits) }
 sub clear_faults { return $_[0]->ask(DELETE => '/_test/fault') }
 
 # log(name => value or regex ...): the requests so far that match, without the
