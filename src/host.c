@@ -238,6 +238,7 @@ host_is_up(Host *host)
 	bool		was_down = host->state == HOST_DOWN;
 
 	host->state = HOST_UP;
+	host->wanted = false;
 	host->slot_at = host->busy_at = host_now();
 	return was_down;
 }

@@ -32,6 +32,7 @@ typedef struct Host
 	int			calls;			/* under way */
 	HostState	state;
 	bool		probing;
+	bool		wanted;			/* somebody goes on without it, for now */
 	int64		probe_at;
 	int64		down_at;
 	dlist_head	suspects;		/* calls that wait for the probe's verdict */

@@ -143,6 +143,39 @@ fail_lane(Lane *lane, const char *how, const char *code, const char *message,
 		fail_job(pop_job(lane), how, code, message, true, wait_ms);
 }
 
+/* Between two looks at a DID document for what a lane's server says. */
+#define HINT_MS			60000
+
+/* An answer that a server may give which has the account no more. */
+void
+lane_hint(Lane *lane)
+{
+	TimestampTz now = GetCurrentTimestamp();
+
+	if (lane->hinted_at != 0 &&
+		!TimestampDifferenceExceeds(lane->hinted_at, now, HINT_MS))
+		return;
+	lane->hinted_at = now;
+	new_outcome(OUTCOME_HINT, NULL, lane->did);
+}
+
+/*
+ * Before such an answer is taken for the last word its jobs are planned
+ * again, which begins with a look at the DID document.  False: that has just
+ * been done.
+ */
+bool
+lane_take_hint(Lane *lane)
+{
+	TimestampTz before = lane->hinted_at;
+
+	lane_hint(lane);
+	if (lane->hinted_at == before)
+		return false;
+	lane->njobs -= recall_jobs(&lane->jobs, 0);
+	return true;
+}
+
 /* Start a request; its answer, or its refusal, comes to lane_finished(). */
 void
 start_call(CallKind kind, Lane *lane, Job *job, Task *task, const char *host,
@@ -265,6 +298,31 @@ reset_lane(Lane *lane)
 	lane->session = SESSION_NONE;
 	lane->not_before = 0;
 	lane->epoch++;
+}
+
+/* The account is on another PDS: whatever is not sent yet is planned again. */
+static void
+lane_moved(const char *did)
+{
+	Lane	   *lane = find_lane(did);
+
+	if (lane == NULL)
+		return;
+	reset_lane(lane);
+	lane->njobs -= recall_jobs(&lane->jobs, 0);
+}
+
+/* Look at a DID document that no job asks for. */
+void
+lane_verify(const char *did)
+{
+	task_verify(did);
+}
+
+void
+lane_check_handle(const char *did, const char *handle)
+{
+	task_check_handle(did, handle);
 }
 
 /* What somebody waits for goes before what was found by comparing. */
@@ -399,7 +457,8 @@ start_probes(int64 now)
 	host_scan(&scan);
 	while ((host = hash_seq_search(&scan)) != NULL)
 		if (host_wants_probe(host, now) &&
-			(host->state == HOST_SUSPECT || park_any(host->name)))
+			(host->state == HOST_SUSPECT || host->wanted ||
+			 park_any(host->name)))
 			wanted = lappend(wanted, host);
 	foreach(cell, wanted)
 	{
@@ -644,8 +703,9 @@ stale_answer(Call *call, Answer *answer)
 
 	if (call->kind != CALL_JOB)
 		forget_listing(call->lane);
-	else if (answer->class == ANSWER_USER || answer->class == ANSWER_REFRESH)
-		retry_now(call->lane, job);
+	else if (job_is(job, "read") || answer->class == ANSWER_USER ||
+			 answer->class == ANSWER_REFRESH)
+		replan_job(job);
 	else
 	{
 		job->head_unknown = true;
@@ -674,6 +734,7 @@ fresh_answer(Call *call, Answer *answer)
 		case CALL_TASK:
 			task_answer(call->task, answer);
 			break;
+		case CALL_HANDLE:
 		case CALL_PROBE:
 			break;
 	}
@@ -862,6 +923,15 @@ lane_finished(HttpRequest *req)
 	Outcome		note = {0};
 	Answer		answer;
 
+	if (call->kind == CALL_HANDLE)
+	{
+		/* Nobody's server: what becomes of it is nobody else's matter. */
+		host_call_ended(host, now);
+		handle_answer(call->task, req);
+		http_free(req);
+		pfree(call);
+		return;
+	}
 	xrpc_judge(req, &answer);
 	http_free(req);
 	if (lane)
@@ -950,7 +1020,7 @@ lane_timeout_ms(void)
 	{
 		if (!host->probing && (host->state == HOST_SUSPECT ||
 							   (host->state == HOST_DOWN &&
-								park_any(host->name))))
+								(host->wanted || park_any(host->name)))))
 			shortest = sooner(shortest, Max(host->probe_at - now, 0));
 		if (host->not_before > now && park_any(host->name))
 			shortest = sooner(shortest, host->not_before - now);
@@ -976,6 +1046,10 @@ lane_outcome_recorded(Outcome *outcome)
 			lane_free_job(outcome->job);
 			break;
 		case OUTCOME_IDENTITY:
+			if (outcome->text != NULL && outcome->follow)
+				lane_moved(outcome->subject);
+			task_recorded(outcome);
+			break;
 		case OUTCOME_EVENT:
 			task_recorded(outcome);
 			break;
@@ -992,6 +1066,8 @@ lane_outcome_recorded(Outcome *outcome)
 				replan_job(job);
 			}
 			break;
+		case OUTCOME_HINT:
+		case OUTCOME_HANDLE:
 		case OUTCOME_ACCOUNT:
 		case OUTCOME_LIMITED:
 		case OUTCOME_HOST:
@@ -1031,6 +1107,8 @@ lane_outcome_refused(Outcome *outcome)
 			fail_lane(lane_of(outcome->subject), "retry", "not_recorded",
 					  "see the log", 0);
 			break;
+		case OUTCOME_HINT:
+		case OUTCOME_HANDLE:
 		case OUTCOME_ACCOUNT:
 			if (outcome->secret != NULL)
 				session_refused(lane_of(outcome->subject));

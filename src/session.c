@@ -81,10 +81,15 @@ start_session(Lane *lane)
 	pfree(body.data);
 }
 
-/* Only the user can help: his jobs wait, whatever they are. */
+/*
+ * Only the user can help: his jobs wait, whatever they are.  Unless he is
+ * elsewhere by now.
+ */
 void
 ask_user(Lane *lane, const char *state, const char *message)
 {
+	if (lane_take_hint(lane))
+		return;
 	account_outcome(lane, state, message);
 	fail_lane(lane, "wait", state, message, 0);
 	replace_secret(lane, &lane->access_token, NULL);
@@ -111,6 +116,7 @@ account_state(const char *name, const char *otherwise)
 static void
 lane_unreachable(Lane *lane, Answer *answer)
 {
+	lane_hint(lane);
 	account_outcome(lane, "unreachable", answer->message);
 	fail_lane(lane, "retry", answer->name, answer->message, answer->wait_ms);
 }

@@ -52,6 +52,8 @@
 /* However quiet it is, the log is looked at this often. */
 #define POLL_MS			5000
 #define POLL_BLIND_MS	250
+/* Between two looks for DID documents that are due. */
+#define VERIFY_MS		1000
 /* Between two looks at what has become old. */
 #define HOUSE_MS		(10 * 60 * 1000)
 /* Keys nobody waits for that are planned at once. */
@@ -140,6 +142,15 @@ static Statement finish_leaving = {
 };
 static Statement look_at_inactive = {
 	"SELECT rsvp_sync._look_at_inactive()", 0
+};
+static Statement retry_found = {
+	"SELECT rsvp_sync._retry_found()", 0
+};
+static Statement identities_to_verify = {
+	"SELECT d FROM rsvp_sync._identities_to_verify() d", 0
+};
+static Statement handles_to_check = {
+	"SELECT h.did, h.handle FROM rsvp_sync._handles_to_check() h", 0
 };
 static Statement next_due = {
 	"SELECT (pg_catalog.extract('epoch', rsvp_sync._next_due()"
@@ -569,6 +580,24 @@ sending_allowed(void)
 									  SPI_tuptable->tupdesc, 1, &isnull));
 }
 
+/* DID documents that are due, whether or not a key asks for them. */
+static void
+verify_identities(void)
+{
+	static TimestampTz next = 0;
+	TimestampTz now = GetCurrentTimestamp();
+
+	if (now < next)
+		return;
+	next = TimestampTzPlusMilliseconds(now, VERIFY_MS);
+	run_statement(&identities_to_verify, NULL);
+	for (uint64 row = 0; row < SPI_processed; row++)
+		lane_verify(result_text(row, 1));
+	run_statement(&handles_to_check, NULL);
+	for (uint64 row = 0; row < SPI_processed; row++)
+		lane_check_handle(result_text(row, 1), result_text(row, 2));
+}
+
 static void
 drain_log(void)
 {
@@ -640,6 +669,7 @@ keep_house(void)
 	if (now < next)
 		return;
 	run_statement(&look_at_inactive, NULL);
+	run_statement(&retry_found, NULL);
 	run_statement(&forget_history, NULL);
 	if (result_int8(0, 1, &isnull) == 0)
 		next = TimestampTzPlusMilliseconds(now, HOUSE_MS);
@@ -677,6 +707,7 @@ work(void)
 	{
 		release_keys();
 		plan_again();
+		verify_identities();
 		lease_and_plan();
 	}
 	else

@@ -66,13 +66,20 @@ extern HttpRequest *xrpc_get(const char *host, const char *method,
 extern HttpRequest *xrpc_post(const char *host, const char *method,
 							  const char *token, const char *body,
 							  long timeout_ms);
-extern HttpRequest *xrpc_did_document(const char *did, const char *plc_url,
+extern HttpRequest *xrpc_did_document(const char *did, const char *origin,
 									  long timeout_ms);
+extern HttpRequest *xrpc_handle_document(const char *origin,
+										 long timeout_ms);
+extern char *xrpc_handle_origin(const char *handle,
+								const char *insecure_hosts);
+extern char *xrpc_identity_origin(const char *did, const char *plc_url,
+								  const char *insecure_hosts);
 
 /* Members of an answer. */
 extern const char *xrpc_text(json_t *object, const char *member);
 extern const char *xrpc_cid(json_t *object, const char *member);
-extern const char *xrpc_pds_of_document(json_t *document, const char *did);
+extern bool xrpc_is_document_of(json_t *document, const char *did);
+extern char *xrpc_pds_of_document(json_t *document);
 extern const char *xrpc_handle_of_document(json_t *document);
 
 #endif							/* RSVP_SYNC_XRPC_H */
