@@ -512,7 +512,7 @@ FROM rsvp_sync._source s WHERE s.attendance = 'account_test.others'::regclass;
 INSERT INTO rsvp_sync._observed (did, rkey, cid, event_uri, status, record, source)
 SELECT i.did, i.rkey, i.base_cid, i.event_uri, 'going', '{}', 'write' FROM rsvp_sync._intent i WHERE i.did = :'alice';
 INSERT INTO rsvp_sync._history (at, source_id, key, did, action, outcome) SELECT 'epoch', i.source_id, i.key, i.did, 'put', 'ok' FROM rsvp_sync._intent i;
-INSERT INTO rsvp_sync._identity (did, pds) VALUES (:'alice', 'https://pds.example.com');
+INSERT INTO rsvp_sync._identity (did, pds, looked_at) VALUES (:'alice', 'https://pds.example.com', now());
 INSERT INTO rsvp_sync._event (uri, cid) VALUES ('at://' || :'alice' || '/community.lexicon.calendar.event/1', 'c'),
 	('at://' || :'alice' || 'x/community.lexicon.calendar.event/1', 'c');
 
