@@ -597,51 +597,60 @@ is_lane_closed(Lane *lane, Host *host, int64 now)
 	return why != NULL;
 }
 
+/* Park jobs beyond what their account or their server can take soon. */
+static int
+make_room(bool others, int64 now)
+{
+	int			shed = 0;
+	dlist_iter	iter;
+
+	dlist_reverse_foreach(iter, &active_lanes)
+	{
+		Lane	   *lane = dlist_container(Lane, node, iter.cur);
+		Host	   *host = host_of(lane->pds);
+		int			n;
+
+		n = others ? park_last(lane, lane->njobs - MAX_LANE_JOBS, lane->did,
+							   "queued") : 0;
+		if (others || host_is_stalled(host, now))
+			n += park_last(lane, host->jobs - n - host_allowance(host, now),
+						   host->name, "queued");
+		host->jobs -= n;
+		shed += n;
+	}
+	return shed;
+}
+
 /*
- * Jobs that would wait long go back to the queue.  Where memory gets tight,
- * so do those beyond what their account or their server can take soon: others
- * shall not wait behind them.  How many of these there were.
+ * Jobs that would wait long go back to the queue.  Where memory gets tight and
+ * others wait, so do those beyond what their account or their server can take
+ * soon.  others: keys of several sources wait.  How many had to make room.
  */
 int
-lane_settle(int window)
+lane_settle(int window, bool others)
 {
-	bool		tight = lane_jobs() > window / 2;
 	int64		now = host_now();
-	int			shed = 0;
+	int			busy = 0;
 	HASH_SEQ_STATUS scan;
 	Host	   *host;
 	dlist_iter	iter;
 
 	host_scan(&scan);
 	while ((host = hash_seq_search(&scan)) != NULL)
+	{
 		host->jobs = 0;
+		busy += host->calls > 0;
+	}
 	dlist_foreach(iter, &active_lanes)
 	{
 		Lane	   *lane = dlist_container(Lane, node, iter.cur);
 
 		host = host_of(lane->pds);
-		if (is_lane_closed(lane, host, now))
-			continue;
-		if (tight)
-			shed += park_last(lane, lane->njobs - MAX_LANE_JOBS, lane->did,
-							  "queued");
-		host->jobs += lane->njobs;
+		if (!is_lane_closed(lane, host, now))
+			host->jobs += lane->njobs;
 	}
 	task_settle(now);
-	if (!tight)
-		return shed;
-	dlist_reverse_foreach(iter, &active_lanes)
-	{
-		Lane	   *lane = dlist_container(Lane, node, iter.cur);
-		int			n;
-
-		host = host_of(lane->pds);
-		n = park_last(lane, host->jobs - host_allowance(host, now),
-					  host->name, "queued");
-		host->jobs -= n;
-		shed += n;
-	}
-	return shed;
+	return lane_jobs() > window / 2 ? make_room(others || busy > 1, now) : 0;
 }
 
 /* Servers that are known to be down, from the table. */

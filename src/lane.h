@@ -104,10 +104,10 @@ extern long lane_timeout_ms(void);
 
 /*
  * Jobs that cannot be sent soon go back to the queue as parked keys: call it
- * before lane_parked().  window: jobs worth having in memory.  How many went
- * only because there was no room for more.
+ * before lane_parked().  window: jobs worth having in memory; others: keys
+ * of several sources wait.  How many went only to make room.
  */
-extern int	lane_settle(int window);
+extern int	lane_settle(int window, bool others);
 extern dlist_head *lane_parked(void);
 
 /* Keys of a server or DID that may go on now, as many as it can take. */

@@ -111,6 +111,10 @@ static Statement park = {
 static Statement release = {
 	"SELECT rsvp_sync._release($1, $2)", 2, {TEXTOID, INT4OID}
 };
+static Statement several_wait = {
+	"SELECT pg_catalog.count(*) OPERATOR(pg_catalog.>) 1 FROM"
+	" (SELECT FROM rsvp_sync._waiting_sources() LIMIT 2) w", 0
+};
 static Statement parked_for = {
 	"SELECT p FROM rsvp_sync._parked_for() p", 0
 };
@@ -176,6 +180,9 @@ static TimestampTz wake_at = 0;
 
 /* There is no room for keys that nobody waits for. */
 static TimestampTz crowded_until = 0;
+
+/* Keys of several sources wait. */
+static bool others_wait = false;
 
 /* Sources are somebody else's until we ask again. */
 static TimestampTz away_until = 0;
@@ -532,6 +539,21 @@ background_room(void)
 	return Min(window() * 2 / 3 - lane_background_jobs(), BACKGROUND_BATCH);
 }
 
+/* Is there anybody to make room for? */
+static void
+see_others(void)
+{
+	bool		isnull;
+
+	others_wait = false;
+	if (lane_jobs() <= window() / 2)
+		return;
+	run_statement(&several_wait, NULL);
+	others_wait = DatumGetBool(SPI_getbinval(SPI_tuptable->vals[0],
+											 SPI_tuptable->tupdesc, 1,
+											 &isnull));
+}
+
 static void
 lease_and_plan(void)
 {
@@ -542,6 +564,7 @@ lease_and_plan(void)
 	ListCell   *cell;
 	int			leased = 0;
 
+	see_others();
 	if (room <= 0)
 		return;
 	args_int8(&args, incarnation);
@@ -848,7 +871,7 @@ react_to_signals(void)
 static void
 settle(void)
 {
-	if (lane_settle(window()) >= CROWD)
+	if (lane_settle(window(), others_wait) >= CROWD)
 		crowded_until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
 													CROWDED_MS);
 }
