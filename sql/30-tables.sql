@@ -81,6 +81,8 @@ CREATE TABLE rsvp_sync._intent (
 CREATE INDEX _intent_slot ON rsvp_sync._intent (did, event_uri);
 CREATE INDEX _intent_blocked ON rsvp_sync._intent (did)
 	WHERE state IN ('blocked', 'failed');
+CREATE INDEX _intent_forgotten ON rsvp_sync._intent (source_id)
+	WHERE reason_code = 'forgotten';
 CREATE INDEX _intent_held ON rsvp_sync._intent (source_id)
 	WHERE state = 'held';
 CREATE INDEX _intent_writeback ON rsvp_sync._intent (source_id)
@@ -176,10 +178,26 @@ CREATE TABLE rsvp_sync._account (
 						 'wrong_password', 'deactivated', 'takendown',
 						 'unreachable')),
 	state_since timestamptz NOT NULL DEFAULT now(),
+	checked_at timestamptz NOT NULL DEFAULT now(),	-- when the PDS last said so
 	last_error text,
 	rate_limited_until timestamptz,
 	connected_at timestamptz NOT NULL DEFAULT now(),
-	found_at timestamptz			-- = connected_at: found in an application's table
+	found_at timestamptz,			-- = connected_at: found in an application's table
+	leaving text					-- once its records are gone; erase: whosever they are
+		CHECK (leaving IN ('disconnect', 'forget', 'erase'))
+);
+CREATE INDEX _account_leaving ON rsvp_sync._account (did)
+	WHERE leaving IS NOT NULL;
+CREATE INDEX _account_inactive ON rsvp_sync._account (did)
+	WHERE state IN ('deactivated', 'takendown');
+
+/*
+ * DIDs that asked to be forgotten: their digest, and the day.  Nothing is
+ * written or stored for them until they are connected anew.
+ */
+CREATE TABLE rsvp_sync._forgotten (
+	digest bytea PRIMARY KEY,		-- SHA-256 of the DID
+	forgotten_on date NOT NULL DEFAULT current_date
 );
 
 CREATE TABLE rsvp_sync._account_grant (
@@ -273,4 +291,5 @@ SELECT pg_catalog.pg_extension_config_dump('rsvp_sync._intent', '');
 SELECT pg_catalog.pg_extension_config_dump('rsvp_sync._pause', '');
 SELECT pg_catalog.pg_extension_config_dump('rsvp_sync._account', '');
 SELECT pg_catalog.pg_extension_config_dump('rsvp_sync._account_grant', '');
+SELECT pg_catalog.pg_extension_config_dump('rsvp_sync._forgotten', '');
 SELECT pg_catalog.pg_extension_config_dump('rsvp_sync._found_credential', '');

@@ -215,6 +215,9 @@ BEGIN
 	FROM pg_attribute a
 	WHERE a.attrelid = attendance AND a.attname = parts[1]
 		AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
+		/* Not into the key: the row would become another one. */
+		AND NOT EXISTS (SELECT FROM pg_index x WHERE x.indrelid = attendance
+			AND x.indisprimary AND a.attnum = ANY (x.indkey))
 		AND (parts[2] IS NULL OR rsvp_sync._column_type(attendance,
 			jsonb_build_array(a.attnum)) = 'jsonb'::regtype);
 	IF ref IS NULL THEN

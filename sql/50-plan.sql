@@ -169,6 +169,8 @@ SELECT coalesce(CASE code
 	WHEN 'wrong_password' THEN 'The PDS refuses the password of this account.'
 	WHEN 'deactivated' THEN 'The account is deactivated.'
 	WHEN 'takendown' THEN 'The account was taken down by its PDS.'
+	WHEN 'leaving' THEN 'The account is being disconnected, and its records are withdrawn.'
+	WHEN 'forgotten' THEN 'The user asked to be forgotten; nothing is published until the account is connected anew.'
 	WHEN 'truncated' THEN 'The table was truncated; approve_withdrawals() lets the withdrawals pass.'
 	WHEN 'withdraw_limit' THEN 'More withdrawals than withdraw_limit allows; approve_withdrawals() lets them pass.'
 	WHEN 'event_not_public' THEN 'The event is not public.'
@@ -300,7 +302,22 @@ BEGIN
 
 	RETURN QUERY
 	WITH wanted AS MATERIALIZED (
-		SELECT * FROM rsvp_sync._desired(of_source, keys)
+		SELECT w.key, w.status, w.event_cid, w.created_at, w.starts_at,
+			w.ends_at,
+			/* Of who asked to be forgotten we know nothing. */
+			CASE WHEN f.digest IS NULL THEN w.did END AS did,
+			CASE WHEN f.digest IS NULL THEN w.event_uri END AS event_uri,
+			CASE WHEN f.digest IS NOT NULL THEN 'forgotten'
+				WHEN l.did IS NOT NULL THEN 'leaving'
+				ELSE w.withheld END AS withheld,
+			CASE WHEN f.digest IS NOT NULL THEN 'keep'
+				WHEN l.did IS NOT NULL THEN 'delete'
+				ELSE w.on_withheld END AS on_withheld
+		FROM rsvp_sync._desired(of_source, keys) w
+		LEFT JOIN rsvp_sync._account l
+			ON l.did = w.did AND l.leaving IS NOT NULL
+		LEFT JOIN rsvp_sync._forgotten f
+			ON f.digest = sha256(convert_to(w.did, 'UTF8'))
 		/* A detached source wants nothing, whatever the query says. */
 		WHERE src.state <> 'detaching'
 	), universe AS (
@@ -355,7 +372,13 @@ BEGIN
 		 * record it takes over; a key that moved to another slot, its old
 		 * record being gone, starts with nothing.
 		 */
-		SELECT k.*, a.state AS account, giver.g AS giver,
+		SELECT k.*, a.leaving IS NOT NULL AS leaving,
+			coalesce(a.leaving = 'erase', false) AS erased,
+			/* Only its user can help; but he may have, without telling us. */
+			CASE WHEN a.state IN ('deactivated', 'takendown')
+				AND a.checked_at < now() - interval '1 day'
+				THEN 'unverified' ELSE a.state END AS account,
+			giver.g AS giver,
 			heir.key AS heir_key, heir.source_id AS heir_source,
 			rival.key IS NOT NULL AS rival,
 			m.bond, m.rkey, m.base_local, m.base_cid, m.wrote, m.doubt,
@@ -449,14 +472,15 @@ BEGIN
 			coalesce(k.remote_cid = ANY (k.sent_cids), false),
 			rehearsal OR all_listed OR coalesce(rsvp_sync._is_listed(k.did), false),
 			coalesce(k.local_at >= k.remote_at, false),
-			k.account, rsvp_sync._may_speak(src.attendance, k.did),
+			k.account,
+			k.erased OR rsvp_sync._may_speak(src.attendance, k.did),
 			coalesce(src.options ->> 'on_cancel', 'notgoing'),
 			coalesce(src.options ->> 'on_delete', 'delete'),
 			coalesce(src.options ->> 'conflict', 'latest'),
 			src.state = 'detaching',
 			coalesce((k.intent).truncated AND (NOT k.present OR k.old_slot),
 				false),
-			coalesce((k.intent).approved, false),
+			coalesce((k.intent).approved, false) OR k.leaving,
 			/* What is held stays so, however long ago that was. */
 			over_limit OR coalesce((k.intent).state = 'held', false)
 			)::rsvp_sync.situation AS s

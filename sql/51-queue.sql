@@ -167,8 +167,9 @@ BEGIN
 		INSERT INTO rsvp_sync._queue AS q (source_id, key, due_at, changed_at)
 		SELECT i.source_id, i.key, now(), coalesce(i.local_at, now())
 		FROM rsvp_sync._intent i
-		WHERE i.state IN ('blocked', 'failed')
-			AND i.reason_code IS DISTINCT FROM 'discarded'
+		WHERE (i.state IN ('blocked', 'failed')
+				AND i.reason_code IS DISTINCT FROM 'discarded'
+				OR i.reason_code = 'leaving')
 			AND (entry.key IS NULL OR i.did = entry.key)
 		ON CONFLICT (source_id, key) DO UPDATE SET
 			due_at = excluded.due_at, attempts = 0,
@@ -304,7 +305,7 @@ COMMENT ON FUNCTION rsvp_sync._waiting_sources() IS
  * Sources take turns, so that nobody's click waits behind another's backlog.
  */
 CREATE FUNCTION rsvp_sync._lease(incarnation bigint, at_most integer,
-	at_most_background integer)
+	at_most_background integer DEFAULT 2147483647)
 RETURNS TABLE (source_id bigint, keys text[])
 LANGUAGE sql VOLATILE
 SET search_path = pg_catalog, pg_temp
@@ -367,19 +368,22 @@ SET enable_seqscan = off SET enable_hashjoin = off
 SET enable_mergejoin = off SET enable_bitmapscan = off
 AS $$
 BEGIN
+	/*
+	 * By key = ANY, and the rest by place: a join with the arrays would look
+	 * each key up once for each other one.
+	 */
 	IF sure THEN
 		UPDATE rsvp_sync._intent i SET doubt = false,
-			sent_cids = array_remove(i.sent_cids, w.cid)
-		FROM unnest(keys, cids) w (key, cid)
-		WHERE i.source_id = of_source AND i.key = w.key
-			AND i.key = ANY (keys);
+			sent_cids = array_remove(i.sent_cids,
+				cids[array_position(keys, i.key)])
+		WHERE i.source_id = of_source AND i.key = ANY (keys);
 	END IF;
 	UPDATE rsvp_sync._queue q SET lease = NULL, waits_for = subject,
 		wait_code = code,
-		due_at = CASE WHEN q.generation = w.generation::bigint
+		due_at = CASE WHEN q.generation
+				= generations[array_position(keys, q.key)]::bigint
 			THEN 'infinity' ELSE now() END
-	FROM unnest(keys, generations) w (key, generation)
-	WHERE q.source_id = of_source AND q.key = w.key AND q.key = ANY (keys);
+	WHERE q.source_id = of_source AND q.key = ANY (keys);
 END
 $$;
 COMMENT ON FUNCTION rsvp_sync._park(bigint, text[], text[], text[], boolean, text, text) IS
@@ -644,9 +648,7 @@ BEGIN
 	UPDATE rsvp_sync._queue q SET lease = NULL,
 		due_at = now() + CASE WHEN q.key = ANY (waiting)
 			THEN interval '100 milliseconds' ELSE interval '1 millisecond' END
-	FROM unnest(es) e
-	WHERE q.source_id = of_source AND q.key = e.key
-		AND q.key = ANY (waiting || later);
+	WHERE q.source_id = of_source AND q.key = ANY (waiting || later);
 	RETURN ARRAY(SELECT e FROM unnest(es) e
 		WHERE e.key <> ALL (waiting || later));
 END
@@ -779,7 +781,7 @@ BEGIN
 	INSERT INTO rsvp_sync._intent AS i (source_id, key, did, event_uri, live,
 		local, local_at, first_local, bond, wrote, rkey, record_created_at,
 		base_local, base_cid, sent_cids, sent_local, doubt,
-		state, reason_code, reason)
+		state, reason_code, reason, writeback, writeback_at)
 	SELECT of_source, e.key, e.did, e.event_uri, (e.d).live, (e.s).local,
 		e.local_at, coalesce((e.s).first_local, (e.s).local),
 		CASE WHEN (e.d).action <> 'handover' THEN (e.d).bond END,
@@ -793,7 +795,13 @@ BEGIN
 			THEN rsvp_sync._reason(c.code, coalesce(e.status, 'NULL'))
 			WHEN 'status_not_published'
 			THEN rsvp_sync._reason(c.code, coalesce(e.status, 'NULL'))
-			ELSE rsvp_sync._reason(c.code) END
+			ELSE rsvp_sync._reason(c.code) END,
+		/*
+		 * Nothing to send: a new row that takes a record over is told here,
+		 * and perhaps the application saved stale metadata.
+		 */
+		(e.d).action <> 'handover' AND (e.d).bond IS NOT NULL
+			AND e.key = ANY (unsent), now()
 	FROM unnest(es) e
 	CROSS JOIN LATERAL rsvp_sync._standing(e) c
 	WHERE (e.s).present
@@ -812,10 +820,9 @@ BEGIN
 			OR excluded.key = ANY (withdrawing)),
 		state = excluded.state, reason_code = excluded.reason_code,
 		reason = excluded.reason,
-		/* Nothing to send: perhaps the application saved stale metadata. */
-		writeback = i.writeback OR excluded.rkey IS DISTINCT FROM i.rkey
-			OR excluded.base_cid IS DISTINCT FROM i.base_cid
-			OR excluded.bond IS NOT NULL AND excluded.key = ANY (unsent),
+		writeback = i.writeback OR excluded.writeback
+			OR excluded.rkey IS DISTINCT FROM i.rkey
+			OR excluded.base_cid IS DISTINCT FROM i.base_cid,
 		writeback_at = CASE WHEN i.writeback THEN i.writeback_at
 			ELSE now() END,
 		synced_at = CASE WHEN excluded.state = 'done' AND i.state <> 'done'
@@ -872,29 +879,38 @@ SET search_path = pg_catalog, pg_temp
 SET enable_hashjoin = off
 AS $$
 DECLARE
-	keys text[] := ARRAY(SELECT w.key FROM unnest(work) w);
+	keys text[];
+	rkeys text[];
+	cids text[];
+	values text[];
+	counted_keys text[];
 BEGIN
-	UPDATE rsvp_sync._intent i SET
-		rkey = w.rkey, doubt = true,
-		sent_cids = CASE WHEN w.cid IS NULL OR w.cid = ANY (i.sent_cids)
-			THEN i.sent_cids ELSE i.sent_cids || w.cid END,
-		sent_local = w.sent_local
+	/* What is known by key = ANY and by place needs no join; see _park(). */
+	SELECT array_agg(w.key), array_agg(w.rkey), array_agg(w.cid),
+		array_agg(w.sent_local),
+		array_agg(w.key) FILTER (WHERE w.withdraws)
+	INTO keys, rkeys, cids, values, counted_keys
 	FROM unnest(work) w
-	WHERE i.source_id = of_source AND i.key = w.key
-		/* Says it again, so that the index is used for both columns. */
-		AND i.key = ANY (keys)
-		AND w.need IS NULL AND w.action IN ('put', 'delete');
+	WHERE w.need IS NULL AND w.action IN ('put', 'delete');
+
+	UPDATE rsvp_sync._intent i SET
+		rkey = rkeys[array_position(keys, i.key)], doubt = true,
+		sent_cids = CASE
+			WHEN cids[array_position(keys, i.key)] IS NULL
+				OR cids[array_position(keys, i.key)] = ANY (i.sent_cids)
+			THEN i.sent_cids
+			ELSE i.sent_cids || cids[array_position(keys, i.key)] END,
+		sent_local = values[array_position(keys, i.key)]
+	WHERE i.source_id = of_source AND i.key = ANY (keys);
+	IF counted_keys IS NULL THEN
+		RETURN;
+	END IF;
 
 	INSERT INTO rsvp_sync._withdrawal AS t (source_id, minute, n)
-	SELECT of_source, date_trunc('minute', now()), count(*)
-	FROM unnest(work) w
-	WHERE w.need IS NULL AND w.withdraws
-	HAVING count(*) > 0
+	VALUES (of_source, date_trunc('minute', now()), cardinality(counted_keys))
 	ON CONFLICT (source_id, minute) DO UPDATE SET n = t.n + excluded.n;
 	UPDATE rsvp_sync._queue q SET counted = true
-	FROM unnest(work) w
-	WHERE q.source_id = of_source AND q.key = w.key AND q.key = ANY (keys)
-		AND w.need IS NULL AND w.withdraws;
+	WHERE q.source_id = of_source AND q.key = ANY (counted_keys);
 	DELETE FROM rsvp_sync._withdrawal t
 	WHERE t.source_id = of_source AND t.minute < now() - interval '1 hour';
 END

@@ -12,10 +12,11 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 INSERT INTO rsvp_sync._observed AS o (did, rkey, cid, event_uri, event_cid,
 	status, record, rev, changed_at, source)
-VALUES (of_did, of_rkey, new_cid, rsvp_sync._subject_uri(new_record),
+SELECT of_did, of_rkey, new_cid, rsvp_sync._subject_uri(new_record),
 	CASE WHEN jsonb_typeof(new_record -> 'subject') = 'object'
 		THEN new_record -> 'subject' ->> 'cid' END,
-	rsvp_sync._status_word(new_record), new_record, new_rev, at, how)
+	rsvp_sync._status_word(new_record), new_record, new_rev, at, how
+WHERE NOT rsvp_sync._is_forgotten(of_did)
 ON CONFLICT (did, rkey) DO UPDATE SET
 	cid = excluded.cid,
 	event_uri = coalesce(excluded.event_uri, o.event_uri),
@@ -26,7 +27,7 @@ ON CONFLICT (did, rkey) DO UPDATE SET
 	source = excluded.source, seen_at = now()
 $$;
 COMMENT ON FUNCTION rsvp_sync._observe(text, text, text, jsonb, text, text, timestamptz) IS
-'Records what is known of one RSVP record; NULL cid: known to be absent.';
+'Records what is known of one RSVP record; NULL cid: known to be absent. Nothing of who asked to be forgotten.';
 
 /*
  * When a record was last changed, as far as its content says: createdAt, but
@@ -273,11 +274,12 @@ BEGIN
 			THEN coalesce(new_session, a.session)
 			WHEN new_state = 'unreachable' THEN a.session END,
 		handle = coalesce(new_handle, a.handle),
-		last_error = error
+		checked_at = now(), last_error = error
 	WHERE a.did = of_did
 		AND (credential_of IS NULL OR a.connected_at = credential_of)
 		AND (a.state <> new_state
 			OR new_session IS NOT NULL
+			OR new_state IN ('deactivated', 'takendown')
 			OR a.last_error IS DISTINCT FROM error);
 	IF FOUND AND old_state IS DISTINCT FROM new_state THEN
 		PERFORM pg_notify('rsvp_sync_account', jsonb_build_object(

@@ -27,6 +27,90 @@ REVOKE ALL ON FUNCTION rsvp_sync._open(text, text) FROM PUBLIC;
 COMMENT ON FUNCTION rsvp_sync._open(text, text) IS
 'private: the secret in an envelope';
 
+CREATE FUNCTION rsvp_sync._reseal(envelope text, did text) RETURNS text
+LANGUAGE c VOLATILE STRICT SET search_path = pg_catalog, pg_temp
+AS 'MODULE_PATHNAME', 'rsvp_sync_reseal';
+REVOKE ALL ON FUNCTION rsvp_sync._reseal(text, text) FROM PUBLIC;
+COMMENT ON FUNCTION rsvp_sync._reseal(text, text) IS
+'private: the same secret in an envelope of the newest key, bound to the DID';
+
+CREATE FUNCTION rsvp_sync._key_version() RETURNS integer
+LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp
+AS 'MODULE_PATHNAME', 'rsvp_sync_key_version';
+REVOKE ALL ON FUNCTION rsvp_sync._key_version() FROM PUBLIC;
+COMMENT ON FUNCTION rsvp_sync._key_version() IS
+'private: version of the newest key of the key file, or an error that says why there is none';
+
+/*
+ * One column of envelopes.  Each row is an update of its own, so that one
+ * envelope whose key is lost does not keep the others from the new key; and
+ * a row that the worker is writing is left to the next call.
+ */
+CREATE FUNCTION rsvp_sync._rekey_column(relation regclass, envelope name,
+	at_most bigint)
+RETURNS bigint
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	version text := rsvp_sync._key_version();
+	row_did text;
+	n bigint;
+	done bigint := 0;
+BEGIN
+	FOR row_did IN EXECUTE format(
+		'SELECT t.did FROM %s t WHERE t.%I IS NOT NULL'
+		' AND (t.%2$I::jsonb ->> ''v'' IS DISTINCT FROM $1'
+		' OR t.%2$I::jsonb ->> ''aad'' IS NULL) ORDER BY t.did',
+		relation, envelope) USING version
+	LOOP
+		EXIT WHEN done >= at_most;
+		BEGIN
+			EXECUTE format(
+				'UPDATE %s t SET %I = rsvp_sync._reseal(t.%2$I, t.did)'
+				' WHERE t.did = (SELECT l.did FROM %1$s l'
+				' WHERE l.did = $1 AND l.%2$I IS NOT NULL'
+				' FOR NO KEY UPDATE SKIP LOCKED)',
+				relation, envelope) USING row_did;
+			GET DIAGNOSTICS n = ROW_COUNT;
+			done := done + n;
+		EXCEPTION WHEN OTHERS THEN
+			RAISE WARNING 'an envelope of "%" keeps its old key: %',
+				row_did, SQLERRM;
+		END;
+	END LOOP;
+	RETURN done;
+END
+$$;
+REVOKE ALL ON FUNCTION rsvp_sync._rekey_column(regclass, name, bigint)
+	FROM PUBLIC;
+COMMENT ON FUNCTION rsvp_sync._rekey_column(regclass, name, bigint) IS
+'private: seals envelopes of other keys anew, at most so many; how many it were';
+
+/*
+ * The rows are locked until the caller commits, and what the worker has to
+ * write about those accounts waits as long: hence not all at once.
+ */
+CREATE FUNCTION rsvp_sync.rekey() RETURNS bigint
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	batch constant bigint := 10000;
+	done bigint;
+BEGIN
+	done := rsvp_sync._rekey_column('rsvp_sync._account', 'credential', batch);
+	done := done + rsvp_sync._rekey_column('rsvp_sync._account', 'session',
+		batch - done);
+	IF done >= batch THEN
+		RAISE NOTICE 'there may be more envelopes of old keys'
+			USING HINT = 'Call rekey() again until it returns 0.';
+	END IF;
+	RETURN done;
+END
+$$;
+REVOKE ALL ON FUNCTION rsvp_sync.rekey() FROM PUBLIC;
+COMMENT ON FUNCTION rsvp_sync.rekey() IS
+'Rewrites the envelopes that are not of the newest key of credential_key_file, or not bound to their DID, with that key; returns how many, at most 10000 a call: call it until it returns 0. An envelope that cannot be opened is a WARNING and stays as it is. Only the extension''s owner may. Errors: those of the key file (config_file_error, undefined_file, object_not_in_prerequisite_state).';
+
 /*
  * This installation
  */
@@ -260,8 +344,8 @@ BEGIN
 			THEN a.owner ELSE EXCLUDED.owner END,
 		handle = coalesce(EXCLUDED.handle, a.handle), pds = EXCLUDED.pds,
 		auth = 'password', credential = EXCLUDED.credential, session = NULL,
-		state = 'unverified', state_since = now(), last_error = NULL,
-		connected_at = now()
+		state = 'unverified', state_since = now(), checked_at = now(),
+		last_error = NULL, connected_at = now(), leaving = NULL
 	WHERE pg_has_role(caller, a.owner, 'USAGE');
 	IF NOT FOUND THEN
 		SELECT a.owner INTO account_owner
@@ -269,6 +353,7 @@ BEGIN
 		PERFORM rsvp_sync._refuse_account(did, account_owner);
 	END IF;
 	PERFORM rsvp_sync._ensure_installation();
+	PERFORM rsvp_sync._remember(did);
 	PERFORM rsvp_sync._account_changed(did);
 END
 $$;
@@ -308,13 +393,10 @@ AS $$
 BEGIN
 	PERFORM rsvp_sync._check_account_owner(caller, did);
 	IF withdraw THEN
-		RAISE EXCEPTION 'withdrawing an account''s records is not supported yet'
-			USING ERRCODE = 'feature_not_supported',
-				HINT = 'Detach the table with withdraw, or delete the '
-					'attendance rows, then disconnect without withdraw.';
+		PERFORM rsvp_sync._leave(did, 'disconnect');
+	ELSE
+		PERFORM rsvp_sync._remove_account(did);
 	END IF;
-	DELETE FROM rsvp_sync._account a WHERE a.did = $2;
-	PERFORM rsvp_sync._account_changed(did);
 END
 $$;
 REVOKE ALL ON FUNCTION
@@ -330,7 +412,7 @@ AS 'MODULE_PATHNAME', 'rsvp_sync_disconnect_account';
 REVOKE ALL ON FUNCTION
 	rsvp_sync.disconnect_account(text, boolean) FROM PUBLIC;
 COMMENT ON FUNCTION rsvp_sync.disconnect_account(text, boolean) IS
-'forgets an account''s secrets; its published records stay, its keys wait';
+'Forgets an account''s secrets; its published records stay, its keys wait. With withdraw its records are withdrawn first: state disconnecting until they are gone, then the account goes (NOTIFY rsvp_sync_account says disconnected). Without withdraw it also ends a withdrawal, or a forget(), that does not come to its end. Only the account''s owner may. Errors: undefined_object, insufficient_privilege.';
 
 /*
  * Granting
@@ -392,9 +474,20 @@ COMMENT ON FUNCTION rsvp_sync.revoke_account(text, name) IS
  * whoever asks: each role sees its own accounts and those granted to it.
  */
 CREATE VIEW rsvp_sync.account WITH (security_barrier) AS
-SELECT a.did, CASE WHEN d.handle_ok THEN d.handle END AS handle, a.pds,
-	a.owner, a.auth,
-	CASE WHEN h.host IS NULL THEN a.state ELSE 'unreachable' END AS state,
+SELECT a.did,
+	/* What was found to be another's is not shown. */
+	CASE WHEN d.handle_ok THEN d.handle
+		WHEN d.handle_ok IS NULL THEN a.handle END AS handle,
+	a.pds, a.owner, a.auth,
+	/*
+	 * On its way out, or its server is down, unless it is the user who has to
+	 * do something.
+	 */
+	CASE WHEN a.state NOT IN ('unverified', 'connected', 'unreachable')
+		THEN a.state
+		WHEN a.leaving = 'disconnect' THEN 'disconnecting'
+		WHEN a.leaving IS NOT NULL THEN 'forgetting'
+		WHEN h.host IS NOT NULL THEN 'unreachable' ELSE a.state END AS state,
 	COALESCE(h.down_since, a.state_since) AS state_since,
 	CASE WHEN a.rate_limited_until > pg_catalog.now()
 		THEN a.rate_limited_until END AS rate_limited_until,
@@ -492,7 +585,7 @@ AS $$
 		'rsvp_document', 'rsvp_outbox'
 	]::name[], ARRAY[
 		'source', 'account', 'rsvp', 'queue', 'failed', 'held', 'progress',
-		'status'
+		'status', 'history'
 	]::name[])
 $$;
 REVOKE ALL ON FUNCTION rsvp_sync.grant_application(name) FROM PUBLIC;

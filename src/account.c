@@ -63,10 +63,7 @@ static Datum
 connect_with_password(FunctionCallInfo fcinfo, const char *did,
 					  char *password)
 {
-	char	   *envelope = credential_seal(password, strlen(password), did);
-
-	credential_wipe(password);
-	return connect_with(fcinfo, envelope);
+	return connect_with(fcinfo, credential_seal_wiping(password, did));
 }
 
 /*
@@ -79,10 +76,8 @@ rsvp_sync_seal(PG_FUNCTION_ARGS)
 {
 	char	   *secret = text_to_cstring(PG_GETARG_TEXT_PP(0));
 	char	   *did = text_to_cstring(PG_GETARG_TEXT_PP(1));
-	char	   *envelope = credential_seal(secret, strlen(secret), did);
 
-	credential_wipe(secret);
-	PG_RETURN_TEXT_P(cstring_to_text(envelope));
+	PG_RETURN_TEXT_P(cstring_to_text(credential_seal_wiping(secret, did)));
 }
 
 PG_FUNCTION_INFO_V1(rsvp_sync_open);
@@ -96,6 +91,24 @@ rsvp_sync_open(PG_FUNCTION_ARGS)
 
 	credential_wipe(secret);
 	PG_RETURN_TEXT_P(result);
+}
+
+PG_FUNCTION_INFO_V1(rsvp_sync_reseal);
+Datum
+rsvp_sync_reseal(PG_FUNCTION_ARGS)
+{
+	char	   *envelope = text_to_cstring(PG_GETARG_TEXT_PP(0));
+	char	   *did = text_to_cstring(PG_GETARG_TEXT_PP(1));
+	char	   *secret = credential_open(envelope, did);
+
+	PG_RETURN_TEXT_P(cstring_to_text(credential_seal_wiping(secret, did)));
+}
+
+PG_FUNCTION_INFO_V1(rsvp_sync_key_version);
+Datum
+rsvp_sync_key_version(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_INT32(credential_key_version());
 }
 
 /*
@@ -183,4 +196,24 @@ Datum
 rsvp_sync_revoke_account(PG_FUNCTION_ARGS)
 {
 	return definer_call(fcinfo, "_revoke_account");
+}
+
+/*
+ * forget(did)
+ */
+PG_FUNCTION_INFO_V1(rsvp_sync_forget);
+Datum
+rsvp_sync_forget(PG_FUNCTION_ARGS)
+{
+	return definer_call(fcinfo, "_forget");
+}
+
+/*
+ * export(did)
+ */
+PG_FUNCTION_INFO_V1(rsvp_sync_export);
+Datum
+rsvp_sync_export(PG_FUNCTION_ARGS)
+{
+	return definer_call(fcinfo, "_export");
 }

@@ -18,6 +18,7 @@
 #include "credential.h"
 #include "lane.h"
 #include "meter.h"
+#include "secret.h"
 #include "worker.h"
 
 static Statement read_credential = {
@@ -143,11 +144,12 @@ record_account(Outcome *o)
 {
 	Args		args = {0};
 	bool		isnull;
+	char	   *secret = o->secret ? secret_open(o->secret) : NULL;
 
 	args_text(&args, o->subject);
 	args_text(&args, o->how);
-	args_text(&args, o->secret ? credential_seal(o->secret, strlen(o->secret),
-												 o->subject) : NULL);
+	args_text(&args, secret ? credential_seal_wiping(secret, o->subject)
+			  : NULL);
 	args_text(&args, o->handle);
 	args_text(&args, o->message);
 	args_text(&args, o->credential);

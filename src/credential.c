@@ -425,6 +425,18 @@ seal_plaintext(const char *secret, size_t len)
 	return envelope;
 }
 
+int
+credential_key_version(void)
+{
+	CredentialKey key;
+
+	if (!have_key_file())
+		refuse_without_key_file("there is no key to encrypt credentials with");
+	load_key(0, &key);
+	explicit_bzero(key.bytes, KEY_BYTES);
+	return key.version;
+}
+
 char *
 credential_seal(const char *secret, size_t len, const char *did)
 {
@@ -452,6 +464,25 @@ credential_seal(const char *secret, size_t len, const char *did)
 				(errcode(ERRCODE_EXTERNAL_ROUTINE_EXCEPTION),
 				 errmsg("could not encrypt credential")));
 	return write_envelope(&envelope);
+}
+
+char *
+credential_seal_wiping(char *secret, const char *did)
+{
+	char	   *volatile envelope = NULL;
+
+	PG_TRY();
+	{
+		envelope = credential_seal(secret, strlen(secret), did);
+	}
+	PG_CATCH();
+	{
+		credential_wipe(secret);
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
+	credential_wipe(secret);
+	return envelope;
 }
 
 /* Decrypt into secret, which has room for envelope->len bytes. */

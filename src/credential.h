@@ -25,13 +25,19 @@ extern char *rsvp_sync_credential_key_file;
 extern bool rsvp_sync_allow_plaintext_credentials;
 
 /*
- * All three raise ERROR rather than return a failure, hence are to be called
+ * These raise ERROR rather than return a failure, hence are to be called
  * within a transaction; no error text contains the secret.  Results are
  * palloc'ed in the current context.  The key file is read at each call and
  * forgotten after it: a new key needs no reload, and none lingers in memory.
  */
 extern char *credential_seal(const char *secret, size_t len, const char *did);
 extern char *credential_open(const char *envelope, const char *did);
+
+/* The same, and the secret is wiped and freed, whatever happens. */
+extern char *credential_seal_wiping(char *secret, const char *did);
+
+/* Version of the key that would seal now. */
+extern int	credential_key_version(void);
 
 /* Overwrite a secret that credential_open() returned, and free it. */
 extern void credential_wipe(char *secret);

@@ -28,6 +28,7 @@
 #include <unistd.h>
 
 #include "http_internal.h"
+#include "wipe.h"
 
 #define MAX_EVENTS			64
 
@@ -75,7 +76,10 @@ http_startup(int max_connections, int connections_per_host)
 {
 	if (multi == NULL)
 	{
-		if (curl_global_init(CURL_GLOBAL_DEFAULT) != CURLE_OK)
+		/* Tokens are in its headers and buffers; not after their end. */
+		if (curl_global_init_mem(CURL_GLOBAL_DEFAULT, wipe_malloc, wipe_free,
+								 wipe_realloc, wipe_strdup,
+								 wipe_calloc) != CURLE_OK)
 			return;
 		epoll_fd = epoll_create1(EPOLL_CLOEXEC);
 		if (epoll_fd >= 0)

@@ -19,7 +19,10 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <openssl/ssl.h>
+
 #include "address.h"
+#include "wipe.h"
 
 #define CONNECT_TIMEOUT_MS	5000L
 #define MAX_CONTACT			200
@@ -45,6 +48,7 @@ static bool set_safety(Transfer *t);
 static bool set_limits(Transfer *t);
 static bool set_callbacks(Transfer *t);
 static bool set_question(Transfer *t);
+static void set_forgetting(Transfer *t);
 static int	on_resolve(void *resolver, void *reserved, void *arg);
 static curl_socket_t on_open_socket(void *arg, curlsocktype purpose,
 									struct curl_sockaddr *address);
@@ -183,6 +187,7 @@ http_permit(Transfer *t)
 bool
 http_set_options(Transfer *t)
 {
+	set_forgetting(t);
 	return set_safety(t) && set_limits(t) && set_callbacks(t) &&
 		set_question(t);
 }
@@ -219,6 +224,27 @@ set_safety(Transfer *t)
 
 	/* Without it, giving up on a slow name waits for the resolver's thread */
 		SET(CURLOPT_QUICK_EXIT, 1L);
+}
+
+/* An idle connection is not to hold what it brought last. */
+static CURLcode
+on_ssl_ctx(CURL *easy, void *ctx, void *arg)
+{
+	SSL_CTX_set_options(ctx, SSL_OP_CLEANSE_PLAINTEXT);
+	SSL_CTX_set_mode(ctx, SSL_MODE_RELEASE_BUFFERS);
+	return CURLE_OK;
+}
+
+/*
+ * With another TLS library it is left to that one.
+ */
+static void
+set_forgetting(Transfer *t)
+{
+	const char *tls = curl_version_info(CURLVERSION_NOW)->ssl_version;
+
+	if (tls != NULL && strncmp(tls, "OpenSSL/", 8) == 0)
+		(void) SET(CURLOPT_SSL_CTX_FUNCTION, on_ssl_ctx);
 }
 
 /*
@@ -366,10 +392,14 @@ http_buffer_append(Buffer *buffer, const char *data, size_t len)
 	if (buffer->len + len + 1 > buffer->size)
 	{
 		size_t		size = (buffer->len + len + 1) * 2;
-		char	   *bigger = realloc(buffer->data, size);
+		char	   *bigger = malloc(size);
 
 		if (bigger == NULL)
 			return false;
+		if (buffer->data != NULL)
+			memcpy(bigger, buffer->data, buffer->len);
+		/* realloc() would leave what it moves behind. */
+		wipe_free(buffer->data);
 		buffer->data = bigger;
 		buffer->size = size;
 	}

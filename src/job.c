@@ -46,10 +46,9 @@ start_write(Lane *lane, Job *job)
 		append_member(&body, "swapCommit", lane->head);
 	appendStringInfoChar(&body, '}');
 	start_call(CALL_JOB, lane, job, NULL, lane->pds,
-			   xrpc_post(lane->pds, put ? "com.atproto.repo.putRecord" :
-						 "com.atproto.repo.deleteRecord",
-						 lane->access_token, body.data,
-						 rsvp_sync_request_timeout));
+			   post_with(lane, lane->access_token,
+						 put ? "com.atproto.repo.putRecord" :
+						 "com.atproto.repo.deleteRecord", body.data));
 	pfree(body.data);
 }
 
@@ -170,7 +169,7 @@ record_absent(Job *job, Answer *answer)
 static void
 job_needs_session(Lane *lane, Job *job, Answer *answer)
 {
-	replace_text(lane, &lane->access_token, NULL);
+	replace_secret(lane, &lane->access_token, NULL);
 	if (job->logins++ > 0 && !answer->known)
 	{
 		/* A status alone, from whatever stands in front of the PDS. */

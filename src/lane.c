@@ -95,6 +95,7 @@ text_table(const char *name, Size entrysize, MemoryContext context)
 void
 lane_startup(void)
 {
+	secret_startup();
 	lane_context = AllocSetContextCreate(TopMemoryContext, "rsvp_sync lanes",
 										 ALLOCSET_DEFAULT_SIZES);
 	lanes = text_table("rsvp_sync lanes", sizeof(Lane), lane_context);
@@ -104,18 +105,26 @@ lane_startup(void)
 	task_startup(lane_context);
 }
 
-/* Replace a text of a lane; what it was is overwritten, it may be a secret. */
+/* Replace a text of a lane. */
 void
 replace_text(Lane *lane, char **text, const char *with)
 {
 	char	   *copy = with ? MemoryContextStrdup(lane->context, with) : NULL;
 
 	if (*text != NULL)
-	{
-		explicit_bzero(*text, strlen(*text));
 		pfree(*text);
-	}
 	*text = copy;
+}
+
+/* Replace a secret of a lane; it is kept sealed. */
+void
+replace_secret(Lane *lane, Secret **secret, const char *with)
+{
+	Secret	   *sealed = secret_seal(lane->context, with);
+
+	if (*secret != NULL)
+		pfree(*secret);
+	*secret = sealed;
 }
 
 Job *
@@ -220,9 +229,10 @@ find_lane(const char *did)
 static void
 wipe_lane(Lane *lane)
 {
-	replace_text(lane, &lane->password, NULL);
-	replace_text(lane, &lane->access_token, NULL);
-	replace_text(lane, &lane->refresh_token, NULL);
+	replace_secret(lane, &lane->password, NULL);
+	replace_secret(lane, &lane->access_token, NULL);
+	replace_secret(lane, &lane->refresh_token, NULL);
+	lane->unsaved = false;
 }
 
 static void
@@ -263,7 +273,7 @@ rest_lanes(void)
 	{
 		Lane	   *lane = dlist_container(Lane, node, iter.cur);
 
-		if (lane->busy || lane->records != NULL ||
+		if (lane->busy || lane->records != NULL || lane->unsaved ||
 			!dlist_is_empty(&lane->jobs))
 			continue;
 		lane->active = false;
@@ -478,6 +488,7 @@ start_lanes(bool urgent, int64 now)
 		Lane	   *lane = dlist_container(Lane, node, iter.cur);
 		bool		round_over = lane == last;
 
+		save_session(lane);
 		if (!dlist_is_empty(&lane->jobs) &&
 			(dlist_head_element(Job, node, &lane->jobs)->priority == 0)
 			== urgent && lane_pump(lane, now))
@@ -924,11 +935,7 @@ lane_finished(HttpRequest *req)
 	xrpc_judge(req, &answer);
 	http_free(req);
 	if (lane)
-	{
-		xrpc_hide(&answer, lane->password);
-		xrpc_hide(&answer, lane->access_token);
-		xrpc_hide(&answer, lane->refresh_token);
-	}
+		hide_secrets(lane, &answer);
 	describe_call(call, &note);
 	host_call_ended(host, now);
 	learn_limit(call, &answer, now);
@@ -965,6 +972,20 @@ lane_credentials_wanted(void)
 	return wanted;
 }
 
+/* An account is gone: nothing of its session is to stay with us. */
+void
+lane_forget(const char *did)
+{
+	Lane	   *lane = find_lane(did);
+
+	if (lane == NULL)
+		return;
+	if (lane->active)
+		reset_lane(lane);
+	else
+		free_lane(lane);
+}
+
 static int64
 sooner(int64 a, int64 b)
 {
@@ -989,6 +1010,10 @@ lane_timeout_ms(void)
 
 		if (!dlist_is_empty(&lane->jobs) && lane->wake_at > now)
 			shortest = sooner(shortest, lane->wake_at - now);
+		if (lane->unsaved)
+			shortest = sooner(shortest,
+							  TimestampDifferenceMilliseconds(GetCurrentTimestamp(),
+															  lane->save_at));
 	}
 	host_scan(&scan);
 	while ((host = hash_seq_search(&scan)) != NULL)
@@ -1085,6 +1110,9 @@ lane_outcome_refused(Outcome *outcome)
 		case OUTCOME_HINT:
 		case OUTCOME_HANDLE:
 		case OUTCOME_ACCOUNT:
+			if (outcome->secret != NULL)
+				session_refused(lane_of(outcome->subject));
+			break;
 		case OUTCOME_LIMITED:
 		case OUTCOME_HOST:
 		case OUTCOME_CALL:

@@ -76,7 +76,7 @@ typedef struct Outcome
 	const char *how;			/* FAILED; ACCOUNT, HOST: the state */
 	const char *code;
 	const char *message;
-	const char *secret;			/* ACCOUNT: refresh token */
+	struct Secret *secret;		/* ACCOUNT: refresh token */
 	const char *handle;
 	const char *credential;		/* ACCOUNT: which one was tried */
 	bool		sure;			/* ... or, of a HANDLE, that it is right */
@@ -137,6 +137,7 @@ extern void lane_outcomes_recorded(void);
  */
 extern dlist_head *lane_replans(void);
 extern void lane_recall(int64 source_id);
+extern void lane_forget(const char *did);
 extern void lane_free_job(Job *job);
 
 /* Accounts whose credentials are needed to go on. */

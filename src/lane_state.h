@@ -18,6 +18,7 @@
 #include "compat.h"
 #include "host.h"
 #include "lane.h"
+#include "secret.h"
 #include "xrpc.h"
 
 typedef enum SessionState
@@ -45,9 +46,11 @@ typedef struct Lane
 	int			epoch;			/* grows when all that is known is void */
 	SessionState session;
 	char	   *credential;		/* which one the next three come from */
-	char	   *password;
-	char	   *refresh_token;
-	char	   *access_token;
+	Secret	   *password;
+	Secret	   *refresh_token;
+	Secret	   *access_token;
+	bool		unsaved;		/* the refresh token is not written down yet */
+	TimestampTz save_at;		/* when to try again */
 	char	   *head;			/* commit its records are known to be at */
 	StringInfo	records;		/* JSON of a listing under way */
 	int			pages;
@@ -90,6 +93,7 @@ extern HTAB *text_table(const char *name, Size entrysize,
 extern Lane *lane_of(const char *did);
 extern Lane *find_lane(const char *did);
 extern void replace_text(Lane *lane, char **text, const char *with);
+extern void replace_secret(Lane *lane, Secret **secret, const char *with);
 extern Job *pop_job(Lane *lane);
 extern void lane_rests(Lane *lane, int64 wait);
 extern int	lane_room(const char *did, int64 now);
@@ -105,6 +109,7 @@ extern void outcome_startup(MemoryContext parent);
 extern void outcome_count_job(Job *job);
 extern int	lane_jobs_of(int64 source_id);
 extern const char *outcome_keep(const char *text);
+extern Secret *outcome_seal(const char *text);
 extern Outcome *new_outcome(OutcomeKind kind, Job *job, const char *subject);
 extern void note_error(const char *error_type);
 extern void outcome_of_call(const Outcome *note);
@@ -137,6 +142,11 @@ extern int64 task_wait(int64 now);
 /* session.c */
 extern void start_session(Lane *lane);
 extern void session_answer(Lane *lane, Answer *answer, bool refreshing);
+extern HttpRequest *post_with(Lane *lane, const Secret *token,
+							  const char *method, const char *body);
+extern void hide_secrets(Lane *lane, Answer *answer);
+extern void save_session(Lane *lane);
+extern void session_refused(Lane *lane);
 extern void ask_user(Lane *lane, const char *state, const char *message);
 extern const char *account_state(const char *name, const char *otherwise);
 

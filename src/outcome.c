@@ -90,6 +90,12 @@ outcome_keep(const char *text)
 	return text ? MemoryContextStrdup(outcome_context, text) : NULL;
 }
 
+Secret *
+outcome_seal(const char *text)
+{
+	return secret_seal(outcome_context, text);
+}
+
 Outcome *
 new_outcome(OutcomeKind kind, Job *job, const char *subject)
 {

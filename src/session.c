@@ -17,7 +17,10 @@
 
 #include "lane_state.h"
 #include "settings.h"
+#include "syntax.h"
 
+/* A session that could not be written down is tried again after so long. */
+#define SAVE_AGAIN_MS	5000
 
 static void
 account_outcome(Lane *lane, const char *state, const char *error)
@@ -29,18 +32,31 @@ account_outcome(Lane *lane, const char *state, const char *error)
 	outcome->credential = outcome_keep(lane->credential);
 }
 
+/* A request with one of the lane's tokens, which is open only meanwhile. */
+HttpRequest *
+post_with(Lane *lane, const Secret *token, const char *method,
+		  const char *body)
+{
+	char	   *open = secret_open(token);
+	HttpRequest *req = xrpc_post(lane->pds, method, open, body,
+								 rsvp_sync_request_timeout);
+
+	secret_wipe(open);
+	return req;
+}
+
 void
 start_session(Lane *lane)
 {
 	StringInfoData body;
+	char	   *password;
 
 	if (lane->refresh_token != NULL)
 	{
 		/* This call takes no body at all; an empty object is refused. */
-		HttpRequest *req = xrpc_post(lane->pds,
+		HttpRequest *req = post_with(lane, lane->refresh_token,
 									 "com.atproto.server.refreshSession",
-									 lane->refresh_token, NULL,
-									 rsvp_sync_request_timeout);
+									 NULL);
 
 		/* Not every PDS takes a token twice, as the reference does. */
 		if (req != NULL)
@@ -48,12 +64,16 @@ start_session(Lane *lane)
 		start_call(CALL_REFRESH, lane, NULL, NULL, lane->pds, req);
 		return;
 	}
+	password = secret_open(lane->password);
 	initStringInfo(&body);
+	/* All at once: what grows leaves a copy behind. */
+	enlargeStringInfo(&body, 6 * (strlen(lane->did) + strlen(password)) + 64);
 	appendStringInfoString(&body, "{\"identifier\":");
 	escape_json(&body, lane->did);
 	appendStringInfoString(&body, ",\"password\":");
-	escape_json(&body, lane->password);
+	escape_json(&body, password);
 	appendStringInfoChar(&body, '}');
+	secret_wipe(password);
 	start_call(CALL_LOGIN, lane, NULL, NULL, lane->pds,
 			   xrpc_post(lane->pds, "com.atproto.server.createSession",
 						 NULL, body.data, rsvp_sync_request_timeout));
@@ -72,9 +92,10 @@ ask_user(Lane *lane, const char *state, const char *message)
 		return;
 	account_outcome(lane, state, message);
 	fail_lane(lane, "wait", state, message, 0);
-	replace_text(lane, &lane->access_token, NULL);
-	replace_text(lane, &lane->refresh_token, NULL);
-	replace_text(lane, &lane->password, NULL);
+	replace_secret(lane, &lane->access_token, NULL);
+	replace_secret(lane, &lane->refresh_token, NULL);
+	replace_secret(lane, &lane->password, NULL);
+	lane->unsaved = false;
 	lane->session = SESSION_NONE;
 }
 
@@ -107,6 +128,7 @@ session_begins(Lane *lane, Answer *answer)
 	const char *access = xrpc_text(answer->body, "accessJwt");
 	const char *refresh = xrpc_text(answer->body, "refreshJwt");
 	const char *status = xrpc_text(answer->body, "status");
+	const char *handle = xrpc_text(answer->body, "handle");
 	Outcome    *outcome;
 
 	if (did == NULL || access == NULL || refresh == NULL)
@@ -128,14 +150,65 @@ session_begins(Lane *lane, Answer *answer)
 		ask_user(lane, answer->name, answer->message);
 		return;
 	}
-	replace_text(lane, &lane->access_token, access);
-	replace_text(lane, &lane->refresh_token, refresh);
+	replace_secret(lane, &lane->access_token, access);
+	replace_secret(lane, &lane->refresh_token, refresh);
 	lane->session = SESSION_LIVE;
 	outcome = new_outcome(OUTCOME_ACCOUNT, NULL, lane->did);
 	outcome->how = "connected";
-	outcome->secret = outcome_keep(refresh);
+	outcome->secret = outcome_seal(refresh);
 	outcome->credential = outcome_keep(lane->credential);
-	outcome->handle = outcome_keep(xrpc_text(answer->body, "handle"));
+	if (handle != NULL && syntax_is_handle(handle, strlen(handle)))
+		outcome->handle = outcome_keep(handle);
+	lane->unsaved = false;
+}
+
+/*
+ * The tokens could not be written down: the key file may be away.  They are
+ * good all the same, and the only ones there are.
+ */
+void
+session_refused(Lane *lane)
+{
+	if (lane->session != SESSION_LIVE)
+		return;
+	lane->unsaved = true;
+	lane->save_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+												SAVE_AGAIN_MS);
+}
+
+void
+save_session(Lane *lane)
+{
+	char	   *refresh;
+	Outcome    *outcome;
+
+	if (!lane->unsaved || lane->save_at > GetCurrentTimestamp())
+		return;
+	lane->unsaved = false;
+	if (lane->session != SESSION_LIVE || lane->refresh_token == NULL)
+		return;
+	refresh = secret_open(lane->refresh_token);
+	outcome = new_outcome(OUTCOME_ACCOUNT, NULL, lane->did);
+	outcome->how = "connected";
+	outcome->secret = outcome_seal(refresh);
+	outcome->credential = outcome_keep(lane->credential);
+	secret_wipe(refresh);
+}
+
+/* What a server says may repeat what it was sent. */
+void
+hide_secrets(Lane *lane, Answer *answer)
+{
+	if (answer->class == ANSWER_OK)
+		return;
+	for (int i = 0; i < 2; i++)
+	{
+		char	   *text = i == 0 ? answer->name : answer->message;
+
+		secret_hide(lane->password, text);
+		secret_hide(lane->refresh_token, text);
+		secret_hide(lane->access_token, text);
+	}
 }
 
 /*
@@ -154,7 +227,7 @@ session_answer(Lane *lane, Answer *answer, bool refreshing)
 		lane_unreachable(lane, answer);
 	else if (refreshing && lane->password != NULL &&
 			 strcmp(answer->name, "AccountTakedown") != 0)
-		replace_text(lane, &lane->refresh_token, NULL); /* log in anew */
+		replace_secret(lane, &lane->refresh_token, NULL); /* log in anew */
 	else
 		ask_user(lane, account_state(answer->name, refreshing ?
 									 "needs_login" : "wrong_password"),
@@ -169,8 +242,8 @@ lane_credentials(const char *did, const char *which, const char *password,
 	Lane	   *lane = lane_of(did);
 
 	replace_text(lane, &lane->credential, which);
-	replace_text(lane, &lane->password, password);
-	replace_text(lane, &lane->refresh_token, refresh_token);
+	replace_secret(lane, &lane->password, password);
+	replace_secret(lane, &lane->refresh_token, refresh_token);
 	if (password == NULL && refresh_token == NULL)
 	{
 		lane->session = SESSION_NONE;

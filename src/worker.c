@@ -135,6 +135,14 @@ static Statement perform_rehearsed = {
 static Statement forget_history = {
 	"SELECT rsvp_sync._forget_history()", 0
 };
+/* The function is not called where no account leaves. */
+static Statement finish_leaving = {
+	"SELECT l FROM rsvp_sync._finish_leaving() l WHERE EXISTS"
+	" (SELECT FROM rsvp_sync._account a WHERE a.leaving IS NOT NULL)", 0
+};
+static Statement look_at_inactive = {
+	"SELECT rsvp_sync._look_at_inactive()", 0
+};
 static Statement retry_found = {
 	"SELECT rsvp_sync._retry_found()", 0
 };
@@ -655,8 +663,12 @@ keep_house(void)
 		run_statement(&perform_rehearsed, NULL);
 	mode_seen = rsvp_sync_mode;
 	reconcile_call();
+	run_statement(&finish_leaving, NULL);
+	for (uint64 row = 0; row < SPI_processed; row++)
+		lane_forget(result_text(row, 1));
 	if (now < next)
 		return;
+	run_statement(&look_at_inactive, NULL);
 	run_statement(&retry_found, NULL);
 	run_statement(&forget_history, NULL);
 	if (result_int8(0, 1, &isnull) == 0)

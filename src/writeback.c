@@ -289,11 +289,15 @@ static void
 tell_row(void *arg)
 {
 	Row		   *row = arg;
+	bool		around = users_around(row->relid);
 
 	owner_run(row->relid, row->search_path, LOCK_TIMEOUT_MS, 0, update_row,
 			  row);
-	/* Nothing to change, or skipped because it is locked? */
-	if (SPI_processed == 0 && users_around(row->relid))
+	/*
+	 * Nothing to change, or skipped because it is locked?  Whoever had it
+	 * may have rolled back by now, and then nothing else tells the row.
+	 */
+	if (SPI_processed == 0 && (around || users_around(row->relid)))
 		ereport(ERROR, (errcode(ERRCODE_LOCK_NOT_AVAILABLE),
 						errmsg("the row may be locked")));
 }

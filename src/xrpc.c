@@ -432,10 +432,13 @@ xrpc_post(const char *host, const char *method, const char *token,
 	http_header(req, "Accept", "application/json");
 	if (token != NULL)
 	{
-		char	   *value = psprintf("Bearer %s", token);
+		/* Not by psprintf(), which leaves pieces behind. */
+		size_t		size = strlen("Bearer ") + strlen(token) + 1;
+		char	   *value = palloc(size);
 
+		snprintf(value, size, "Bearer %s", token);
 		http_header(req, "Authorization", value);
-		explicit_bzero(value, strlen(value));
+		explicit_bzero(value, size);
 		pfree(value);
 	}
 	if (body != NULL)

@@ -90,7 +90,7 @@ BEGIN
 	PERFORM rsvp_sync._drain(5000);
 	UPDATE rsvp_sync._queue SET due_at = now()
 	WHERE lease IS NULL AND due_at > now();
-	FOR l IN SELECT * FROM rsvp_sync._lease(1, at_most) ORDER BY source_id
+	FOR l IN SELECT * FROM rsvp_sync._lease(1, at_most, at_most) ORDER BY source_id
 	LOOP
 		PERFORM model.plan(l.source_id, l.keys);
 	END LOOP;

@@ -46,11 +46,14 @@
 //   truncate    the first so many bytes of the answer, then close
 //   slowBps     trickle the answer, so many bytes a second
 
+import fs from 'node:fs'
 import http from 'node:http'
 import { setTimeout as sleep } from 'node:timers/promises'
 
 const KEEP_BODY = 2_000_000 // bytes of a request or answer looked into for the log
 const KEEP_LOG = 200_000 // requests
+
+const WRITE = /^com\.atproto\.repo\.((create|put|delete)Record|applyWrites)$/
 
 export const OWN_AGENT = 'rsvp-sync-test-client'
 
@@ -67,6 +70,15 @@ export class Bench {
   #limits = []
   #seq = 0
   #servers = new Map()
+  #file = null
+
+  // Requests also to a file, a JSON object a line, each when it came and again
+  // when it ended: that log is there still when this process was killed.
+  keepLogIn(file) { this.#file = fs.openSync(file, 'a') }
+
+  #note(entry, ended) {
+    if (this.#file !== null) fs.writeSync(this.#file, JSON.stringify({ ...entry, pid: process.pid, ended }) + '\n')
+  }
 
   observe(server, name) {
     const inner = server.listeners('request')
@@ -224,7 +236,10 @@ export class Bench {
       if (!rule.hang && !own && !rule.answerDelayMs && rule.truncate === undefined && !rule.slowBps) return req.socket.destroy()
     }
     if (rule.garbage === 'http') return req.socket.end('\x16\x03\x01\x00\xff this is no HTTP \x00\xfe\r\n\r\n')
-    if (own) answer = this.#invent(rule)
+    if (own) {
+      answer = this.#invent(rule)
+      entry.error = answer.status >= 400 ? json(answer.body.toString())?.error : undefined
+    }
     if (left) return
     await this.#send(res, answer, rule)
   }
@@ -294,7 +309,7 @@ export class Bench {
     const url = new URL(req.url, 'http://x')
     const entry = {
       n: ++this.#seq, on: name, time: new Date().toISOString(), method: req.method, path: url.pathname, query: url.search.slice(1),
-      call: /^\/xrpc\/([^/]+)$/.exec(url.pathname)?.[1], did: subject(req), userAgent: req.headers['user-agent'],
+      call: /^\/xrpc\/([^/]+)$/.exec(url.pathname)?.[1], did: subject(req), userAgent: req.headers['user-agent'], cookie: req.headers.cookie,
       status: null, // what the client got; null: nothing (yet)
       serverStatus: null, // what the server itself answered; null: it never saw the request
       fault: null, ms: null,
@@ -305,7 +320,11 @@ export class Bench {
     if (this.#log.length > KEEP_LOG) this.#log.shift()
     const began = performance.now()
     res.on('finish', () => { entry.status = res.statusCode })
-    res.on('close', () => { entry.ms = Math.round(performance.now() - began) })
+    res.on('close', () => {
+      entry.ms = Math.round(performance.now() - began)
+      setImmediate(() => this.#note(entry, new Date().toISOString())) // after whoever looks at the answer
+    })
+    this.#note(entry, null)
     if (req.method === 'POST' && /json/.test(req.headers['content-type'] ?? '')) this.#readAlong(req, entry)
     return entry
   }
@@ -331,26 +350,29 @@ export class Bench {
 
   // A plain request: see the answer go by.
   #watch(res, entry) {
-    const isWrite = /^com\.atproto\.repo\.(create|put|delete)Record$|^com\.atproto\.repo\.applyWrites$/.test(entry.call ?? '')
     const parts = []
-    if (isWrite) {
-      const { write, end } = res
-      const keep = (chunk, encoding) => { if (chunk && typeof chunk !== 'function') parts.push(Buffer.from(chunk, typeof encoding === 'string' ? encoding : undefined)) }
-      res.write = function (...x) { keep(...x); return write.apply(this, x) }
-      res.end = function (...x) { keep(...x); return end.apply(this, x) }
+    const { write, end } = res
+    const keep = (chunk, encoding) => {
+      if (!chunk || typeof chunk === 'function' || !(WRITE.test(entry.call ?? '') || res.statusCode >= 400)) return
+      parts.push(Buffer.from(chunk, typeof encoding === 'string' ? encoding : undefined))
     }
+    res.write = function (...x) { keep(...x); return write.apply(this, x) }
+    // Also for a client that has left: the server goes on with its write.
+    res.end = function (...x) { keep(...x); const r = end.apply(this, x); if (res.destroyed) look(); return r }
     const look = () => {
       entry.serverStatus = res.headersSent ? res.statusCode : entry.serverStatus
-      if (isWrite && !res.getHeader('content-encoding')) this.#look(entry, Buffer.concat(parts))
+      if (!res.getHeader('content-encoding')) this.#look(entry, Buffer.concat(parts))
     }
     res.on('finish', look)
     res.on('close', () => { if (!res.writableFinished) look() })
   }
 
-  // A write that changed something has a commit in its answer.
+  // A refusal has a name; a write that changed something has a commit in its
+  // answer.
   #look(entry, body) {
-    if (!/^com\.atproto\.repo\.(create|put|delete)Record$|^com\.atproto\.repo\.applyWrites$/.test(entry.call ?? '')) return
     const answer = json(body.toString())
+    if (entry.serverStatus >= 400) entry.error = answer?.error
+    if (!WRITE.test(entry.call ?? '')) return
     if (!answer || entry.serverStatus !== 200) { entry.committed = false; return }
     entry.committed = Boolean(answer.commit)
     if (answer.cid) entry.cid = answer.cid

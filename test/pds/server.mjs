@@ -16,6 +16,8 @@
 //   --oauth-token-ttl S    OAuth access token's life (1 h)
 //   --dpop-rotation-ms MS  DPoP nonce's rotation (60 s; it lives for three)
 //   --oauth-client         know a confidential client (private_key_jwt)
+//   --log FILE             append every request, also what was under way when
+//                          this process is killed; see keepLogIn()
 //   --faults               accepted for readability; faults.mjs is always on
 //   --parent-pid N         end when that process has ended
 //
@@ -35,7 +37,7 @@ const text = (value) => ({ type: 'string', default: value })
 const { values: opt } = parseArgs({
   options: {
     accounts: text('3'), name: text('user'), password: text('hunter2-'), host: text('127.0.0.1'),
-    'pds-port': text('0'), 'plc-port': text('0'), plc: text(), data: text(), json: text(),
+    'pds-port': text('0'), 'plc-port': text('0'), plc: text(), data: text(), json: text(), log: text(),
     'access-ttl': text(), 'refresh-ttl': text(), 'oauth-token-ttl': text(), 'dpop-rotation-ms': text(),
     'rate-limits': { type: 'boolean', default: false }, 'oauth-client': { type: 'boolean', default: false },
     faults: { type: 'boolean', default: true }, 'parent-pid': text(),
@@ -225,6 +227,7 @@ await Promise.all(Array.from({ length: 4 }, async () => { while (next < wanted) 
 if (opt.data) await fs.writeFile(path.join(dir, 'accounts.json'), JSON.stringify(accounts))
 await savePlc()
 bench.forgetLog()
+if (opt.log) bench.keepLogIn(opt.log)
 
 const state = {
   pid: process.pid,

@@ -381,8 +381,7 @@ SET ROLE regress_app;
 SELECT call, r.* FROM unnest(ARRAY[
 	format('rsvp_sync.grant_account(%L, %L)', :'alice', 'regress_nobody'),
 	format('rsvp_sync.grant_account(%L, NULL)', :'alice'),
-	format('rsvp_sync.revoke_account(%L, %L)', :'alice', 'regress_nobody'),
-	format('rsvp_sync.disconnect_account(%L, withdraw => true)', :'alice')]) call,
+	format('rsvp_sync.revoke_account(%L, %L)', :'alice', 'regress_nobody')]) call,
 	LATERAL account_test.refused('SELECT ' || call) r;
 \x off
 SELECT rsvp_sync.grant_account(:'alice', 'regress_other');
@@ -448,6 +447,215 @@ SELECT did FROM rsvp_sync.account;
 RESET ROLE;
 SELECT count(*) FROM rsvp_sync._account_grant;
 SELECT source_id, key, op FROM rsvp_sync._change_log;
+
+--
+-- New keys: rekey()
+--
+SELECT account_test.write_keys('1:' || :'key1', '0600');
+SET ROLE regress_app;
+SELECT rsvp_sync.connect_account(d, 'xyzzy ' || d) FROM unnest(ARRAY['did:web:a', 'did:web:b', 'did:web:c']) d;
+SELECT state, message FROM account_test.refused('SELECT rsvp_sync.rekey()');
+RESET ROLE;
+UPDATE rsvp_sync._account SET session = rsvp_sync._seal('token of ' || did, did) WHERE did <> 'did:web:c';
+SELECT rsvp_sync.rekey() AS all_are_of_the_only_key;
+SELECT account_test.write_keys('2:' || :'key2' || '|1:' || :'key1', '0600');
+SELECT rsvp_sync.rekey();
+SELECT rsvp_sync.rekey() AS nothing_left;
+-- opens without the old key, as what it was
+SELECT account_test.write_keys('2:' || :'key2', '0600');
+SELECT did, credential::jsonb ->> 'v' AS v, rsvp_sync._open(credential, did), rsvp_sync._open(session, did) AS session
+FROM rsvp_sync._account ORDER BY did;
+-- not bound to its DID yet
+UPDATE rsvp_sync._account SET credential = :'openmeet' WHERE did = 'did:web:c';
+SELECT account_test.write_keys('2:' || :'key2' || '|1:' || :'key1', '0600');
+SELECT rsvp_sync.rekey();
+SELECT credential::jsonb ->> 'aad' AS aad, rsvp_sync._open(credential, did) FROM rsvp_sync._account WHERE did = 'did:web:c';
+-- one whose key is lost does not stop the others
+SELECT account_test.write_keys('9:' || :'key1' || '|2:' || :'key2', '0600');
+UPDATE rsvp_sync._account SET credential = replace(credential, '"v":2', '"v":7') WHERE did = 'did:web:b';
+SELECT rsvp_sync.rekey();
+SELECT did, credential::jsonb ->> 'v' AS v, session::jsonb ->> 'v' AS session FROM rsvp_sync._account ORDER BY did;
+-- interrupted: nothing is lost
+SELECT account_test.write_keys('10:' || :'key2' || '|9:' || :'key1' || '|2:' || :'key2', '0600');
+BEGIN;
+SELECT rsvp_sync.rekey();
+ROLLBACK;
+SELECT did, rsvp_sync._open(credential, did) FROM rsvp_sync._account WHERE did <> 'did:web:b' ORDER BY did;
+\x on
+SELECT account_test.write_keys('no key', '0600');
+SELECT * FROM account_test.refused('SELECT rsvp_sync.rekey()');
+\x off
+SELECT account_test.write_keys('2:' || :'key2' || '|1:' || :'key1', '0600');
+SET ROLE regress_app;
+SELECT rsvp_sync.disconnect_account(did) FROM rsvp_sync.account;
+
+--
+-- Leaving.  There is no worker here, so that what it does is done by hand.
+--
+CREATE TABLE account_test.mine (id text PRIMARY KEY, did text, event_uri text, status text);
+SET ROLE regress_other;
+CREATE TABLE account_test.others (id text PRIMARY KEY, did text, event_uri text, status text);
+SELECT rsvp_sync.attach('account_test.others', 'SELECT * FROM account_test.others') > 0 AS attached;
+SET ROLE regress_app;
+SELECT rsvp_sync.attach('account_test.mine', 'SELECT * FROM account_test.mine') > 0 AS attached;
+SELECT rsvp_sync.connect_account(:'alice', 'xyzzy', 'https://pds.example.com', 'alice.example.com');
+SELECT rsvp_sync.grant_account(:'alice', 'regress_member');
+INSERT INTO account_test.mine SELECT n, :'alice', 'at://did:web:o/community.lexicon.calendar.event/' || n, 'confirmed' FROM generate_series(1, 3) n;
+RESET ROLE;
+UPDATE rsvp_sync._account SET state = 'connected', session = rsvp_sync._seal('plugh', did), last_error = NULL WHERE did = :'alice';
+INSERT INTO rsvp_sync._intent (source_id, key, did, event_uri, live, local, local_at, bond, wrote, rkey, base_local, base_cid, state, reason_code, reason)
+SELECT s.source_id, n, :'alice', 'at://did:web:o/community.lexicon.calendar.event/' || n, true, 'going', 'epoch', 'own', true, 'r' || n, 'going', 'c' || n, 'done', 'published', 'fine'
+FROM rsvp_sync._source s, generate_series(1, 3) n WHERE s.attendance = 'account_test.mine'::regclass;
+INSERT INTO rsvp_sync._intent (source_id, key, did, event_uri, live, local, local_at, bond, wrote, rkey, base_local, base_cid, state, reason_code, reason)
+SELECT s.source_id, 'x', :'alice', 'at://did:web:o/community.lexicon.calendar.event/x', true, 'going', 'epoch', 'own', true, 'rx', 'going', 'cx', 'done', 'published', 'fine'
+FROM rsvp_sync._source s WHERE s.attendance = 'account_test.others'::regclass;
+INSERT INTO rsvp_sync._observed (did, rkey, cid, event_uri, status, record, source)
+SELECT i.did, i.rkey, i.base_cid, i.event_uri, 'going', '{}', 'write' FROM rsvp_sync._intent i WHERE i.did = :'alice';
+INSERT INTO rsvp_sync._history (at, source_id, key, did, action, outcome) SELECT 'epoch', i.source_id, i.key, i.did, 'put', 'ok' FROM rsvp_sync._intent i;
+INSERT INTO rsvp_sync._identity (did, pds) VALUES (:'alice', 'https://pds.example.com');
+INSERT INTO rsvp_sync._event (uri, cid) VALUES ('at://' || :'alice' || '/community.lexicon.calendar.event/1', 'c'),
+	('at://' || :'alice' || 'x/community.lexicon.calendar.event/1', 'c');
+
+-- export(): never a secret; a superuser sees all, others their own tables'
+CREATE FUNCTION account_test.parts(exported jsonb) RETURNS text LANGUAGE sql AS $$
+	SELECT string_agg(format('%s %s', k, CASE jsonb_typeof(v) WHEN 'array' THEN jsonb_array_length(v)::text ELSE jsonb_typeof(v) END), ', ' ORDER BY k)
+		|| CASE WHEN exported::text ~ 'xyzzy|plugh|ciphertext|envelope' THEN ' AND A SECRET' ELSE '' END
+	FROM jsonb_each(exported) e(k, v) $$;
+SELECT account_test.parts(rsvp_sync.export(:'alice')) AS superuser;
+SET ROLE regress_app;
+SELECT account_test.parts(rsvp_sync.export(:'alice')) AS owner;
+SELECT rsvp_sync.export(:'alice') #> '{account,granted_to}' AS granted_to, rsvp_sync.export(:'alice') #>> '{account,has_session}' AS has_session,
+	rsvp_sync.export(:'alice') #>> '{rows,0,attendance}' AS attendance, rsvp_sync.export(:'alice') #>> '{records,0,uri}' AS uri;
+SELECT rsvp_sync.export('did:web:nobody');
+SET ROLE regress_other;
+\x on
+SELECT call, r.* FROM unnest(ARRAY[
+	format('rsvp_sync.export(%L)', :'alice'), format('rsvp_sync.forget(%L)', :'alice'),
+	format('rsvp_sync.disconnect_account(%L, withdraw => true)', :'alice'),
+	'rsvp_sync.export(NULL)', 'rsvp_sync.forget(NULL)', $$rsvp_sync.forget('xyzzy')$$, $$rsvp_sync.export('alice.example.com')$$]) call,
+	LATERAL account_test.refused('SELECT ' || call) r;
+\x off
+
+-- with its records, once they are withdrawn
+SET ROLE regress_app;
+TRUNCATE account_test.mine;
+INSERT INTO account_test.mine SELECT n, :'alice', 'at://did:web:o/community.lexicon.calendar.event/' || n, 'confirmed' FROM generate_series(1, 3) n;
+RESET ROLE;
+TRUNCATE rsvp_sync._change_log;
+SET ROLE regress_app;
+SELECT rsvp_sync.disconnect_account(:'alice', withdraw => true);
+SELECT state, waiting FROM rsvp_sync.account;
+SELECT attendance_id, action, reason_code FROM rsvp_sync.preview('account_test.mine');
+RESET ROLE;
+SELECT key, op FROM rsvp_sync._change_log WHERE source_id > 0 ORDER BY 1;
+SELECT rsvp_sync._finish_leaving();
+UPDATE rsvp_sync._intent SET bond = NULL WHERE key IN ('1', '2');
+SELECT rsvp_sync._finish_leaving() AS one_is_left;
+-- needs its user: that is what is shown
+UPDATE rsvp_sync._account SET state = 'needs_login';
+SELECT state FROM rsvp_sync.account;
+SELECT rsvp_sync._finish_leaving() AS waits_for_him;
+UPDATE rsvp_sync._account SET state = 'connected';
+-- connected anew: it stays
+SET ROLE regress_app;
+SELECT rsvp_sync.connect_account(:'alice', 'xyzzy');
+SELECT state FROM rsvp_sync.account;
+SELECT rsvp_sync.disconnect_account(:'alice', withdraw => true);
+RESET ROLE;
+UPDATE rsvp_sync._intent SET bond = NULL, writeback = true WHERE key = '3';
+SELECT rsvp_sync._finish_leaving() AS the_row_is_not_told;
+UPDATE rsvp_sync._intent SET writeback = false WHERE key = '3';
+TRUNCATE rsvp_sync._change_log;
+SELECT rsvp_sync._finish_leaving();
+SELECT source_id, key, op FROM rsvp_sync._change_log;
+SELECT count(*) FROM rsvp_sync._account;
+
+-- forgotten: asked for by its owner, other roles' sources are left alone
+SET ROLE regress_app;
+SELECT rsvp_sync.connect_account(:'alice', 'xyzzy');
+SELECT rsvp_sync.forget(:'alice') AS done;
+SELECT state FROM rsvp_sync.account;
+RESET ROLE;
+SELECT rsvp_sync._finish_leaving();
+SELECT account_test.parts(rsvp_sync.export(:'alice'));
+SELECT encode(digest, 'hex') FROM rsvp_sync._forgotten;
+SELECT uri FROM rsvp_sync._event;
+SELECT key, did, event_uri, rkey, base_cid, base_local, state, reason_code FROM rsvp_sync._intent ORDER BY key;
+SELECT count(*) FROM rsvp_sync._account;
+SELECT c.relname AS still_has_the_did FROM pg_class c
+WHERE c.relnamespace = 'rsvp_sync'::regnamespace AND c.relkind = 'r' AND c.relname <> '_change_log'
+	AND (xpath('/row/n/text()', query_to_xml(format('SELECT count(*) AS n FROM %s t WHERE strpos(t::text, %L) > 0', c.oid::regclass,
+		'did:plc:ewvi7nxzyoun6zhxrhs64oiz'), true, true, '')))[1]::text <> '0' ORDER BY 1;
+SELECT rsvp_sync._observe(:'alice', 'r1', 'c1', '{}', NULL, 'list', now());
+SELECT count(*) AS nothing_is_stored FROM rsvp_sync._observed;
+SET ROLE regress_app;
+SELECT attendance_id, did, event_uri, action, reason_code FROM rsvp_sync.preview('account_test.mine');
+-- connected anew: nothing by itself; a change is one
+SELECT rsvp_sync.connect_account(:'alice', 'xyzzy');
+SELECT attendance_id, action, reason_code FROM rsvp_sync.preview('account_test.mine');
+UPDATE account_test.mine SET status = 'maybe' WHERE id = '2';
+SELECT attendance_id, action, status FROM rsvp_sync.preview('account_test.mine', '2');
+RESET ROLE;
+SELECT count(*) AS forgotten FROM rsvp_sync._forgotten;
+SELECT key, op FROM rsvp_sync._change_log WHERE key IN ('1', '2', '3') AND op = 'l' ORDER BY 1;
+-- nobody can write to the repository: it does not wait for that
+UPDATE rsvp_sync._intent SET did = :'alice', bond = 'own' WHERE key = '1';
+UPDATE rsvp_sync._account SET state = 'wrong_password';
+SET ROLE regress_app;
+SELECT rsvp_sync.forget(:'alice') AS done;
+RESET ROLE;
+SELECT rsvp_sync._finish_leaving();
+SELECT count(*) AS forgotten FROM rsvp_sync._forgotten;
+-- not connected; asked for by a superuser: everywhere
+SELECT rsvp_sync.forget(:'alice') AS done;
+SELECT key, did, state, reason_code FROM rsvp_sync._intent ORDER BY key;
+-- disconnecting cuts it short
+SET ROLE regress_app;
+SELECT rsvp_sync.connect_account(:'bob', 'xyzzy');
+RESET ROLE;
+UPDATE rsvp_sync._intent SET did = :'bob', bond = 'own' WHERE key = '1';
+SET ROLE regress_app;
+SELECT rsvp_sync.forget(:'bob') AS done;
+SELECT rsvp_sync.disconnect_account(:'bob');
+SELECT rsvp_sync.forget(:'bob') AS done;
+RESET ROLE;
+SELECT count(*) AS forgotten FROM rsvp_sync._forgotten;
+SELECT key, did, bond FROM rsvp_sync._intent WHERE key = '1';
+TRUNCATE rsvp_sync._forgotten;
+SET ROLE regress_app;
+SELECT rsvp_sync.detach('account_test.mine');
+SET ROLE regress_other;
+SELECT rsvp_sync.detach('account_test.others');
+RESET ROLE;
+
+-- deactivated: once a day somebody looks
+INSERT INTO rsvp_sync._source (source_id, attendance, attendance_name, kind, search_path)
+VALUES (-1, 'account_test.envelope', 'envelope', 'query', '');
+INSERT INTO rsvp_sync._account (did, owner, auth, state, checked_at) VALUES
+	('did:web:today', 'regress_app', 'password', 'deactivated', now() - interval '23 hours'),
+	('did:web:yesterday', 'regress_app', 'password', 'takendown', now() - interval '25 hours'),
+	('did:web:idle', 'regress_app', 'password', 'deactivated', now() - interval '25 hours'),
+	('did:web:wrong', 'regress_app', 'password', 'wrong_password', now() - interval '25 hours');
+INSERT INTO rsvp_sync._intent (source_id, key, did, state)
+SELECT -1, a.did, a.did, 'blocked' FROM rsvp_sync._account a WHERE a.did <> 'did:web:idle';
+TRUNCATE rsvp_sync._change_log;
+SELECT rsvp_sync._look_at_inactive();
+SELECT key, op FROM rsvp_sync._change_log;
+SELECT rsvp_sync._account_done('did:web:yesterday', 'takendown', NULL, NULL, NULL, NULL);
+TRUNCATE rsvp_sync._change_log;
+SELECT rsvp_sync._look_at_inactive();
+SELECT count(*) AS not_again FROM rsvp_sync._change_log;
+DELETE FROM rsvp_sync._source WHERE source_id = -1;
+DELETE FROM rsvp_sync._account;
+
+-- every public function is for everybody, for an application, for a monitor, or
+-- for who runs the server
+SELECT DISTINCT p.proname AS operators FROM pg_proc p
+WHERE p.pronamespace = 'rsvp_sync'::regnamespace AND p.proname !~ '^_'
+	AND NOT has_function_privilege('regress_app', p.oid, 'EXECUTE')
+	AND NOT has_function_privilege('regress_watch', p.oid, 'EXECUTE') ORDER BY 1;
+SELECT c.relname AS views, has_table_privilege('regress_app', c.oid, 'SELECT') AS application, has_table_privilege('regress_watch', c.oid, 'SELECT') AS monitor
+FROM pg_class c WHERE c.relnamespace = 'rsvp_sync'::regnamespace AND c.relkind = 'v' AND c.relname !~ '^_' ORDER BY 1;
 
 --
 -- A copy

@@ -193,12 +193,12 @@ $app->idle('a second one');
 is scalar $app->records(4), 2, 'other writes of the account in between';
 
 # A record that appears while ours is on its way: seen, since the head moved.
-$pds->faults({ match => 'putRecord', did => $pds->did(5), delayMs => 700 });
+$pds->faults({ match => 'putRecord', did => $pds->did(5), hang => 1 });
 $app->sql('INSERT INTO attendance (id, event_id, user_id) VALUES (50, 1, 5)');
 ok wait_for { scalar $pds->log(call => qr/putRecord/, repo => $pds->did(5)) }, 'a write is on its way';
 my $rival = elsewhere(5, 1, 'interested', undef, createdAt => '2024-05-05T05:05:05.000Z');
-$app->idle('both written');
 $pds->clear_faults;
+$app->idle('both written');
 is scalar $app->records(5), 1, 'another application writes in between: one record, not two';
 is_deeply [ $app->record(5)->{uri}, $app->said(5) ], [ $rival->{uri}, 'going' ], '... that one, with our status';
 
@@ -239,6 +239,18 @@ my $newer = elsewhere(7, 1, 'interested', '3lzzzzzzzzzz4', createdAt => '2024-02
 insert(70, 1, 7, 'confirmed');
 is scalar $app->records(7), 2, 'two records of others for one event: no third';
 is $app->status('attendance', 70)->{uri}, $newer->{uri}, '... the newer one is adopted';
+
+# --- a row takes the record over whose deletion still waits
+
+$pds->down;
+$app->sql('DELETE FROM attendance WHERE id = 61');
+ok wait_for { $app->admin("SELECT count(*) FROM rsvp_sync.queue WHERE attendance_id = '61' AND attempts > 0") }, 'a row is deleted, its record cannot be';
+$app->sql("INSERT INTO attendance (id, event_id, user_id, status) VALUES (62, 2, 6, 'confirmed')");
+ok wait_for { $app->state('attendance', 62) eq 'done/published' }, 'another row for the same person and event says the same: the record is its';
+$pds->up;
+$app->idle('the PDS is back');
+is scalar $app->records(6), 252, '... nothing is removed';
+is +($app->metadata(62) // {})->{blueskyRsvpUri}, $app->status('attendance', 62)->{uri}, '... and the row is told';
 
 unlike $app->pg->log_text, qr/ (?:WARNING|ERROR|PANIC):/, 'and the server had nothing to complain of';
 done_testing;

@@ -212,10 +212,12 @@ sub extension_conf {
 	return $extension_conf = must_run([ 'bash', '-c', '. "$1"/scripts/lib.sh; rs_conf', 'bash', $ROOT ]);
 }
 
-# start_server(conf => {name => value}, pds => $pds or [$pds ...], preload => 0, name => 'pg')
+# start_server(conf => {name => value}, pds => $pds or [$pds ...], preload => 0, name => 'pg',
+# launch => [command ...]): launch is what the server is started under, each time
+# (env, unshare ...), by root if that is who we are
 sub start_server {
 	my (%opt) = @_;
-	my $self = bless { name => $opt{name} // 'pg' }, 'RsvpSyncTest::Server';
+	my $self = bless { name => $opt{name} // 'pg', launch => $opt{launch} // [] }, 'RsvpSyncTest::Server';
 	my $preload = $opt{preload} // 1;
 	my $extension = $preload || $opt{find_extension} ? extension_conf() : '';
 	$extension =~ s/^shared_preload_libraries.*\n//m if !$preload;
@@ -279,7 +281,7 @@ sub connstr {
 sub as_pg {
 	my ($self, $command, %opt) = @_;
 	$command = [ 'runuser', '-u', 'postgres', '--', 'sh', '-c', 'cd / && exec "$@"', 'sh', @$command ] if $> == 0;
-	return RsvpSyncTest::must_run($command, %opt);
+	return RsvpSyncTest::must_run([ @{ $opt{under} // [] }, @$command ], %opt);
 }
 
 sub own {
@@ -313,7 +315,7 @@ sub is_running {
 
 sub start {
 	my ($self) = @_;
-	eval { $self->as_pg([ $self->bin('pg_ctl'), '-D', $self->data_dir, '-l', $self->log_file, '-w', '-t', 60, '-s', 'start' ]); 1 }
+	eval { $self->as_pg([ $self->bin('pg_ctl'), '-D', $self->data_dir, '-l', $self->log_file, '-w', '-t', 60, '-s', 'start' ], under => $self->{launch}); 1 }
 		or die "the server did not start: $@" . $self->log_tail;
 	return;
 }

@@ -1,0 +1,107 @@
+# The clock jumps, a day forward and back again, an hour back, while keys wait
+# and while they are sent: nothing is lost, nothing is sent twice, and the worker
+# does not wait for the clock to come round.
+#
+# libfaketime gives the server's processes a wall clock of the test's; the
+# monotonic one goes on as it does when a machine's clock is set.
+
+use strict;
+use warnings;
+
+use Test::More;
+use RsvpSyncTest;
+use RsvpSyncScene;
+
+my ($library) = glob '/usr/lib/*/faketime/libfaketime.so.1';
+plan skip_all => 'libfaketime is not there (scripts/install-deps --test)' if !$library;
+
+my $dir = RsvpSyncTest::temp_dir('clock');
+RsvpSyncTest::watch('start', 'TERM', "$dir/none", $dir);
+sub jump {
+	my ($offset) = @_;
+	open my $out, '>', "$dir/offset.new" or die $!;
+	print {$out} "$offset\n";
+	close $out;
+	rename "$dir/offset.new", "$dir/offset" or die $!;
+	return;
+}
+jump('+0');
+
+my $pds = start_pds(accounts => 3);
+my $pg = start_server(pds => $pds, launch => [ 'env', "LD_PRELOAD=$library", "FAKETIME_TIMESTAMP_FILE=$dir/offset", 'FAKETIME_NO_CACHE=1', 'FAKETIME_DONT_FAKE_MONOTONIC=1' ], conf => {
+	'rsvp_sync.retry_base' => '200ms', 'rsvp_sync.retry_max' => '2s', 'rsvp_sync.max_attempts' => 1000, 'rsvp_sync.request_timeout' => '5s', 'rsvp_sync.withdraw_limit' => 1_000_000,
+});
+my $app = scene($pg, 'app', $pds, events => 40);
+my $session = $pg->session('app');    # whose process was there before
+jump('+1d');
+is $session->query(sprintf 'SELECT round(extract(epoch FROM clock_timestamp() - to_timestamp(%d)) / 3600)', time), 24, 'the clock can be set for the server';
+jump('+0');
+$session->close;
+
+my $round = 0;
+# Each row says something else, and there are three more -> how many that is
+sub change {
+	$round++;
+	return $app->sql(<<"SQL");
+WITH changed AS (UPDATE attendance SET status = CASE status WHEN 'confirmed' THEN 'maybe' WHEN 'maybe' THEN 'cancelled' ELSE 'confirmed' END RETURNING 1),
+	made AS (INSERT INTO attendance (status, "eventId", "userId") SELECT 'maybe', 10 + $round, n FROM generate_series(1, 3) n RETURNING 1)
+SELECT (SELECT count(*) FROM changed) + (SELECT count(*) FROM made)
+SQL
+}
+
+sub settled {
+	my ($what, $writes) = @_;
+	my $idle = $app->idle;
+	my $differs = $app->disagreement;
+	my $untold = $app->not_told;
+	ok $idle && $differs eq '' && $untold eq '', $what or diag "idle $idle, not told: $untold\n$differs";
+	is scalar(grep { $_->{collection} eq 'community.lexicon.calendar.rsvp' } $pds->writes), $writes, '... in one write each';
+	is $app->sql("SELECT rsvp_sync.reconcile('attendance')"), 0, '... with nothing left to do';
+	return;
+}
+
+$app->sql(q{INSERT INTO attendance (status, "eventId", "userId") SELECT 'confirmed', n / 3 + 1, n % 3 + 1 FROM generate_series(0, 29) n});
+$app->idle;
+
+for my $jump ([ '+1d', 'a day forward' ], [ '+0', 'a day back' ], [ '-1h', 'an hour back' ], [ '+0', 'an hour forward' ]) {
+	my ($to, $name) = @$jump;
+
+	# while keys wait, and in a row: for their turn, for a server to come back, to be left alone
+	$pds->clear_log;
+	$pds->down;
+	my $n = change();
+	ok wait_for { $app->sql('SELECT count(*) FILTER (WHERE last_error IS NOT NULL) > 0 FROM rsvp_sync.queue') eq 't' }, 'keys wait';
+	jump($to);
+	$pds->up;
+	settled("$name while a server is away", $n);
+
+	$pds->clear_log;
+	$pds->faults({ match => 'putRecord', status => 429, headers => { 'retry-after' => 2 }, body => { error => 'RateLimitExceeded', message => 'slowly' }, count => 3 });
+	$n = change();
+	ok wait_for { scalar $pds->log(status => 429) }, 'a server asks for patience';
+	jump($to eq '+0' ? '+2h' : '+0');
+	settled('... and meanwhile the clock is set', $n);
+
+	# while requests are under way
+	$pds->clear_log;
+	jump($to);
+	$pds->faults({ match => 'putRecord', after => 1, answerDelayMs => 500, skip => 3, count => 3 });
+	$n = change();
+	ok wait_for { scalar $pds->writes >= 2 }, 'requests are under way';
+	jump($to eq '+0' ? '-1h' : '+0');
+	settled('... and meanwhile the clock is set', $n);
+	$pds->clear_faults;
+	jump($to);
+}
+
+# Killed in one time, started in another
+$pds->clear_log;
+jump('+1d');
+my $n = change();
+wait_for { $pds->writes >= 5 };
+$pg->kill9_postmaster;
+jump('-1h');
+$pg->start;
+settled('killed tomorrow, started an hour ago', $n);
+is $app->sql('SELECT count(*) FROM rsvp_sync.failed'), 0, 'nothing was given up';
+done_testing;
