@@ -200,6 +200,38 @@ CREATE TABLE rsvp_sync._forgotten (
 	forgotten_on date NOT NULL DEFAULT current_date
 );
 
+/* OAuth clients: who we are at authorization servers.  jwk is an envelope. */
+CREATE TABLE rsvp_sync._oauth_client (
+	client_id text PRIMARY KEY,
+	owner regrole NOT NULL,
+	jwk text,						-- NULL: a public client
+	kid text,						-- of that key
+	changed_at timestamptz NOT NULL DEFAULT now(),
+	error text,						-- why servers do not know the client
+	error_since timestamptz,
+	error_at timestamptz			-- when they last said so
+);
+
+/*
+ * What may be seen of an OAuth session (the session itself is the account's
+ * credential), and the lease that whoever refreshes it has to take, be it the
+ * worker or the application.
+ */
+CREATE TABLE rsvp_sync._oauth_session (
+	did text PRIMARY KEY REFERENCES rsvp_sync._account ON DELETE CASCADE,
+	client_id text NOT NULL REFERENCES rsvp_sync._oauth_client,
+	jkt text NOT NULL,				-- thumbprint of its key: which session it is
+	issuer text NOT NULL,
+	scope text NOT NULL,
+	may_delete boolean NOT NULL,	-- the user has consented to that
+	expires_at timestamptz,			-- of the access token
+	version bigint NOT NULL DEFAULT 0,	-- counts what was stored
+	lease_token text,
+	lease_until timestamptz,
+	lease_by text CHECK (lease_by IN ('worker', 'application'))
+) WITH (fillfactor = 70);
+CREATE INDEX _oauth_session_client ON rsvp_sync._oauth_session (client_id);
+
 CREATE TABLE rsvp_sync._account_grant (
 	did text NOT NULL REFERENCES rsvp_sync._account ON DELETE CASCADE,
 	grantee regrole NOT NULL,
@@ -293,3 +325,5 @@ SELECT pg_catalog.pg_extension_config_dump('rsvp_sync._account', '');
 SELECT pg_catalog.pg_extension_config_dump('rsvp_sync._account_grant', '');
 SELECT pg_catalog.pg_extension_config_dump('rsvp_sync._forgotten', '');
 SELECT pg_catalog.pg_extension_config_dump('rsvp_sync._found_credential', '');
+SELECT pg_catalog.pg_extension_config_dump('rsvp_sync._oauth_client', '');
+SELECT pg_catalog.pg_extension_config_dump('rsvp_sync._oauth_session', '');

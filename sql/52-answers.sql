@@ -16,7 +16,8 @@ SELECT of_did, of_rkey, new_cid, rsvp_sync._subject_uri(new_record),
 	CASE WHEN jsonb_typeof(new_record -> 'subject') = 'object'
 		THEN new_record -> 'subject' ->> 'cid' END,
 	rsvp_sync._status_word(new_record), new_record, new_rev, at, how
-WHERE NOT rsvp_sync._is_forgotten(of_did)
+WHERE NOT EXISTS (SELECT FROM rsvp_sync._forgotten f
+	WHERE f.digest = sha256(convert_to(of_did, 'UTF8')))
 ON CONFLICT (did, rkey) DO UPDATE SET
 	cid = excluded.cid,
 	event_uri = coalesce(excluded.event_uri, o.event_uri),
@@ -364,7 +365,8 @@ BEGIN
 	SELECT q.attempts + 1 INTO tries FROM rsvp_sync._queue q
 	WHERE q.source_id = w_source AND q.key = w_key;
 	/* Connected anew meanwhile: there is nothing to wait for. */
-	IF how = 'wait' AND code <> 'no_account' AND EXISTS (SELECT FROM rsvp_sync._intent i
+	IF how = 'wait' AND code NOT IN ('no_account', 'scope_missing')
+		AND EXISTS (SELECT FROM rsvp_sync._intent i
 		JOIN rsvp_sync._account a ON a.did = i.did
 		WHERE i.source_id = w_source AND i.key = w_key
 			AND a.state = 'unverified' AND a.credential IS NOT NULL)

@@ -573,7 +573,8 @@ AS $$
 		'approve_withdrawals', 'reconcile', 'index_ddl', 'source_status_map',
 		/* accounts */
 		'connect_account', 'connect_account_encrypted', 'connect_oauth',
-		'oauth_session', 'store_oauth_session', 'oauth_lock', 'oauth_unlock',
+		'set_oauth_client', 'oauth_session', 'store_oauth_session',
+		'oauth_lock', 'oauth_unlock',
 		'disconnect_account', 'grant_account', 'revoke_account',
 		'account_status', 'forget', 'export',
 		/* explicit calls */

@@ -52,6 +52,7 @@ extern void host_startup(MemoryContext context);
 extern Host *host_of(const char *name);
 extern void host_scan(HASH_SEQ_STATUS *scan);
 
+extern bool host_is_stalled(Host *host, int64 now);
 extern int	host_allowance(Host *host, int64 now);
 extern void host_call_begins(Host *host, int64 now);
 extern void host_call_ended(Host *host, int64 now);

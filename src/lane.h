@@ -39,6 +39,7 @@ typedef struct Job
 	char	   *credential;		/* which one its account has now */
 	char	   *value;			/* of a put: going, interested, notgoing */
 	int			logins;			/* sessions tried for it */
+	int			proofs;			/* proofs of possession that were not taken */
 	bool		head_unknown;	/* do not name the head of the repository */
 	bool		sent;			/* a call was made, and what came of it is unknown */
 	const char *waits_for;		/* parked: for this server or DID */
@@ -103,10 +104,10 @@ extern long lane_timeout_ms(void);
 
 /*
  * Jobs that cannot be sent soon go back to the queue as parked keys: call it
- * before lane_parked().  window: jobs worth having in memory.  How many went
- * only because there was no room for more.
+ * before lane_parked().  window: jobs worth having in memory; others: keys
+ * of several sources wait.  How many went only to make room.
  */
-extern int	lane_settle(int window);
+extern int	lane_settle(int window, bool others);
 extern dlist_head *lane_parked(void);
 
 /* Keys of a server or DID that may go on now, as many as it can take. */
@@ -145,5 +146,33 @@ extern List *lane_credentials_wanted(void);
 extern void lane_credentials(const char *did, const char *which,
 							 const char *password,
 							 const char *refresh_token, const char *error);
+
+/*
+ * OAuth sessions: as read from the store; lanes that need a transaction of
+ * their own, for the lease of a refresh or for what came of one.
+ */
+typedef struct RenewalWork
+{
+	const char *did;
+	int64		version;		/* of the session it is about */
+	const char *how;			/* NULL: the lease is wanted */
+	const char *lease;
+	const char *error;
+	struct Secret *session;		/* JSON of a renewed one, or NULL */
+} RenewalWork;
+
+extern void lane_grant(const char *did, const char *which,
+					   const char *session, int64 version,
+					   const char *client_id, const char *client_key,
+					   const char *client_error);
+extern RenewalWork *lane_next_renewal(void);
+extern bool lane_renewals_wanted(void);
+extern void lane_lease(const char *did, bool known, bool go,
+					   const char *lease);
+extern void lane_renewal_stored(const char *did, bool same);
+extern void lane_renewal_postponed(const char *did, long ms);
+
+/* How long the lease of a refresh lasts: longer than one can take. */
+extern long lane_lease_ms(void);
 
 #endif							/* RSVP_SYNC_LANE_H */

@@ -28,8 +28,6 @@
 #define MAX_DOCUMENT	(512 * 1024)
 #define MAX_HANDLE		4096
 #define MAX_ANSWER		(4 * 1024 * 1024)
-/* Of a secret so many characters give it away. */
-#define SECRET_PART		6
 
 typedef struct NamedClass
 {
@@ -324,31 +322,6 @@ xrpc_judge(HttpRequest *req, Answer *answer)
 	json_decref(body);
 }
 
-/* Overwrite a secret in what will be shown, also if its end was cut off. */
-static void
-hide(char *text, const char *secret)
-{
-	for (; *text != '\0'; text++)
-	{
-		size_t		n = 0;
-
-		while (text[n] != '\0' && text[n] == secret[n])
-			n++;
-		if (secret[n] == '\0' || (text[n] == '\0' && n >= SECRET_PART))
-			memset(text, '*', n);
-	}
-}
-
-/* A server may say again what it was told: its answer is shown to others. */
-void
-xrpc_hide(Answer *answer, const char *secret)
-{
-	if (secret == NULL || *secret == '\0')
-		return;
-	hide(answer->name, secret);
-	hide(answer->message, secret);
-}
-
 void
 xrpc_forget(Answer *answer)
 {
@@ -418,31 +391,74 @@ xrpc_get(const char *host, const char *method, const char *const *params,
 	return req;
 }
 
-/* token: bearer, or NULL; body: JSON, or NULL for none at all */
+static void
+secret_header(HttpRequest *req, const char *name, const char *scheme,
+			  const char *secret)
+{
+	/* Not by psprintf(), which leaves pieces behind. */
+	size_t		size = strlen(scheme) + strlen(secret) + 1;
+	char	   *value = palloc(size);
+
+	snprintf(value, size, "%s%s", scheme, secret);
+	http_header(req, name, value);
+	explicit_bzero(value, size);
+	pfree(value);
+}
+
+/* False: a proof could not be made. */
+static bool
+authorize(HttpRequest *req, const char *url, const Authorization *by)
+{
+	char	   *proof;
+
+	secret_header(req, "Authorization", by->key ? "DPoP " : "Bearer ",
+				  by->token);
+	if (by->key == NULL)
+		return true;
+	proof = dpop_proof(by->key, "POST", url, by->nonce, by->token,
+					   time(NULL) + by->clock_offset);
+	if (proof == NULL)
+		return false;
+	http_header(req, "DPoP", proof);
+	dpop_free(proof);
+	return true;
+}
+
+/* by: NULL for nobody; body: JSON, or NULL for none at all */
 HttpRequest *
-xrpc_post(const char *host, const char *method, const char *token,
+xrpc_post(const char *host, const char *method, const Authorization *by,
 		  const char *body, long timeout_ms)
 {
 	char	   *url = psprintf("%s/xrpc/%s", host, method);
 	HttpRequest *req = http_new("POST", url, timeout_ms, MAX_ANSWER, NULL);
 
-	pfree(url);
-	if (req == NULL)
-		return NULL;
-	http_header(req, "Accept", "application/json");
-	if (token != NULL)
+	if (req != NULL)
 	{
-		/* Not by psprintf(), which leaves pieces behind. */
-		size_t		size = strlen("Bearer ") + strlen(token) + 1;
-		char	   *value = palloc(size);
-
-		snprintf(value, size, "Bearer %s", token);
-		http_header(req, "Authorization", value);
-		explicit_bzero(value, size);
-		pfree(value);
+		http_header(req, "Accept", "application/json");
+		if (body != NULL)
+			http_body(req, "application/json", body, strlen(body));
+		if (by != NULL && !authorize(req, url, by))
+		{
+			http_free(req);
+			req = NULL;
+		}
 	}
-	if (body != NULL)
-		http_body(req, "application/json", body, strlen(body));
+	pfree(url);
+	return req;
+}
+
+/* A document at a well-known place. */
+HttpRequest *
+xrpc_document(const char *host, const char *path, long timeout_ms)
+{
+	bool		slash = *host != '\0' && host[strlen(host) - 1] == '/';
+	char	   *url = psprintf("%.*s%s", (int) strlen(host) - slash, host,
+							   path);
+	HttpRequest *req = http_new("GET", url, timeout_ms, MAX_DOCUMENT, NULL);
+
+	pfree(url);
+	if (req != NULL)
+		http_header(req, "Accept", "application/json");
 	return req;
 }
 
@@ -587,7 +603,8 @@ xrpc_handle_of_document(json_t *document)
 													  "alsoKnownAs"), 0);
 	const char *text = json_string_value(name);
 
-	if (text == NULL || strncmp(text, "at://", 5) != 0)
+	if (text == NULL || strncmp(text, "at://", 5) != 0 ||
+		!syntax_is_handle(text + 5, strlen(text + 5)))
 		return NULL;
 	return text + 5;
 }

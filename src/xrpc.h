@@ -13,6 +13,7 @@
 #include <jansson.h>
 
 #include "budget.h"
+#include "dpop.h"
 #include "http.h"
 
 #define RSVP_COLLECTION "community.lexicon.calendar.rsvp"
@@ -51,7 +52,6 @@ typedef struct Answer
 
 extern void xrpc_judge(HttpRequest *req, Answer *answer);
 extern void xrpc_forget(Answer *answer);
-extern void xrpc_hide(Answer *answer, const char *secret);
 extern void xrpc_unreadable(Answer *answer, const char *what);
 extern void xrpc_odd(Answer *answer, const char *name, const char *what);
 extern AnswerClass xrpc_classify(int status, const char *name,
@@ -60,12 +60,23 @@ extern bool xrpc_challenge_error(const char *challenge,
 								 char name[XRPC_NAME_SIZE]);
 extern const char *xrpc_class_name(AnswerClass class);
 
+/* By what right a request is made: a bearer token, or one bound to a key. */
+typedef struct Authorization
+{
+	const char *token;
+	const DpopKey *key;			/* NULL: whoever bears the token */
+	const char *nonce;
+	long		clock_offset;
+} Authorization;
+
 /* Requests; all return a request that is not started yet, or NULL. */
 extern HttpRequest *xrpc_get(const char *host, const char *method,
 							 const char *const *params, long timeout_ms);
 extern HttpRequest *xrpc_post(const char *host, const char *method,
-							  const char *token, const char *body,
+							  const Authorization *by, const char *body,
 							  long timeout_ms);
+extern HttpRequest *xrpc_document(const char *host, const char *path,
+								  long timeout_ms);
 extern HttpRequest *xrpc_did_document(const char *did, const char *origin,
 									  long timeout_ms);
 extern HttpRequest *xrpc_handle_document(const char *origin,
