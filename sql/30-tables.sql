@@ -258,7 +258,7 @@ CREATE TABLE rsvp_sync._identity (
 	pds text,
 	handle text,
 	resolved_at timestamptz,		-- when it was last had
-	looked_at timestamptz NOT NULL,	-- when it was last asked for
+	looked_at timestamptz NOT NULL DEFAULT now(),	-- when it was last asked for
 	error text,						-- why it could not be had then
 	verify_at timestamptz,			-- to be asked for, whether a key needs it or not
 	lost_since timestamptz,			-- moved: what was written since is in doubt

@@ -11,7 +11,7 @@
 
 /* While an account is written to, its document is looked at this often. */
 CREATE FUNCTION rsvp_sync._identity_fresh() RETURNS interval
-LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
 RETURN interval '5 minutes';
 REVOKE ALL ON FUNCTION rsvp_sync._identity_fresh() FROM PUBLIC;
 COMMENT ON FUNCTION rsvp_sync._identity_fresh() IS
@@ -22,7 +22,7 @@ COMMENT ON FUNCTION rsvp_sync._identity_fresh() IS
  * what was written meanwhile calls for another look.
  */
 CREATE FUNCTION rsvp_sync._identity_margin() RETURNS interval
-LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
 RETURN interval '1 minute';
 REVOKE ALL ON FUNCTION rsvp_sync._identity_margin() FROM PUBLIC;
 COMMENT ON FUNCTION rsvp_sync._identity_margin() IS
@@ -33,7 +33,7 @@ COMMENT ON FUNCTION rsvp_sync._identity_margin() IS
  * written in between is on the old PDS only, although that was right then.
  */
 CREATE FUNCTION rsvp_sync._migration_time() RETURNS interval
-LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
 RETURN interval '1 hour';
 REVOKE ALL ON FUNCTION rsvp_sync._migration_time() FROM PUBLIC;
 COMMENT ON FUNCTION rsvp_sync._migration_time() IS

@@ -144,6 +144,9 @@ BEGIN
 		RETURN false;
 	END IF;
 	SELECT * INTO a FROM rsvp_sync._account f WHERE f.did = of_did FOR UPDATE;
+	IF a.leaving IS NOT NULL THEN
+		RETURN false;			/* its records are being withdrawn */
+	END IF;
 	SELECT count(*) > 0 INTO others FROM rsvp_sync._found_credential f
 	WHERE f.did = of_did AND f.source_id <> of_source
 		AND f.digest IS NOT NULL AND f.connected_at = a.connected_at;
@@ -192,8 +195,8 @@ BEGIN
 	SELECT * INTO a FROM rsvp_sync._account o WHERE o.did = of_did FOR UPDATE;
 	SELECT * INTO f FROM rsvp_sync._found_credential o
 	WHERE o.did = of_did AND o.source_id = of_source;
-	IF a.did IS NULL AND f.digest = new_digest THEN
-		RETURN false;			/* disconnected since */
+	IF a.did IS NULL AND f.digest = new_digest OR a.leaving IS NOT NULL THEN
+		RETURN false;			/* disconnected since, or about to be */
 	ELSIF a.did IS NOT NULL AND (NOT rsvp_sync._is_found(a)
 		OR NOT pg_has_role(the_owner, a.owner, 'USAGE')
 		OR f.digest = new_digest AND a.credential IS NOT NULL)
@@ -264,8 +267,7 @@ DECLARE
 		WHERE (e.d).action IN ('put', 'delete', 'read', 'list', 'wait')
 			AND rsvp_sync.is_did(e.did)
 			/* Who asked to be forgotten is not connected by a look-up. */
-			AND NOT EXISTS (SELECT FROM rsvp_sync._forgotten f
-				WHERE f.digest = sha256(convert_to(e.did, 'UTF8')))
+			AND NOT rsvp_sync._is_forgotten(e.did)
 		ORDER BY e.did);
 	the_owner oid;
 	c record;

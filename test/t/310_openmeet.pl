@@ -223,6 +223,14 @@ $L->change_identity($pds->did(8), pdsCredentials => envelope(8, version => 2));
 idle('stored anew');
 is said(8), rkey($party) . ':interested', '... until the application stores another one';
 
+sql(sprintf "SELECT rsvp_sync.forget('%s')", $pds->did(8));
+ok $pg->poll_query_until('om', sprintf("SELECT count(*) = 0 FROM rsvp_sync._account WHERE did = '%s'", $pds->did(8))), 'forgotten: gone';
+idle('forgotten');
+$L->change_identity($pds->did(8), pdsCredentials => envelope(8));
+$L->save($unreadable, 'confirmed');
+idle('stored once more');
+is_deeply [ said(8), account(8), admin(sprintf "SELECT count(*) FROM rsvp_sync._found_credential WHERE did = '%s'", $pds->did(8)) ], [ '', '', 0 ], '... and what is stored is not taken for a new wish';
+
 # --- whose account it is
 
 $pg->safe_psql('om', sprintf(q{CREATE SCHEMA AUTHORIZATION other; SET ROLE other;

@@ -106,6 +106,28 @@ change($id, 'maybe');
 $app->idle('directory gone');
 is said($did), 'interested', 'a connection that breaks is the same';
 
+# Down for everybody: no call is made, nothing waits for one, and a probe finds
+# out when it is back.
+$pds->faults({ on => 'plc', count => -1, reset => 1 });
+set_identity($did, "looked_at = now() - interval '1 hour'");
+change($id, 'confirmed');
+$app->idle('directory down for good');
+is said($did), 'going', 'down for everybody, it is the same';
+ok $app->pg->poll_query_until('app', sprintf("SELECT count(*) = 1 FROM rsvp_sync._host WHERE host = '%s'", $pds->plc)), '... and it is known to be down';
+set_identity($did, "looked_at = now() - interval '1 hour'");
+change($id, 'maybe');
+$app->idle('known to be down');
+is said($did), 'interested', '... which then is not even tried';
+set_identity($did, "resolved_at = now() - interval '73 hours', looked_at = now() - interval '1 hour'");
+change($id, 'confirmed');
+ok $app->pg->poll_query_until('app', sprintf("SELECT waits_for = '%s' FROM rsvp_sync._queue WHERE key = '%d'", $pds->plc, $id)), '... after three days keys wait for it';
+$pds->clear_faults;
+$app->idle('directory back');
+is said($did), 'going', '... and go on when it is back';
+set_identity($did, "looked_at = now() - interval '1 hour'");
+change($id, 'maybe');
+$app->idle('as before');
+
 # --- odd documents
 
 my $odd = sub {
@@ -114,7 +136,7 @@ my $odd = sub {
 	set_identity($did, "looked_at = now() - interval '1 hour'");
 	change($id, 'confirmed');
 	if ($error =~ /no_pds/) { wait_error($id, $error) }
-	else { $app->idle($what); diag $app->admin("SELECT to_jsonb(i) FROM rsvp_sync._intent i WHERE key = '$id' UNION ALL SELECT to_jsonb(q) FROM rsvp_sync._queue q UNION ALL SELECT to_jsonb(i) FROM rsvp_sync._identity i WHERE did='$did'") if said($did) ne "going"; is said($did), 'going', "$what: the one that is known serves"; like identity($did, 'error'), $error, '... and the error is kept' }
+	else { $app->idle($what); is said($did), 'going', "$what: the one that is known serves"; like identity($did, 'error'), $error, '... and the error is kept' }
 	$pds->clear_faults;
 	set_identity($did, "looked_at = now() - interval '1 hour'");
 	change($id, 'maybe');
