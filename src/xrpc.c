@@ -25,8 +25,6 @@
 /* Answers are read up to this size. */
 #define MAX_DOCUMENT	(512 * 1024)
 #define MAX_ANSWER		(4 * 1024 * 1024)
-/* Of a secret so many characters give it away. */
-#define SECRET_PART		6
 
 typedef struct NamedClass
 {
@@ -319,31 +317,6 @@ xrpc_judge(HttpRequest *req, Answer *answer)
 	else
 		judge_error(req, answer, body);
 	json_decref(body);
-}
-
-/* Overwrite a secret in what will be shown, also if its end was cut off. */
-static void
-hide(char *text, const char *secret)
-{
-	for (; *text != '\0'; text++)
-	{
-		size_t		n = 0;
-
-		while (text[n] != '\0' && text[n] == secret[n])
-			n++;
-		if (secret[n] == '\0' || (text[n] == '\0' && n >= SECRET_PART))
-			memset(text, '*', n);
-	}
-}
-
-/* A server may say again what it was told: its answer is shown to others. */
-void
-xrpc_hide(Answer *answer, const char *secret)
-{
-	if (secret == NULL || *secret == '\0')
-		return;
-	hide(answer->name, secret);
-	hide(answer->message, secret);
 }
 
 void

@@ -51,7 +51,6 @@ typedef struct Answer
 
 extern void xrpc_judge(HttpRequest *req, Answer *answer);
 extern void xrpc_forget(Answer *answer);
-extern void xrpc_hide(Answer *answer, const char *secret);
 extern void xrpc_unreadable(Answer *answer, const char *what);
 extern void xrpc_odd(Answer *answer, const char *name, const char *what);
 extern AnswerClass xrpc_classify(int status, const char *name,
