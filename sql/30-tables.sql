@@ -169,7 +169,7 @@ CREATE TABLE rsvp_sync._account (
 	did text PRIMARY KEY,
 	owner regrole NOT NULL,
 	handle text,
-	pds text,						-- as given; NULL: from the DID document
+	pds text,						-- as given: where the DID document cannot be had
 	auth text NOT NULL CHECK (auth IN ('password', 'oauth')),
 	credential text,
 	session text,					-- refresh token, so that no job logs in anew
@@ -182,6 +182,7 @@ CREATE TABLE rsvp_sync._account (
 	last_error text,
 	rate_limited_until timestamptz,
 	connected_at timestamptz NOT NULL DEFAULT now(),
+	found_at timestamptz,			-- = connected_at: found in an application's table
 	leaving text					-- once its records are gone; erase: whosever they are
 		CHECK (leaving IN ('disconnect', 'forget', 'erase'))
 );
@@ -199,10 +200,56 @@ CREATE TABLE rsvp_sync._forgotten (
 	forgotten_on date NOT NULL DEFAULT current_date
 );
 
+/* OAuth clients: who we are at authorization servers.  jwk is an envelope. */
+CREATE TABLE rsvp_sync._oauth_client (
+	client_id text PRIMARY KEY,
+	owner regrole NOT NULL,
+	jwk text,						-- NULL: a public client
+	kid text,						-- of that key
+	changed_at timestamptz NOT NULL DEFAULT now(),
+	error text,						-- why servers do not know the client
+	error_since timestamptz,
+	error_at timestamptz			-- when they last said so
+);
+
+/*
+ * What may be seen of an OAuth session (the session itself is the account's
+ * credential), and the lease that whoever refreshes it has to take, be it the
+ * worker or the application.
+ */
+CREATE TABLE rsvp_sync._oauth_session (
+	did text PRIMARY KEY REFERENCES rsvp_sync._account ON DELETE CASCADE,
+	client_id text NOT NULL REFERENCES rsvp_sync._oauth_client,
+	jkt text NOT NULL,				-- thumbprint of its key: which session it is
+	issuer text NOT NULL,
+	scope text NOT NULL,
+	may_delete boolean NOT NULL,	-- the user has consented to that
+	expires_at timestamptz,			-- of the access token
+	version bigint NOT NULL DEFAULT 0,	-- counts what was stored
+	lease_token text,
+	lease_until timestamptz,
+	lease_by text CHECK (lease_by IN ('worker', 'application'))
+) WITH (fillfactor = 70);
+CREATE INDEX _oauth_session_client ON rsvp_sync._oauth_session (client_id);
+
 CREATE TABLE rsvp_sync._account_grant (
 	did text NOT NULL REFERENCES rsvp_sync._account ON DELETE CASCADE,
 	grantee regrole NOT NULL,
 	PRIMARY KEY (did, grantee)
+);
+
+/*
+ * Credentials that an application keeps in tables of its own (option
+ * credentials): what each source found last for an account, and which
+ * connecting that was, or agreed with.
+ */
+CREATE TABLE rsvp_sync._found_credential (
+	did text NOT NULL,
+	source_id bigint NOT NULL
+		REFERENCES rsvp_sync._source ON DELETE CASCADE,
+	digest text,					-- of what was found; NULL: it is gone
+	connected_at timestamptz NOT NULL,
+	PRIMARY KEY (did, source_id)
 );
 
 /* DID documents, as far as we need them. */
@@ -210,9 +257,18 @@ CREATE TABLE rsvp_sync._identity (
 	did text PRIMARY KEY,
 	pds text,
 	handle text,
-	resolved_at timestamptz NOT NULL DEFAULT now(),
-	error text
+	resolved_at timestamptz,		-- when it was last had
+	looked_at timestamptz NOT NULL,	-- when it was last asked for
+	error text,						-- why it could not be had then
+	verify_at timestamptz,			-- to be asked for, whether a key needs it or not
+	lost_since timestamptz,			-- moved: what was written since is in doubt
+	handle_ok boolean,				-- does the handle name the DID, too?
+	handle_at timestamptz,			-- when that was asked
+	handle_due boolean NOT NULL DEFAULT false	-- it is to be asked
 );
+CREATE INDEX _identity_verify ON rsvp_sync._identity (verify_at)
+	WHERE verify_at IS NOT NULL;
+CREATE INDEX _identity_handle ON rsvp_sync._identity (did) WHERE handle_due;
 
 /* Strong refs: the cid of an event record, read from its organiser's PDS. */
 CREATE TABLE rsvp_sync._event (
@@ -268,3 +324,6 @@ SELECT pg_catalog.pg_extension_config_dump('rsvp_sync._pause', '');
 SELECT pg_catalog.pg_extension_config_dump('rsvp_sync._account', '');
 SELECT pg_catalog.pg_extension_config_dump('rsvp_sync._account_grant', '');
 SELECT pg_catalog.pg_extension_config_dump('rsvp_sync._forgotten', '');
+SELECT pg_catalog.pg_extension_config_dump('rsvp_sync._found_credential', '');
+SELECT pg_catalog.pg_extension_config_dump('rsvp_sync._oauth_client', '');
+SELECT pg_catalog.pg_extension_config_dump('rsvp_sync._oauth_session', '');

@@ -166,6 +166,7 @@ SELECT coalesce(CASE code
 	WHEN 'no_account' THEN 'No account is connected for this DID.'
 	WHEN 'account_not_granted' THEN 'The account belongs to another role, which has not granted it to the owner of this table.'
 	WHEN 'needs_login' THEN 'The user has to sign in again.'
+	WHEN 'scope_missing' THEN 'The user has not consented to this change when signing in; ask for the scope repo:community.lexicon.calendar.rsvp.'
 	WHEN 'wrong_password' THEN 'The PDS refuses the password of this account.'
 	WHEN 'deactivated' THEN 'The account is deactivated.'
 	WHEN 'takendown' THEN 'The account was taken down by its PDS.'
@@ -379,6 +380,8 @@ BEGIN
 				AND a.checked_at < now() - interval '1 day'
 				THEN 'unverified' ELSE a.state END AS account,
 			giver.g AS giver,
+			/* What the user has not consented to cannot be asked for. */
+			coalesce(oa.may_delete, true) AS may_delete,
 			heir.key AS heir_key, heir.source_id AS heir_source,
 			rival.key IS NOT NULL AS rival,
 			m.bond, m.rkey, m.base_local, m.base_cid, m.wrote, m.doubt,
@@ -390,6 +393,8 @@ BEGIN
 				AS first_local
 		FROM slotted k
 		LEFT JOIN rsvp_sync._account a ON a.did = k.did
+		LEFT JOIN rsvp_sync._oauth_session oa
+			ON oa.did = a.did AND a.auth = 'oauth'
 		/* A key changed later speaks for this slot. */
 		LEFT JOIN LATERAL (
 			SELECT r.key FROM rsvp_sync._intent r
@@ -474,8 +479,12 @@ BEGIN
 			coalesce(k.local_at >= k.remote_at, false),
 			k.account,
 			k.erased OR rsvp_sync._may_speak(src.attendance, k.did),
-			coalesce(src.options ->> 'on_cancel', 'notgoing'),
-			coalesce(src.options ->> 'on_delete', 'delete'),
+			CASE WHEN k.may_delete
+				THEN coalesce(src.options ->> 'on_cancel', 'notgoing')
+				ELSE 'notgoing' END,
+			CASE WHEN k.may_delete OR src.options ->> 'on_delete' = 'keep'
+				THEN coalesce(src.options ->> 'on_delete', 'delete')
+				ELSE 'never' END,
 			coalesce(src.options ->> 'conflict', 'latest'),
 			src.state = 'detaching',
 			coalesce((k.intent).truncated AND (NOT k.present OR k.old_slot),

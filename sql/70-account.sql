@@ -474,7 +474,11 @@ COMMENT ON FUNCTION rsvp_sync.revoke_account(text, name) IS
  * whoever asks: each role sees its own accounts and those granted to it.
  */
 CREATE VIEW rsvp_sync.account WITH (security_barrier) AS
-SELECT a.did, a.handle, a.pds, a.owner, a.auth,
+SELECT a.did,
+	/* What was found to be another's is not shown. */
+	CASE WHEN d.handle_ok THEN d.handle
+		WHEN d.handle_ok IS NULL THEN a.handle END AS handle,
+	a.pds, a.owner, a.auth,
 	/*
 	 * On its way out, or its server is down, unless it is the user who has to
 	 * do something.
@@ -495,7 +499,7 @@ SELECT a.did, a.handle, a.pds, a.owner, a.auth,
 FROM rsvp_sync._account a
 /* A server that is down, unless it is the user who has to do something. */
 LEFT JOIN rsvp_sync._identity d ON d.did = a.did
-LEFT JOIN rsvp_sync._host h ON h.host = COALESCE(a.pds, d.pds)
+LEFT JOIN rsvp_sync._host h ON h.host = COALESCE(d.pds, a.pds)
 	AND a.state IN ('unverified', 'connected', 'unreachable')
 WHERE pg_catalog.pg_has_role(a.owner, 'USAGE')
 	OR EXISTS (SELECT FROM rsvp_sync._account_grant g
@@ -569,7 +573,8 @@ AS $$
 		'approve_withdrawals', 'reconcile', 'index_ddl', 'source_status_map',
 		/* accounts */
 		'connect_account', 'connect_account_encrypted', 'connect_oauth',
-		'oauth_session', 'store_oauth_session', 'oauth_lock', 'oauth_unlock',
+		'set_oauth_client', 'oauth_session', 'store_oauth_session',
+		'oauth_lock', 'oauth_unlock',
 		'disconnect_account', 'grant_account', 'revoke_account',
 		'account_status', 'forget', 'export',
 		/* explicit calls */

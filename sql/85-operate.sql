@@ -170,7 +170,7 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 SELECT CASE
 	WHEN code = 'no_account' THEN format('Connect the account: SELECT rsvp_sync.connect_account(%L, app password).', did)
-	WHEN code IN ('needs_login', 'wrong_password') THEN format('Ask the user for a new app password, then: SELECT rsvp_sync.connect_account(%L, app password).', did)
+	WHEN code IN ('needs_login', 'wrong_password') THEN format('Ask the user to sign in again, or for a new app password, then: SELECT rsvp_sync.connect_oauth(session), or connect_account(%L, app password).', did)
 	WHEN code = 'account_not_granted' THEN format('The account''s owner can let this table use it: SELECT rsvp_sync.grant_account(%L, role).', did)
 	WHEN code = 'deactivated' THEN 'The user has to activate the account at its PDS; then connect it again.'
 	WHEN code = 'takendown' THEN 'That is between the user and the PDS.'
@@ -575,10 +575,19 @@ SELECT 'warning', 'account', CASE WHEN count(*) = 1 THEN min(a.did)
 	format('State %s.', a.state),
 	CASE WHEN a.state = 'unreachable'
 		THEN 'Its PDS does not answer; it is tried again by itself.'
-		ELSE 'Ask the user; then SELECT rsvp_sync.connect_account(did, app password).' END
+		ELSE 'Ask the user; then SELECT rsvp_sync.connect_account(did, app password), or connect_oauth(session).' END
 FROM rsvp_sync._account a
 WHERE a.state NOT IN ('connected', 'unverified')
 GROUP BY a.state
+UNION ALL
+SELECT 'error', 'oauth_client', c.client_id,
+	format('Authorization servers refuse this client since %s: %s. %s accounts cannot be written for.',
+		date_trunc('second', c.error_since), c.error,
+		(SELECT count(*) FROM rsvp_sync._oauth_session s
+		WHERE s.client_id = c.client_id)),
+	'See that the client''s metadata can be read at its URL and names the public part of its key; then SELECT rsvp_sync.set_oauth_client(client_id, jwk). The sessions are still good.'
+FROM rsvp_sync._oauth_client c
+WHERE c.error IS NOT NULL
 $$;
 COMMENT ON FUNCTION rsvp_sync._doctor_keys_and_accounts() IS
 'private: findings about keys and accounts';

@@ -18,26 +18,46 @@
 #include "credential.h"
 #include "lane.h"
 #include "meter.h"
+#include "oauth_facts.h"
 #include "secret.h"
 #include "worker.h"
 
 static Statement read_credential = {
-	"SELECT a.credential, a.session, a.connected_at"
+	"SELECT a.credential, a.session, a.connected_at, s.version, s.client_id,"
+	" c.jwk, CASE WHEN c.error_at OPERATOR(pg_catalog.+)"
+	" pg_catalog.current_setting('rsvp_sync.retry_max')::pg_catalog.interval"
+	" OPERATOR(pg_catalog.>) pg_catalog.now() THEN c.error END"
 	" FROM rsvp_sync._account a"
+	" LEFT JOIN rsvp_sync._oauth_session s"
+	" ON s.did OPERATOR(pg_catalog.=) a.did"
+	" AND a.auth OPERATOR(pg_catalog.=) 'oauth'"
+	" LEFT JOIN rsvp_sync._oauth_client c"
+	" ON c.client_id OPERATOR(pg_catalog.=) s.client_id"
 	" WHERE a.did OPERATOR(pg_catalog.=) $1", 1, {TEXTOID}
+};
+static Statement begin_refresh = {
+	"SELECT b.go, b.lease FROM rsvp_sync._begin_oauth_refresh($1, $2,"
+	" pg_catalog.make_interval(secs => $3::pg_catalog.float8"
+	" OPERATOR(pg_catalog./) 1000)) b", 3, {TEXTOID, INT8OID, INT8OID}
+};
+static Statement refresh_done = {
+	"SELECT rsvp_sync._oauth_refresh_done($1, $2, $3, $4,"
+	" $5::pg_catalog.jsonb, $6)", 6,
+	{TEXTOID, TEXTOID, INT8OID, TEXTOID, TEXTOID, TEXTOID}
 };
 static Statement put_done = {
 	"SELECT rsvp_sync._put_done($1, $2, $3, $4, $5, $6::pg_catalog.jsonb,"
-	" $7, $8)", 8,
-	{INT8OID, TEXTOID, INT8OID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID}
+	" $7, $8, $9)", 9,
+	{INT8OID, TEXTOID, INT8OID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID,
+	TEXTOID}
 };
 static Statement delete_done = {
-	"SELECT rsvp_sync._delete_done($1, $2, $3, $4, $5, $6)", 6,
-	{INT8OID, TEXTOID, INT8OID, TEXTOID, TEXTOID, TEXTOID}
+	"SELECT rsvp_sync._delete_done($1, $2, $3, $4, $5, $6, $7)", 7,
+	{INT8OID, TEXTOID, INT8OID, TEXTOID, TEXTOID, TEXTOID, TEXTOID}
 };
 static Statement read_done = {
-	"SELECT rsvp_sync._read_done($1, $2, $3, $4, $5, $6::pg_catalog.jsonb)",
-	6, {INT8OID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID}
+	"SELECT rsvp_sync._read_done($1, $2, $3, $4, $5, $6::pg_catalog.jsonb,"
+	" $7)", 7, {INT8OID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID}
 };
 static Statement call_failed = {
 	"SELECT rsvp_sync._call_failed($1, $2, $3, $4, $5, $6, $7, $8,"
@@ -47,12 +67,23 @@ static Statement call_failed = {
 	INT4OID}
 };
 static Statement list_done = {
-	"SELECT rsvp_sync._list_done($1, $2::pg_catalog.jsonb)", 2,
-	{TEXTOID, TEXTOID}
+	"SELECT rsvp_sync._list_done($1, $2::pg_catalog.jsonb, $3)", 3,
+	{TEXTOID, TEXTOID, TEXTOID}
 };
 static Statement identity_done = {
 	"SELECT rsvp_sync._identity_done($1, $2, $3)", 3,
 	{TEXTOID, TEXTOID, TEXTOID}
+};
+static Statement identity_failed = {
+	"SELECT rsvp_sync._identity_failed($1, $2, $3)", 3,
+	{TEXTOID, TEXTOID, BOOLOID}
+};
+static Statement identity_hint = {
+	"SELECT rsvp_sync._identity_hint($1)", 1, {TEXTOID}
+};
+static Statement handle_checked = {
+	"SELECT rsvp_sync._handle_checked($1, $2, $3)", 3,
+	{TEXTOID, TEXTOID, BOOLOID}
 };
 static Statement event_done = {
 	"SELECT rsvp_sync._event_done($1, $2)", 2, {TEXTOID, TEXTOID}
@@ -109,6 +140,7 @@ record_write(Outcome *o)
 		args_text(&args, o->cid);
 	}
 	args_text(&args, o->rev);
+	args_text(&args, o->job->pds);
 	run_statement(put ? &put_done : &delete_done, &args);
 }
 
@@ -122,6 +154,7 @@ record_read(Outcome *o)
 	args_text(&args, o->job->rkey);
 	args_text(&args, o->cid);
 	args_text(&args, o->text);
+	args_text(&args, o->job->pds);
 	run_statement(&read_done, &args);
 }
 
@@ -180,6 +213,51 @@ record_host(Outcome *o)
 						   result_text(0, 1) ? result_text(0, 1) : "a moment")));
 }
 
+/* What the document says, or that it cannot be had; and what follows. */
+static void
+record_identity(Outcome *o)
+{
+	Args		args = {0};
+	Datum		follow;
+	bool		isnull;
+
+	args_text(&args, o->subject);
+	if (o->text != NULL)
+	{
+		args_text(&args, o->text);
+		args_text(&args, o->handle);
+	}
+	else
+	{
+		args_text(&args, psprintf("%s: %s", o->code, o->message));
+		args_bool(&args, o->sure);
+	}
+	run_statement(o->text ? &identity_done : &identity_failed, &args);
+	follow = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1,
+						   &isnull);
+	o->follow = !isnull && DatumGetBool(follow);
+}
+
+static void
+record_handle(Outcome *o)
+{
+	Args		args = {0};
+
+	args_text(&args, o->subject);
+	args_text(&args, o->handle);
+	args_bool(&args, o->sure);
+	run_statement(&handle_checked, &args);
+}
+
+static void
+record_hint(Outcome *o)
+{
+	Args		args = {0};
+
+	args_text(&args, o->subject);
+	run_statement(&identity_hint, &args);
+}
+
 static void
 record_learnt(Outcome *o)
 {
@@ -190,11 +268,9 @@ record_learnt(Outcome *o)
 		args_text(&args, o->cid);
 	else
 		args_text(&args, o->text);
-	if (o->kind == OUTCOME_IDENTITY)
-		args_text(&args, o->handle);
-	run_statement(o->kind == OUTCOME_EVENT ? &event_done :
-				  o->kind == OUTCOME_LIST ? &list_done : &identity_done,
-				  &args);
+	if (o->kind == OUTCOME_LIST)
+		args_text(&args, o->pds);
+	run_statement(o->kind == OUTCOME_EVENT ? &event_done : &list_done, &args);
 }
 
 static void
@@ -216,6 +292,15 @@ record_outcome(void *arg)
 			break;
 		case OUTCOME_ACCOUNT:
 			record_account(o);
+			break;
+		case OUTCOME_IDENTITY:
+			record_identity(o);
+			break;
+		case OUTCOME_HINT:
+			record_hint(o);
+			break;
+		case OUTCOME_HANDLE:
+			record_handle(o);
 			break;
 		case OUTCOME_LIMITED:
 			record_limited(o);
@@ -304,6 +389,11 @@ typedef struct Wanted
 	char	   *which;
 	char	   *password;
 	char	   *refresh_token;
+	char	   *session;		/* OAuth: JSON, instead of both */
+	char	   *client_key;		/* JWK */
+	int64		version;
+	char	   *client_id;
+	char	   *client_error;
 } Wanted;
 
 static void
@@ -313,6 +403,8 @@ open_credentials(void *arg)
 	Args		args = {0};
 	char	   *credential;
 	char	   *session;
+	char	   *jwk;
+	bool		isnull;
 
 	args_text(&args, wanted->did);
 	run_statement(&read_credential, &args);
@@ -321,6 +413,17 @@ open_credentials(void *arg)
 	credential = result_text(0, 1);
 	session = result_text(0, 2);
 	wanted->which = result_text(0, 3);
+	wanted->version = result_int8(0, 4, &isnull);
+	if (!isnull && credential)
+	{
+		wanted->client_id = result_text(0, 5);
+		jwk = result_text(0, 6);
+		wanted->client_error = result_text(0, 7);
+		wanted->session = credential_open(credential, wanted->did);
+		if (jwk)
+			wanted->client_key = credential_open(jwk, wanted->client_id);
+		return;
+	}
 	if (credential)
 		wanted->password = credential_open(credential, wanted->did);
 	if (session)
@@ -341,11 +444,89 @@ answers_supply_credentials(void)
 			ereport(WARNING,
 					(errmsg("the credential of %s cannot be read: %s",
 							wanted.did, error->message)));
-		lane_credentials(wanted.did, wanted.which, wanted.password,
-						 wanted.refresh_token, error ? error->message : NULL);
+		if (error == NULL && wanted.session != NULL)
+			lane_grant(wanted.did, wanted.which, wanted.session,
+					   wanted.version, wanted.client_id, wanted.client_key,
+					   wanted.client_error);
+		else
+			lane_credentials(wanted.did, wanted.which, wanted.password,
+							 wanted.refresh_token,
+							 error ? error->message : NULL);
+		if (wanted.session)
+			credential_wipe(wanted.session);
+		if (wanted.client_key)
+			credential_wipe(wanted.client_key);
 		if (wanted.password)
 			credential_wipe(wanted.password);
 		if (wanted.refresh_token)
 			credential_wipe(wanted.refresh_token);
 	}
+}
+
+/* ------------------------------------------------------------------------
+ * OAuth sessions
+ * ------------------------------------------------------------------------ */
+
+static bool
+result_bool(int column, bool *isnull)
+{
+	Datum		value = SPI_getbinval(SPI_tuptable->vals[0],
+									  SPI_tuptable->tupdesc, column, isnull);
+
+	return !*isnull && DatumGetBool(value);
+}
+
+static void
+take_lease(void *arg)
+{
+	Renewal    *r = arg;
+	Args		args = {0};
+	bool		isnull;
+	char	   *lease;
+
+	args_text(&args, r->work->did);
+	args_int8(&args, r->work->version);
+	args_int8(&args, lane_lease_ms());
+	run_statement(&begin_refresh, &args);
+	r->yes = result_bool(1, &isnull);
+	r->known = !isnull;
+	lease = result_text(0, 2);
+	r->lease = lease ? MemoryContextStrdup(r->keep, lease) : NULL;
+}
+
+/* What may be seen of a renewed session, and the session, sealed. */
+static char *
+renewed_facts(RenewalWork *work)
+{
+	char	   *text = secret_open(work->session);
+	const char *problem;
+	OAuthSession *session = oauth_session_parse(text, strlen(text), &problem);
+
+	secret_wipe(text);
+	if (session == NULL)
+		elog(ERROR, "a renewed OAuth session is none: %s", problem);
+	return oauth_facts(session);
+}
+
+static void
+store_renewal(void *arg)
+{
+	Renewal    *r = arg;
+	Args		args = {0};
+	bool		isnull;
+
+	args_text(&args, r->work->did);
+	args_text(&args, r->work->how);
+	args_int8(&args, r->work->version);
+	args_text(&args, r->work->lease);
+	args_text(&args, r->work->session ? renewed_facts(r->work) : NULL);
+	args_text(&args, r->work->error);
+	run_statement(&refresh_done, &args);
+	r->yes = result_bool(1, &isnull);
+}
+
+ErrorData *
+answers_renewal(Renewal *renewal)
+{
+	return guarded(renewal->work->how ? store_renewal : take_lease, renewal);
 }

@@ -24,6 +24,7 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <time.h>
 
 /* What became of a request, by whose doing */
 typedef enum HttpFault
@@ -114,6 +115,9 @@ extern bool http_start(HttpRequest *req);
 extern const char *http_answer_header(HttpRequest *req, const char *name);
 extern const char *http_answer_header_nth(HttpRequest *req, const char *name,
 										  int n);
+
+/* What a Date header says, in seconds since 1970; -1 if it is none */
+extern time_t http_date(const char *text);
 
 /* Stop it; it will not be returned by http_finished() */
 extern void http_cancel(HttpRequest *req);

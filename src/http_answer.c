@@ -23,6 +23,12 @@ static HttpFault judge(Transfer *t, CURLcode code);
 static HttpFault fault_of(CURLcode code);
 static bool out_of_descriptors(void);
 
+time_t
+http_date(const char *text)
+{
+	return curl_getdate(text, NULL);
+}
+
 const char *
 http_answer_header(HttpRequest *req, const char *name)
 {

@@ -28,11 +28,41 @@ job_is(const Job *job, const char *action)
 	return strcmp(job->action, action) == 0;
 }
 
+/*
+ * The call to make; NULL: the user has not consented to any.  putRecord wants
+ * both rights, to create and to update, whichever it does.
+ */
+static const char *
+write_method(Lane *lane, Job *job)
+{
+	bool		put = job_is(job, "put");
+	const char *scope = lane->grant ? lane->grant->scope : NULL;
+	bool		create = scope == NULL ||
+		oauth_scope_allows(scope, RSVP_COLLECTION, "create");
+
+	if (!put)
+		return scope == NULL ||
+			oauth_scope_allows(scope, RSVP_COLLECTION, "delete") ?
+			"com.atproto.repo.deleteRecord" : NULL;
+	if (scope == NULL ||
+		(create && oauth_scope_allows(scope, RSVP_COLLECTION, "update")))
+		return "com.atproto.repo.putRecord";
+	return create && job->swap == NULL ?
+		"com.atproto.repo.createRecord" : NULL;
+}
+
 void
 start_write(Lane *lane, Job *job)
 {
+	const char *method = write_method(lane, job);
 	bool		put = job_is(job, "put");
 	StringInfoData body;
+
+	if (method == NULL)
+	{
+		fail_job(job, "wait", "scope_missing", NULL, true, 0);
+		return;
+	}
 
 	initStringInfo(&body);
 	appendStringInfoString(&body, "{\"repo\":");
@@ -41,14 +71,14 @@ start_write(Lane *lane, Job *job)
 	append_member(&body, "rkey", job->rkey);
 	if (put)
 		appendStringInfo(&body, ",\"record\":%s", job->record);
-	append_member(&body, "swapRecord", job->swap);
+	if (strcmp(method, "com.atproto.repo.createRecord") != 0)
+		append_member(&body, "swapRecord", job->swap);
 	if (lane->head != NULL && !job->head_unknown)
 		append_member(&body, "swapCommit", lane->head);
 	appendStringInfoChar(&body, '}');
 	start_call(CALL_JOB, lane, job, NULL, lane->pds,
-			   post_with(lane, lane->access_token,
-						 put ? "com.atproto.repo.putRecord" :
-						 "com.atproto.repo.deleteRecord", body.data));
+			   lane->grant ? renewal_post(lane, method, body.data) :
+			   post_with(lane, lane->access_token, method, body.data));
 	pfree(body.data);
 }
 
@@ -89,6 +119,9 @@ write_succeeded(Lane *lane, Job *job, Answer *answer)
 	Outcome    *outcome;
 
 	learn_head(lane, job, answer);
+	if (lane->unproven)
+		account_outcome(lane, "connected", NULL);
+	lane->unproven = false;
 	if (put && cid == NULL)
 	{
 		/* It may have been written, and is read to find out. */
@@ -169,6 +202,11 @@ record_absent(Job *job, Answer *answer)
 static void
 job_needs_session(Lane *lane, Job *job, Answer *answer)
 {
+	if (lane->grant != NULL)
+	{
+		renewal_refused(lane, job, answer);
+		return;
+	}
 	replace_secret(lane, &lane->access_token, NULL);
 	if (job->logins++ > 0 && !answer->known)
 	{
@@ -190,6 +228,12 @@ job_needs_session(Lane *lane, Job *job, Answer *answer)
 static void
 job_refused(Lane *lane, Job *job, Answer *answer)
 {
+	/* The account is well, this write is not what the user consented to. */
+	if (strcmp(answer->name, "ScopeMissingError") == 0)
+	{
+		fail_job(job, "wait", "scope_missing", NULL, answer->sure, 0);
+		return;
+	}
 	switch (answer->class)
 	{
 		case ANSWER_ABSENT:
@@ -217,6 +261,7 @@ job_refused(Lane *lane, Job *job, Answer *answer)
 			}
 			/* FALLTHROUGH */
 		default:
+			lane_hint(lane);
 			fail_job(job, "retry", answer->name, answer->message,
 					 answer->sure, answer->wait_ms);
 			break;

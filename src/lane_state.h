@@ -18,6 +18,7 @@
 #include "compat.h"
 #include "host.h"
 #include "lane.h"
+#include "oauth.h"
 #include "secret.h"
 #include "xrpc.h"
 
@@ -26,8 +27,37 @@ typedef enum SessionState
 	SESSION_NONE,
 	SESSION_WANTS_CREDENTIAL,	/* the worker has to read it */
 	SESSION_HAS_CREDENTIAL,
+	SESSION_WANTS_LEASE,		/* OAuth: to refresh; the worker has to take it */
+	SESSION_HAS_LEASE,
+	SESSION_STORING,			/* the worker has to store what came of it */
 	SESSION_LIVE
 } SessionState;
+
+/* An account's OAuth session as it was read from the store. */
+typedef struct Grant
+{
+	Secret	   *session;		/* its JSON, and what may be seen of it: */
+	char	   *issuer;
+	char	   *audience;
+	char	   *scope;
+	time_t		expires_at;
+	Secret	   *access_token;
+	Secret	   *refresh_token;	/* NULL: it cannot be refreshed */
+	Secret	   *client_key;		/* JWK; NULL: a public client */
+	char	   *client_id;
+	char	   *client_error;	/* the client is not known just now; or NULL */
+	int64		version;		/* of what is stored */
+	int			epoch;			/* of the lane when it was read */
+	char	   *lease;			/* ours, or NULL */
+	char	   *pds;			/* whose server is asked for new tokens */
+} Grant;
+
+/* The last nonce of a server. */
+typedef struct Nonce
+{
+	char	   *origin;
+	char	   *nonce;
+} Nonce;
 
 /*
  * An account's calls, in order.  A lane is active while it has jobs or a call
@@ -49,11 +79,24 @@ typedef struct Lane
 	Secret	   *password;
 	Secret	   *refresh_token;
 	Secret	   *access_token;
+	Grant	   *grant;			/* OAuth, instead of password and refresh token */
+	Grant	   *refreshing;		/* that one, while it is refreshed */
+	const char *renewal;		/* what came of that, to be stored; or NULL */
+	char	   *renewal_error;
+	int			renewal_tries;
+	TimestampTz renewal_at;		/* the store is not asked again before */
+	bool		identity_checked;	/* the DID document was read for it */
+	Secret	   *refused;		/* an access token that is good no more */
+	bool		renewed;		/* it has just been refreshed */
+	bool		unproven;		/* nothing was written with it yet */
+	Nonce		nonces[2];		/* of PDS and authorization server */
+	long		clock_offset;	/* the servers' clock minus ours, seconds */
 	bool		unsaved;		/* the refresh token is not written down yet */
-	TimestampTz save_at;		/* when to try again */
+	int64		save_at;		/* by host_now(): when to try again */
 	char	   *head;			/* commit its records are known to be at */
 	StringInfo	records;		/* JSON of a listing under way */
 	int			pages;
+	TimestampTz hinted_at;		/* its DID document was to be looked at */
 	Budgets		budgets;		/* the account's own */
 	int64		not_before;		/* its limit is used up until then */
 	int64		wake_at;		/* its next call may be made then; 0: not by time */
@@ -65,7 +108,9 @@ typedef struct Task
 {
 	const char *name;			/* hash key: kind and subject */
 	MemoryContext context;
-	bool		identity;		/* else an event */
+	bool		identity;		/* else an event, or */
+	const char *handle;			/* of this DID */
+	const char *given_up;		/* why its host may not be asked, if told so */
 	const char *subject;
 	char	   *host;			/* who is asked */
 	dlist_head	jobs;
@@ -76,10 +121,15 @@ typedef enum CallKind
 {
 	CALL_LOGIN,
 	CALL_REFRESH,
+	CALL_DOCUMENT,				/* OAuth, to refresh: where the account is */
+	CALL_RESOURCE,				/* ... its PDS's authorization server */
+	CALL_SERVER,				/* ... and where that hands out tokens */
+	CALL_TOKEN,
 	CALL_HEAD,
 	CALL_LIST,
 	CALL_JOB,
 	CALL_TASK,
+	CALL_HANDLE,
 	CALL_PROBE
 } CallKind;
 
@@ -88,6 +138,7 @@ extern HTAB *text_table(const char *name, Size entrysize,
 						MemoryContext context);
 extern Lane *lane_of(const char *did);
 extern Lane *find_lane(const char *did);
+extern Lane *find_active_lane(bool (*condition) (Lane *lane));
 extern void replace_text(Lane *lane, char **text, const char *with);
 extern void replace_secret(Lane *lane, Secret **secret, const char *with);
 extern Job *pop_job(Lane *lane);
@@ -95,6 +146,8 @@ extern void lane_rests(Lane *lane, int64 wait);
 extern int	lane_room(const char *did, int64 now);
 extern void fail_lane(Lane *lane, const char *how, const char *code,
 					  const char *message, long wait_ms);
+extern void lane_hint(Lane *lane);
+extern bool lane_take_hint(Lane *lane);
 extern void start_call(CallKind kind, Lane *lane, Job *job, Task *task,
 					   const char *host, HttpRequest *req);
 
@@ -122,6 +175,9 @@ extern int64 park_wait(int64 now);
 /* task.c */
 extern void task_startup(MemoryContext context);
 extern void task_add(Job *job);
+extern void task_verify(const char *did);
+extern void task_check_handle(const char *did, const char *handle);
+extern void handle_answer(Task *task, HttpRequest *req);
 extern void task_start_all(void);
 extern void task_answer(Task *task, Answer *answer);
 extern void task_recorded(Outcome *outcome);
@@ -136,10 +192,25 @@ extern void session_answer(Lane *lane, Answer *answer, bool refreshing);
 extern HttpRequest *post_with(Lane *lane, const Secret *token,
 							  const char *method, const char *body);
 extern void hide_secrets(Lane *lane, Answer *answer);
-extern void save_session(Lane *lane);
+extern void save_session(Lane *lane, int64 now);
 extern void session_refused(Lane *lane);
 extern void ask_user(Lane *lane, const char *state, const char *message);
 extern const char *account_state(const char *name, const char *otherwise);
+extern void account_outcome(Lane *lane, const char *state, const char *error);
+extern void lane_unreachable(Lane *lane, Answer *answer);
+
+/* renewal.c */
+extern void renewal_startup(MemoryContext context);
+extern void renewal_step(Lane *lane);
+extern void renewal_pump(Lane *lane);
+extern void renewal_answer(Lane *lane, CallKind kind, Answer *answer);
+extern void renewal_learn(Lane *lane, const char *host, HttpRequest *req);
+extern bool renewal_due(Lane *lane);
+extern void renewal_give_up(Lane *lane);
+extern void renewal_refused(Lane *lane, Job *job, Answer *answer);
+extern void renewal_forget(Lane *lane);
+extern HttpRequest *renewal_post(Lane *lane, const char *method,
+								 const char *body);
 
 /* listing.c */
 extern void start_head(Lane *lane);

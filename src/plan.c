@@ -258,7 +258,8 @@ plan_withdrawal(const Situation *s, Decision *d)
 		d->action = "handover";
 	else if (!same(s->remote_cid, d->base_cid))
 		let_go(d);				/* changed elsewhere since: not ours to remove */
-	else if (!s->present && is(s->on_delete, "notgoing"))
+	else if (is(s->on_delete, "never") ||	/* the user does not allow it */
+			 (!s->present && is(s->on_delete, "notgoing")))
 	{
 		if (is(s->remote_status, "notgoing"))
 			let_go(d);

@@ -22,7 +22,7 @@
 /* A session that could not be written down is tried again after so long. */
 #define SAVE_AGAIN_MS	5000
 
-static void
+void
 account_outcome(Lane *lane, const char *state, const char *error)
 {
 	Outcome    *outcome = new_outcome(OUTCOME_ACCOUNT, NULL, lane->did);
@@ -38,7 +38,8 @@ post_with(Lane *lane, const Secret *token, const char *method,
 		  const char *body)
 {
 	char	   *open = secret_open(token);
-	HttpRequest *req = xrpc_post(lane->pds, method, open, body,
+	Authorization by = {.token = open};
+	HttpRequest *req = xrpc_post(lane->pds, method, &by, body,
 								 rsvp_sync_request_timeout);
 
 	secret_wipe(open);
@@ -51,6 +52,11 @@ start_session(Lane *lane)
 	StringInfoData body;
 	char	   *password;
 
+	if (lane->grant != NULL)
+	{
+		renewal_step(lane);
+		return;
+	}
 	if (lane->refresh_token != NULL)
 	{
 		/* This call takes no body at all; an empty object is refused. */
@@ -81,15 +87,21 @@ start_session(Lane *lane)
 	pfree(body.data);
 }
 
-/* Only the user can help: his jobs wait, whatever they are. */
+/*
+ * Only the user can help: his jobs wait, whatever they are.  Unless he is
+ * elsewhere by now.
+ */
 void
 ask_user(Lane *lane, const char *state, const char *message)
 {
+	if (lane_take_hint(lane))
+		return;
 	account_outcome(lane, state, message);
 	fail_lane(lane, "wait", state, message, 0);
 	replace_secret(lane, &lane->access_token, NULL);
 	replace_secret(lane, &lane->refresh_token, NULL);
 	replace_secret(lane, &lane->password, NULL);
+	renewal_forget(lane);
 	lane->unsaved = false;
 	lane->session = SESSION_NONE;
 }
@@ -108,9 +120,10 @@ account_state(const char *name, const char *otherwise)
 }
 
 /* The PDS cannot be asked now. */
-static void
+void
 lane_unreachable(Lane *lane, Answer *answer)
 {
+	lane_hint(lane);
 	account_outcome(lane, "unreachable", answer->message);
 	fail_lane(lane, "retry", answer->name, answer->message, answer->wait_ms);
 }
@@ -166,17 +179,16 @@ session_refused(Lane *lane)
 	if (lane->session != SESSION_LIVE)
 		return;
 	lane->unsaved = true;
-	lane->save_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
-												SAVE_AGAIN_MS);
+	lane->save_at = host_now() + SAVE_AGAIN_MS;
 }
 
 void
-save_session(Lane *lane)
+save_session(Lane *lane, int64 now)
 {
 	char	   *refresh;
 	Outcome    *outcome;
 
-	if (!lane->unsaved || lane->save_at > GetCurrentTimestamp())
+	if (!lane->unsaved || lane->save_at > now)
 		return;
 	lane->unsaved = false;
 	if (lane->session != SESSION_LIVE || lane->refresh_token == NULL)
@@ -202,6 +214,8 @@ hide_secrets(Lane *lane, Answer *answer)
 		secret_hide(lane->password, text);
 		secret_hide(lane->refresh_token, text);
 		secret_hide(lane->access_token, text);
+		if (lane->refreshing != NULL)
+			secret_hide(lane->refreshing->refresh_token, text);
 	}
 }
 
@@ -235,6 +249,7 @@ lane_credentials(const char *did, const char *which, const char *password,
 {
 	Lane	   *lane = lane_of(did);
 
+	renewal_forget(lane);
 	replace_text(lane, &lane->credential, which);
 	replace_secret(lane, &lane->password, password);
 	replace_secret(lane, &lane->refresh_token, refresh_token);

@@ -52,6 +52,8 @@
 /* However quiet it is, the log is looked at this often. */
 #define POLL_MS			5000
 #define POLL_BLIND_MS	250
+/* Between two looks for DID documents that are due. */
+#define VERIFY_MS		1000
 /* Between two looks at what has become old. */
 #define HOUSE_MS		(10 * 60 * 1000)
 /* Keys nobody waits for that are planned at once. */
@@ -61,6 +63,8 @@
 #define CROWDED_MS		250
 /* Until we ask again whether sources may be used. */
 #define AWAY_MS			50
+/* Until new tokens that could not be stored are stored. */
+#define LOCKED_MS		200
 
 static Statement drain = {
 	"SELECT d.drained, d.repeatable FROM rsvp_sync._drain($1) d", 1, {INT4OID}
@@ -107,6 +111,10 @@ static Statement park = {
 static Statement release = {
 	"SELECT rsvp_sync._release($1, $2)", 2, {TEXTOID, INT4OID}
 };
+static Statement several_wait = {
+	"SELECT pg_catalog.count(*) OPERATOR(pg_catalog.>) 1 FROM"
+	" (SELECT FROM rsvp_sync._waiting_sources() LIMIT 2) w", 0
+};
 static Statement parked_for = {
 	"SELECT p FROM rsvp_sync._parked_for() p", 0
 };
@@ -141,6 +149,15 @@ static Statement finish_leaving = {
 static Statement look_at_inactive = {
 	"SELECT rsvp_sync._look_at_inactive()", 0
 };
+static Statement retry_found = {
+	"SELECT rsvp_sync._retry_found()", 0
+};
+static Statement identities_to_verify = {
+	"SELECT d FROM rsvp_sync._identities_to_verify() d", 0
+};
+static Statement handles_to_check = {
+	"SELECT h.did, h.handle FROM rsvp_sync._handles_to_check() h", 0
+};
 static Statement next_due = {
 	"SELECT (pg_catalog.extract('epoch', rsvp_sync._next_due()"
 	" OPERATOR(pg_catalog.-) pg_catalog.now())"
@@ -163,6 +180,9 @@ static TimestampTz wake_at = 0;
 
 /* There is no room for keys that nobody waits for. */
 static TimestampTz crowded_until = 0;
+
+/* Keys of several sources wait. */
+static bool others_wait = false;
 
 /* Sources are somebody else's until we ask again. */
 static TimestampTz away_until = 0;
@@ -519,6 +539,21 @@ background_room(void)
 	return Min(window() * 2 / 3 - lane_background_jobs(), BACKGROUND_BATCH);
 }
 
+/* Is there anybody to make room for? */
+static void
+see_others(void)
+{
+	bool		isnull;
+
+	others_wait = false;
+	if (lane_jobs() <= window() / 2)
+		return;
+	run_statement(&several_wait, NULL);
+	others_wait = DatumGetBool(SPI_getbinval(SPI_tuptable->vals[0],
+											 SPI_tuptable->tupdesc, 1,
+											 &isnull));
+}
+
 static void
 lease_and_plan(void)
 {
@@ -529,6 +564,7 @@ lease_and_plan(void)
 	ListCell   *cell;
 	int			leased = 0;
 
+	see_others();
 	if (room <= 0)
 		return;
 	args_int8(&args, incarnation);
@@ -567,6 +603,24 @@ sending_allowed(void)
 	run_statement(&may_send, NULL);
 	return DatumGetBool(SPI_getbinval(SPI_tuptable->vals[0],
 									  SPI_tuptable->tupdesc, 1, &isnull));
+}
+
+/* DID documents that are due, whether or not a key asks for them. */
+static void
+verify_identities(void)
+{
+	static TimestampTz next = 0;
+	TimestampTz now = GetCurrentTimestamp();
+
+	if (now < next)
+		return;
+	next = TimestampTzPlusMilliseconds(now, VERIFY_MS);
+	run_statement(&identities_to_verify, NULL);
+	for (uint64 row = 0; row < SPI_processed; row++)
+		lane_verify(result_text(row, 1));
+	run_statement(&handles_to_check, NULL);
+	for (uint64 row = 0; row < SPI_processed; row++)
+		lane_check_handle(result_text(row, 1), result_text(row, 2));
 }
 
 static void
@@ -640,6 +694,7 @@ keep_house(void)
 	if (now < next)
 		return;
 	run_statement(&look_at_inactive, NULL);
+	run_statement(&retry_found, NULL);
 	run_statement(&forget_history, NULL);
 	if (result_int8(0, 1, &isnull) == 0)
 		next = TimestampTzPlusMilliseconds(now, HOUSE_MS);
@@ -677,6 +732,7 @@ work(void)
 	{
 		release_keys();
 		plan_again();
+		verify_identities();
 		lease_and_plan();
 	}
 	else
@@ -691,6 +747,39 @@ work(void)
 	writeback_poke();
 	while (!dlist_is_empty(&planned))
 		lane_add(dlist_container(Job, node, dlist_pop_head_node(&planned)));
+}
+
+/* One step of a refresh, committed before the lane hears of it. */
+static void
+renew(RenewalWork *work)
+{
+	Renewal		renewal = {.work = work,.keep = CurrentMemoryContext};
+	ErrorData  *error;
+
+	begin_work("rsvp_sync: refreshing an OAuth session");
+	process_leave_if_dropped();
+	error = answers_renewal(&renewal);
+	if (error != NULL && error->sqlerrcode != ERRCODE_LOCK_NOT_AVAILABLE)
+		ereport(WARNING,
+				(errmsg("the OAuth session of %s cannot be refreshed: %s",
+						work->did, error->message)));
+	end_work();
+	if (error != NULL)
+		lane_renewal_postponed(work->did, work->how ? LOCKED_MS : POLL_MS);
+	else if (work->how != NULL)
+		lane_renewal_stored(work->did, renewal.yes);
+	else
+		lane_lease(work->did, renewal.known, renewal.yes, renewal.lease);
+}
+
+/* Each in a transaction of its own, and these before all others. */
+static void
+renew_sessions(void)
+{
+	RenewalWork *work;
+
+	while ((work = lane_next_renewal()) != NULL)
+		renew(work);
 }
 
 static void
@@ -782,7 +871,7 @@ react_to_signals(void)
 static void
 settle(void)
 {
-	if (lane_settle(window()) >= CROWD)
+	if (lane_settle(window(), others_wait) >= CROWD)
 		crowded_until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
 													CROWDED_MS);
 }
@@ -794,6 +883,7 @@ turn(void)
 
 	registry_clear_told();
 	harvest();
+	renew_sessions();
 	settle();
 	if (work_to_do())
 		work();
@@ -806,7 +896,7 @@ turn(void)
 	if (is_away() ||
 		(dlist_is_empty(lane_outcomes()) && dlist_is_empty(lane_replans()) &&
 		 dlist_is_empty(lane_parked()) &&
-		 lane_credentials_wanted() == NIL))
+		 lane_credentials_wanted() == NIL && !lane_renewals_wanted()))
 	{
 		if (wait_for_events())
 			more = true;

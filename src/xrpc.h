@@ -13,6 +13,7 @@
 #include <jansson.h>
 
 #include "budget.h"
+#include "dpop.h"
 #include "http.h"
 
 #define RSVP_COLLECTION "community.lexicon.calendar.rsvp"
@@ -59,19 +60,37 @@ extern bool xrpc_challenge_error(const char *challenge,
 								 char name[XRPC_NAME_SIZE]);
 extern const char *xrpc_class_name(AnswerClass class);
 
+/* By what right a request is made: a bearer token, or one bound to a key. */
+typedef struct Authorization
+{
+	const char *token;
+	const DpopKey *key;			/* NULL: whoever bears the token */
+	const char *nonce;
+	long		clock_offset;
+} Authorization;
+
 /* Requests; all return a request that is not started yet, or NULL. */
 extern HttpRequest *xrpc_get(const char *host, const char *method,
 							 const char *const *params, long timeout_ms);
 extern HttpRequest *xrpc_post(const char *host, const char *method,
-							  const char *token, const char *body,
+							  const Authorization *by, const char *body,
 							  long timeout_ms);
-extern HttpRequest *xrpc_did_document(const char *did, const char *plc_url,
+extern HttpRequest *xrpc_document(const char *host, const char *path,
+								  long timeout_ms);
+extern HttpRequest *xrpc_did_document(const char *did, const char *origin,
 									  long timeout_ms);
+extern HttpRequest *xrpc_handle_document(const char *origin,
+										 long timeout_ms);
+extern char *xrpc_handle_origin(const char *handle,
+								const char *insecure_hosts);
+extern char *xrpc_identity_origin(const char *did, const char *plc_url,
+								  const char *insecure_hosts);
 
 /* Members of an answer. */
 extern const char *xrpc_text(json_t *object, const char *member);
 extern const char *xrpc_cid(json_t *object, const char *member);
-extern const char *xrpc_pds_of_document(json_t *document, const char *did);
+extern bool xrpc_is_document_of(json_t *document, const char *did);
+extern char *xrpc_pds_of_document(json_t *document);
 extern const char *xrpc_handle_of_document(json_t *document);
 
 #endif							/* RSVP_SYNC_XRPC_H */

@@ -198,7 +198,7 @@ if (opt['oauth-client']) {
   const clients = provider.clientManager
   const original = clients.metadataGetter.get.bind(clients.metadataGetter)
   clients.metadataGetter.get = async (uri, ...rest) => (uri === client_id ? clients.validateClientMetadata(uri, metadata) : original(uri, ...rest))
-  oauthClient = { client_id, redirect_uri: metadata.redirect_uris[0], private_jwk: secret }
+  oauthClient = { client_id, redirect_uri: metadata.redirect_uris[0], scope: metadata.scope, private_jwk: secret }
 }
 
 await pds.start()

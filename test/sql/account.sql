@@ -601,10 +601,19 @@ SELECT key, op FROM rsvp_sync._change_log WHERE key IN ('1', '2', '3') AND op = 
 -- nobody can write to the repository: it does not wait for that
 UPDATE rsvp_sync._intent SET did = :'alice', bond = 'own' WHERE key = '1';
 UPDATE rsvp_sync._account SET state = 'wrong_password';
+INSERT INTO rsvp_sync._pause (subject, paused_by) VALUES (:'alice', 'somebody');
+INSERT INTO rsvp_sync._queue (source_id, key, due_at, changed_at, last_error, waits_for, wait_code)
+SELECT source_id, key, 'infinity', now(), 'no such user ' || did, did, 'paused' FROM rsvp_sync._intent WHERE key = '1';
+UPDATE rsvp_sync._intent SET failed_at = now(), failed_attempts = 3, failed_error = 'no such user ' || did WHERE key = '1';
 SET ROLE regress_app;
 SELECT rsvp_sync.forget(:'alice') AS done;
 RESET ROLE;
+SELECT rsvp_sync.export(:'alice') -> 'paused' ->> 'paused_by' AS paused_by;
 SELECT rsvp_sync._finish_leaving();
+SELECT key, due_at <= now() AS due, last_error, waits_for, wait_code FROM rsvp_sync._queue;
+SELECT key, failed_at, failed_error FROM rsvp_sync._intent WHERE key = '1';
+SELECT count(*) AS paused FROM rsvp_sync._pause;
+TRUNCATE rsvp_sync._queue;
 SELECT count(*) AS forgotten FROM rsvp_sync._forgotten;
 -- not connected; asked for by a superuser: everywhere
 SELECT rsvp_sync.forget(:'alice') AS done;

@@ -613,12 +613,20 @@ sub client {
 	return RsvpSyncTest::from_json($out);
 }
 
+# oauth(command, arguments ..., [{stdin => text}]) -> oauth.mjs's answer
+sub oauth {
+	my ($self, $command, @args) = @_;
+	my $opt = @args && ref $args[-1] ? pop @args : {};
+	my $out = RsvpSyncTest::must_run([ "$ROOT/test/pds/run", "$ROOT/test/pds/oauth.mjs", $command, $self->state_file, @args ], %$opt);
+	return RsvpSyncTest::from_json($out);
+}
+
 sub create_event { my ($self, $account, $name, @more) = @_; return $self->client('create-event', $account, $name, @more) }
 sub app_password { my ($self, $account, $name) = @_; return $self->client('app-password', $account, $name // 'rsvp-sync')->{password} }
 
 sub http {
 	my ($self) = @_;
-	return $self->{http} //= HTTP::Tiny->new(agent => 'rsvp-sync-test-client', timeout => 30);
+	return $self->{http} //= HTTP::Tiny->new(agent => 'rsvp-sync-test-client', timeout => 30, keep_alive => 0);
 }
 
 sub ask {
