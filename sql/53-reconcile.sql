@@ -662,7 +662,9 @@ COMMENT ON FUNCTION rsvp_sync._reconcile_slice(bigint, integer) IS
 
 /*
  * A slice could not be compared.  What passes by itself is tried again where
- * it was; anything else may mean other keys, so the pass begins anew.
+ * it was.  A query that is too slow even for a few rows together may do for
+ * one: that is no reason to stop its source.  Anything else may mean other
+ * keys, so the pass begins anew.
  */
 CREATE FUNCTION rsvp_sync._reconcile_failed(of_source bigint, code text,
 	message text, passing boolean)
@@ -671,17 +673,18 @@ LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-	IF NOT passing THEN
+	IF NOT passing AND code <> '57014' THEN
 		PERFORM rsvp_sync._source_failed(of_source, code, message);
 	END IF;
 	INSERT INTO rsvp_sync._pass AS p (source_id, not_before, error)
-	VALUES (of_source, now() + CASE WHEN passing THEN interval '1 second'
-			ELSE interval '1 minute' END,
+	VALUES (of_source, CASE WHEN NOT passing THEN now() + CASE code
+			WHEN '57014' THEN interval '10 minutes'
+			ELSE interval '1 minute' END END,
 		format('%s (SQLSTATE %s)', message, code))
 	ON CONFLICT (source_id) DO UPDATE SET
-		phase = CASE WHEN passing THEN p.phase END,
+		phase = CASE WHEN passing OR code = '57014' THEN p.phase END,
 		not_before = excluded.not_before, error = excluded.error;
 END
 $$;
 COMMENT ON FUNCTION rsvp_sync._reconcile_failed(bigint, text, text, boolean) IS
-'private: records that a slice of a source could not be compared; passing: a lock or a time limit was in the way';
+'private: records that a slice of a source could not be compared; passing: a lock or a time limit was in the way, and it is tried again at once';
