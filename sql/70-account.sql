@@ -47,7 +47,7 @@ COMMENT ON FUNCTION rsvp_sync._key_version() IS
  * a row that the worker is writing is left to the next call.
  */
 CREATE FUNCTION rsvp_sync._rekey_column(relation regclass, envelope name,
-	at_most bigint)
+	at_most bigint, bound_to name DEFAULT 'did')
 RETURNS bigint
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
 AS $$
@@ -58,19 +58,19 @@ DECLARE
 	done bigint := 0;
 BEGIN
 	FOR row_did IN EXECUTE format(
-		'SELECT t.did FROM %s t WHERE t.%I IS NOT NULL'
+		'SELECT t.%3$I FROM %1$s t WHERE t.%2$I IS NOT NULL'
 		' AND (t.%2$I::jsonb ->> ''v'' IS DISTINCT FROM $1'
-		' OR t.%2$I::jsonb ->> ''aad'' IS NULL) ORDER BY t.did',
-		relation, envelope) USING version
+		' OR t.%2$I::jsonb ->> ''aad'' IS NULL) ORDER BY t.%3$I',
+		relation, envelope, bound_to) USING version
 	LOOP
 		EXIT WHEN done >= at_most;
 		BEGIN
 			EXECUTE format(
-				'UPDATE %s t SET %I = rsvp_sync._reseal(t.%2$I, t.did)'
-				' WHERE t.did = (SELECT l.did FROM %1$s l'
-				' WHERE l.did = $1 AND l.%2$I IS NOT NULL'
+				'UPDATE %1$s t SET %2$I = rsvp_sync._reseal(t.%2$I, t.%3$I)'
+				' WHERE t.%3$I = (SELECT l.%3$I FROM %1$s l'
+				' WHERE l.%3$I = $1 AND l.%2$I IS NOT NULL'
 				' FOR NO KEY UPDATE SKIP LOCKED)',
-				relation, envelope) USING row_did;
+				relation, envelope, bound_to) USING row_did;
 			GET DIAGNOSTICS n = ROW_COUNT;
 			done := done + n;
 		EXCEPTION WHEN OTHERS THEN
@@ -81,9 +81,10 @@ BEGIN
 	RETURN done;
 END
 $$;
-REVOKE ALL ON FUNCTION rsvp_sync._rekey_column(regclass, name, bigint)
-	FROM PUBLIC;
-COMMENT ON FUNCTION rsvp_sync._rekey_column(regclass, name, bigint) IS
+REVOKE ALL ON FUNCTION
+	rsvp_sync._rekey_column(regclass, name, bigint, name) FROM PUBLIC;
+COMMENT ON FUNCTION
+	rsvp_sync._rekey_column(regclass, name, bigint, name) IS
 'private: seals envelopes of other keys anew, at most so many; how many it were';
 
 /*
@@ -100,6 +101,8 @@ BEGIN
 	done := rsvp_sync._rekey_column('rsvp_sync._account', 'credential', batch);
 	done := done + rsvp_sync._rekey_column('rsvp_sync._account', 'session',
 		batch - done);
+	done := done + rsvp_sync._rekey_column('rsvp_sync._oauth_client', 'jwk',
+		batch - done, 'client_id');
 	IF done >= batch THEN
 		RAISE NOTICE 'there may be more envelopes of old keys'
 			USING HINT = 'Call rekey() again until it returns 0.';

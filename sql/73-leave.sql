@@ -275,6 +275,11 @@ BEGIN
 				'connected_at', a.connected_at, 'leaving', a.leaving,
 				'has_credential', a.credential IS NOT NULL,
 				'has_session', a.session IS NOT NULL,
+				'oauth', (SELECT jsonb_build_object(
+						'client_id', s.client_id, 'issuer', s.issuer,
+						'scope', s.scope, 'expires_at', s.expires_at)
+					FROM rsvp_sync._oauth_session s
+					WHERE s.did = a.did AND a.auth = 'oauth'),
 				'granted_to', (SELECT coalesce(jsonb_agg(g.grantee
 						ORDER BY g.grantee), '[]')
 					FROM rsvp_sync._account_grant g WHERE g.did = a.did))
