@@ -265,8 +265,7 @@ DECLARE
 	query text;
 	dids text[] := ARRAY(SELECT DISTINCT e.did FROM unnest(es) e
 		WHERE (e.d).action IN ('put', 'delete', 'read', 'list', 'wait')
-			AND rsvp_sync.is_did(e.did)
-			AND NOT rsvp_sync._is_forgotten(e.did) ORDER BY e.did);
+			AND rsvp_sync.is_did(e.did) ORDER BY e.did);
 	the_owner oid;
 	c record;
 	changed boolean := false;
