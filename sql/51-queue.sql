@@ -466,6 +466,38 @@ COMMENT ON FUNCTION rsvp_sync._release_leases(bigint) IS
 'Frees leases of earlier incarnations, at the worker''s start.';
 
 /*
+ * Waits are moments of the wall clock, and so come as much later as that is
+ * set back.
+ */
+CREATE FUNCTION rsvp_sync._clock_set_back(by_how_much interval) RETURNS void
+LANGUAGE sql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+UPDATE rsvp_sync._queue SET due_at = due_at - by_how_much
+WHERE due_at > now();
+UPDATE rsvp_sync._source SET retry_at = retry_at - by_how_much,
+	compare_at = compare_at - by_how_much
+WHERE retry_at > now() OR compare_at > now();
+UPDATE rsvp_sync._intent SET writeback_at = writeback_at - by_how_much
+WHERE writeback AND writeback_at > now();
+$$;
+COMMENT ON FUNCTION rsvp_sync._clock_set_back(interval) IS
+'Brings forward by this much what is waited for.';
+
+/* Of a clock set back while no worker ran, what happened since tells. */
+CREATE FUNCTION rsvp_sync._clock_check() RETURNS void
+LANGUAGE sql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+SELECT rsvp_sync._clock_set_back(l.at - now())
+FROM (SELECT greatest((SELECT max(h.at) FROM rsvp_sync._history h),
+	(SELECT max(q.changed_at) FROM rsvp_sync._queue q)) AS at) l
+WHERE l.at > now() + interval '1 second'
+$$;
+COMMENT ON FUNCTION rsvp_sync._clock_check() IS
+'Notices, at the worker''s start, that the clock was set back.';
+
+/*
  * When something becomes due, or NULL.  What is due already was leased just
  * now, or belongs to a source at rest.
  */

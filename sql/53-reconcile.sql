@@ -226,6 +226,12 @@ $$;
 COMMENT ON FUNCTION rsvp_sync._differing(bigint, text[]) IS
 'private: of these keys of a source (NULL: of all) those that are not as they should be, each planned. Write-backs are not looked at.';
 
+CREATE FUNCTION rsvp_sync._is_record_of_did(uri text) RETURNS boolean
+LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE
+AS 'MODULE_PATHNAME', 'rsvp_sync_is_record_of_did';
+COMMENT ON FUNCTION rsvp_sync._is_record_of_did(text) IS
+'private: is this the at-uri of a record in a DID''s repository?';
+
 /* Why a row that is not withheld publishes nothing; as plan() says it. */
 CREATE FUNCTION rsvp_sync._missing(did text, event_uri text, mapped boolean,
 	local text, past boolean)
@@ -238,10 +244,7 @@ BEGIN
 		WHEN did IS NULL THEN 'no_did'
 		WHEN NOT rsvp_sync.is_did(did) THEN 'invalid_did'
 		WHEN event_uri IS NULL THEN 'no_event_uri'
-		WHEN NOT (rsvp_sync.is_at_uri(event_uri)
-			AND (rsvp_sync.parse_at_uri(event_uri)).rkey IS NOT NULL
-			AND rsvp_sync.is_did(
-				(rsvp_sync.parse_at_uri(event_uri)).authority))
+		WHEN NOT rsvp_sync._is_record_of_did(event_uri)
 		THEN 'invalid_event_uri'
 		WHEN mapped IS NOT TRUE THEN 'unmapped_status'
 		WHEN local IS NULL THEN 'status_not_published'
@@ -354,10 +357,7 @@ BEGIN
 			WHEN v.local IS NULL OR v.past
 				/* Planned as one that wants a record: its parts are valid. */
 				OR NOT i.live AND NOT coalesce(rsvp_sync.is_did(p.did)
-					AND rsvp_sync.is_at_uri(p.event_uri)
-					AND (rsvp_sync.parse_at_uri(p.event_uri)).rkey IS NOT NULL
-					AND rsvp_sync.is_did(
-						(rsvp_sync.parse_at_uri(p.event_uri)).authority), false)
+					AND rsvp_sync._is_record_of_did(p.event_uri), false)
 			THEN false
 			WHEN i.bond IS NULL AND i.state = 'blocked'
 			THEN i.reason_code = 'no_account'
@@ -662,7 +662,9 @@ COMMENT ON FUNCTION rsvp_sync._reconcile_slice(bigint, integer) IS
 
 /*
  * A slice could not be compared.  What passes by itself is tried again where
- * it was; anything else may mean other keys, so the pass begins anew.
+ * it was.  A query that is too slow even for a few rows together may do for
+ * one: that is no reason to stop its source.  Anything else may mean other
+ * keys, so the pass begins anew.
  */
 CREATE FUNCTION rsvp_sync._reconcile_failed(of_source bigint, code text,
 	message text, passing boolean)
@@ -671,17 +673,18 @@ LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-	IF NOT passing THEN
+	IF NOT passing AND code <> '57014' THEN
 		PERFORM rsvp_sync._source_failed(of_source, code, message);
 	END IF;
 	INSERT INTO rsvp_sync._pass AS p (source_id, not_before, error)
-	VALUES (of_source, now() + CASE WHEN passing THEN interval '1 second'
-			ELSE interval '1 minute' END,
+	VALUES (of_source, CASE WHEN NOT passing THEN now() + CASE code
+			WHEN '57014' THEN interval '10 minutes'
+			ELSE interval '1 minute' END END,
 		format('%s (SQLSTATE %s)', message, code))
 	ON CONFLICT (source_id) DO UPDATE SET
-		phase = CASE WHEN passing THEN p.phase END,
+		phase = CASE WHEN passing OR code = '57014' THEN p.phase END,
 		not_before = excluded.not_before, error = excluded.error;
 END
 $$;
 COMMENT ON FUNCTION rsvp_sync._reconcile_failed(bigint, text, text, boolean) IS
-'private: records that a slice of a source could not be compared; passing: a lock or a time limit was in the way';
+'private: records that a slice of a source could not be compared; passing: a lock or a time limit was in the way, and it is tried again at once';

@@ -91,6 +91,7 @@ BEGIN
 	WHERE i.did = of_did AND i.source_id = ANY (sources)
 		AND q.source_id = i.source_id AND q.key = i.key;
 	DELETE FROM rsvp_sync._pause p WHERE p.subject = of_did;
+	DELETE FROM rsvp_sync._found_credential f WHERE f.did = of_did;
 	UPDATE rsvp_sync._intent i SET did = NULL, event_uri = NULL,
 		live = false, bond = NULL, wrote = false, rkey = NULL,
 		record_created_at = NULL, first_local = i.local, base_local = i.local,
@@ -273,12 +274,21 @@ BEGIN
 				'connected_at', a.connected_at, 'leaving', a.leaving,
 				'has_credential', a.credential IS NOT NULL,
 				'has_session', a.session IS NOT NULL,
+				/* Not its lease: whoever knows that token has it. */
+				'oauth', (SELECT to_jsonb(o) - 'did' - 'lease_token'
+					FROM rsvp_sync._oauth_session o WHERE o.did = a.did),
 				'granted_to', (SELECT coalesce(jsonb_agg(g.grantee
 						ORDER BY g.grantee), '[]')
 					FROM rsvp_sync._account_grant g WHERE g.did = a.did))
 			FROM rsvp_sync._account a WHERE a.did = $2),
 		'paused', (SELECT to_jsonb(p) - 'subject' FROM rsvp_sync._pause p
 			WHERE p.subject = $2),
+		'found', (SELECT coalesce(jsonb_agg(jsonb_build_object(
+				'attendance', s.attendance, 'connected_at', f.connected_at)
+				ORDER BY s.attendance_name), '[]')
+			FROM rsvp_sync._found_credential f
+			JOIN rsvp_sync._source s ON s.source_id = f.source_id
+			WHERE f.did = $2 AND f.source_id = ANY (sources)),
 		'forgotten_on', (SELECT f.forgotten_on FROM rsvp_sync._forgotten f
 			WHERE f.digest = sha256(convert_to($2, 'UTF8'))),
 		'identity', (SELECT to_jsonb(i) - 'did' FROM rsvp_sync._identity i
@@ -312,4 +322,4 @@ CREATE FUNCTION rsvp_sync.export(did text) RETURNS jsonb
 LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp
 AS 'MODULE_PATHNAME', 'rsvp_sync_export';
 COMMENT ON FUNCTION rsvp_sync.export(text) IS
-'Everything that is stored of a DID, and never a secret: account, paused, identity, records (observed), rows (what is known of attendance rows), history, events (the cache of its event records), forgotten_on. Rows and history of the caller''s own tables; a superuser sees all. Nothing known: null and empty lists. Errors: invalid_parameter_value, null_value_not_allowed, insufficient_privilege (the account is another role''s).';
+'Everything that is stored of a DID, and never a secret: account, found (by which tables its credentials were found), paused, identity, records (observed), rows (what is known of attendance rows), history, events (the cache of its event records), forgotten_on. Rows and history of the caller''s own tables; a superuser sees all. Nothing known: null and empty lists. Errors: invalid_parameter_value, null_value_not_allowed, insufficient_privilege (the account is another role''s).';

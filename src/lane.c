@@ -934,16 +934,17 @@ time_listing(Lane *lane, Outcome *note)
 /*
  * Every answer is counted once, whosever it is: its error, if it is one, and
  * how long the operation took that it ends.  A record that is not there is no
- * error for who reads or deletes it.
+ * error for who reads or deletes it, nor is what a server says to a probe.
  */
 static void
 note_call(Call *call, Outcome *note, const Answer *answer, double seconds)
 {
 	bool		absent = answer->class == ANSWER_ABSENT &&
 		call->kind == CALL_JOB && !job_is(call->job, "put");
+	bool		alive = call->kind == CALL_PROBE && !answer->host_fault;
 
 	note->seconds = seconds;
-	if (answer->class != ANSWER_OK && !absent)
+	if (answer->class != ANSWER_OK && !absent && !alive)
 		note->code = answer->name;
 	if (call->kind == CALL_HEAD || call->kind == CALL_LIST)
 		time_listing(call->lane, note);

@@ -138,7 +138,10 @@ SELECT reconcile_test.due(:id, '67 minutes') AS one_for_later;
 SELECT rsvp_sync._reconcile_slice(:id, 3);
 SELECT phase, position, seen, differing, finished_at < now() AS not_yet, error FROM rsvp_sync._pass;
 SELECT rsvp_sync._reconcile_failed(:id, '55P03', 'in the way', true);
-SELECT phase, position, not_before > now() AS later, error, rsvp_sync._reconcile_due(10) FROM rsvp_sync._pass;
+SELECT phase, position, not_before, error, rsvp_sync._reconcile_due(10) = :id AS due FROM rsvp_sync._pass;
+SELECT rsvp_sync._reconcile_failed(:id, '57014', 'too slow', false);
+SELECT phase, position, not_before > now() AS later, error, rsvp_sync._reconcile_due(10) = :id AS due, s.state, s.failures
+FROM rsvp_sync._pass JOIN rsvp_sync._source s USING (source_id);
 SELECT rsvp_sync._reconcile_slice(:id, 30);
 SELECT phase, position, seen, differing, finished_at >= now() AS finished, error FROM rsvp_sync._pass;
 SELECT rsvp_sync._reconcile_slice(:id, 3);
