@@ -259,6 +259,11 @@ job_refused(Lane *lane, Job *job, Answer *answer)
 						 answer->sure, 0);
 				break;
 			}
+			/*
+			 * A repository that is deactivated or gone is "not found" to who
+			 * reads a record; who asks for its head is told why.
+			 */
+			lane->in_question = job_is(job, "read");
 			/* FALLTHROUGH */
 		default:
 			lane_hint(lane);

@@ -431,7 +431,8 @@ lane_pump(Lane *lane, int64 now)
 	writes = job_is(job, "put") || job_is(job, "delete");
 	if (renewal_due(lane))
 		lane->session = SESSION_NONE;
-	if (job->need != NULL || (job->mint && writes && lane->head == NULL))
+	if (job->need != NULL || lane->in_question ||
+		(job->mint && writes && lane->head == NULL))
 		start_head(lane);
 	else if (job_is(job, "read"))
 		start_read(lane, pop_job(lane));

@@ -94,6 +94,7 @@ typedef struct Lane
 	bool		unsaved;		/* the refresh token is not written down yet */
 	int64		save_at;		/* by host_now(): when to try again */
 	char	   *head;			/* commit its records are known to be at */
+	bool		in_question;	/* is there still such a repository? */
 	StringInfo	records;		/* JSON of a listing under way */
 	int			pages;
 	TimestampTz hinted_at;		/* its DID document was to be looked at */

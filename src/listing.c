@@ -104,6 +104,7 @@ head_answer(Lane *lane, Answer *answer)
 	const char *cid = NULL;
 	MemoryContext old;
 
+	lane->in_question = false;
 	if (answer->class == ANSWER_OK &&
 		(cid = xrpc_cid(answer->body, "cid")) == NULL)
 		xrpc_unreadable(answer, "the head of the repository has no cid");
