@@ -169,7 +169,7 @@ CREATE TABLE rsvp_sync._account (
 	did text PRIMARY KEY,
 	owner regrole NOT NULL,
 	handle text,
-	pds text,						-- as given; NULL: from the DID document
+	pds text,						-- as given: where the DID document cannot be had
 	auth text NOT NULL CHECK (auth IN ('password', 'oauth')),
 	credential text,
 	session text,					-- refresh token, so that no job logs in anew
@@ -182,6 +182,7 @@ CREATE TABLE rsvp_sync._account (
 	last_error text,
 	rate_limited_until timestamptz,
 	connected_at timestamptz NOT NULL DEFAULT now(),
+	found_at timestamptz,			-- = connected_at: found in an application's table
 	leaving text					-- once its records are gone; erase: whosever they are
 		CHECK (leaving IN ('disconnect', 'forget', 'erase'))
 );
@@ -237,14 +238,37 @@ CREATE TABLE rsvp_sync._account_grant (
 	PRIMARY KEY (did, grantee)
 );
 
+/*
+ * Credentials that an application keeps in tables of its own (option
+ * credentials): what each source found last for an account, and which
+ * connecting that was, or agreed with.
+ */
+CREATE TABLE rsvp_sync._found_credential (
+	did text NOT NULL,
+	source_id bigint NOT NULL
+		REFERENCES rsvp_sync._source ON DELETE CASCADE,
+	digest text,					-- of what was found; NULL: it is gone
+	connected_at timestamptz NOT NULL,
+	PRIMARY KEY (did, source_id)
+);
+
 /* DID documents, as far as we need them. */
 CREATE TABLE rsvp_sync._identity (
 	did text PRIMARY KEY,
 	pds text,
 	handle text,
-	resolved_at timestamptz NOT NULL DEFAULT now(),
-	error text
+	resolved_at timestamptz,		-- when it was last had
+	looked_at timestamptz NOT NULL DEFAULT now(),	-- when it was last asked for
+	error text,						-- why it could not be had then
+	verify_at timestamptz,			-- to be asked for, whether a key needs it or not
+	lost_since timestamptz,			-- moved: what was written since is in doubt
+	handle_ok boolean,				-- does the handle name the DID, too?
+	handle_at timestamptz,			-- when that was asked
+	handle_due boolean NOT NULL DEFAULT false	-- it is to be asked
 );
+CREATE INDEX _identity_verify ON rsvp_sync._identity (verify_at)
+	WHERE verify_at IS NOT NULL;
+CREATE INDEX _identity_handle ON rsvp_sync._identity (did) WHERE handle_due;
 
 /* Strong refs: the cid of an event record, read from its organiser's PDS. */
 CREATE TABLE rsvp_sync._event (
@@ -300,5 +324,6 @@ SELECT pg_catalog.pg_extension_config_dump('rsvp_sync._pause', '');
 SELECT pg_catalog.pg_extension_config_dump('rsvp_sync._account', '');
 SELECT pg_catalog.pg_extension_config_dump('rsvp_sync._account_grant', '');
 SELECT pg_catalog.pg_extension_config_dump('rsvp_sync._forgotten', '');
+SELECT pg_catalog.pg_extension_config_dump('rsvp_sync._found_credential', '');
 SELECT pg_catalog.pg_extension_config_dump('rsvp_sync._oauth_client', '');
 SELECT pg_catalog.pg_extension_config_dump('rsvp_sync._oauth_session', '');

@@ -194,7 +194,11 @@ AS $$
 		'rel', rsvp_sync._relation_ref(k.conrelid),
 		'via', rsvp_sync._column_refs(users, k.confkey),
 		'ref', rsvp_sync._column_refs(k.conrelid, k.conkey),
-		'did', rsvp_sync._column_ref(k.conrelid, 'did'))
+		'did', rsvp_sync._column_ref(k.conrelid, 'did'),
+		'envelope', rsvp_sync._column_ref(k.conrelid, 'pds_credentials'),
+		'custodial', rsvp_sync._column_ref(k.conrelid, 'is_custodial'),
+		'pds', rsvp_sync._column_ref(k.conrelid, 'pds_url'),
+		'handle', rsvp_sync._column_ref(k.conrelid, 'handle'))
 	FROM pg_constraint k
 	JOIN pg_class c ON c.oid = k.conrelid AND NOT c.relispartition
 	WHERE k.confrelid = users AND k.contype = 'f'

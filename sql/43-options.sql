@@ -25,7 +25,8 @@ AS $$
 	VALUES
 	('backfill', '{string}'::text[], '{none,upcoming,all}'::text[], NULL::text),
 	('conflict', '{string}', '{latest,local,remote}', NULL),
-	('credentials', '{string}', NULL, 'It is the text of a query.'),
+	('credentials', '{string,boolean}', NULL,
+		'It is the text of a query that returns did and envelope, and may return pds and handle; or false: look for none.'),
 	('depends', '{array}', NULL,
 		'It is an array such as [{"table": "app.events", "column": "event_id"}]: the column of the attendance table that leads to that table''s primary key.'),
 	('index', '{string}', '{gin,none}', NULL),

@@ -106,6 +106,7 @@ BEGIN
 	END IF;
 	s.shape := rsvp_sync._make_shape(s.attendance, s.kind, s.desired,
 		key_names, s.options, path);
+	PERFORM rsvp_sync._check_credentials(s);
 	RETURN s;
 END
 $$;
@@ -340,6 +341,11 @@ BEGIN
 		WHERE f.source_id = s.source_id;
 		INSERT INTO rsvp_sync._change_log (source_id, op)
 		VALUES (s.source_id, 'w');
+		/* Perhaps the application's credentials are looked for elsewhere. */
+		INSERT INTO rsvp_sync._change_log (source_id, key, op)
+		SELECT i.source_id, i.key, 'l' FROM rsvp_sync._intent i
+		WHERE i.source_id = s.source_id AND i.state = 'blocked'
+			AND i.reason_code IN ('no_account', 'needs_login');
 		UPDATE rsvp_sync._source f SET state = 'active', state_reason = NULL,
 			state_since = now()
 		WHERE f.source_id = s.source_id

@@ -305,7 +305,7 @@ COMMENT ON FUNCTION rsvp_sync._waiting_sources() IS
  * Sources take turns, so that nobody's click waits behind another's backlog.
  */
 CREATE FUNCTION rsvp_sync._lease(incarnation bigint, at_most integer,
-	at_most_background integer)
+	at_most_background integer DEFAULT 2147483647)
 RETURNS TABLE (source_id bigint, keys text[])
 LANGUAGE sql VOLATILE
 SET search_path = pg_catalog, pg_temp
@@ -368,19 +368,22 @@ SET enable_seqscan = off SET enable_hashjoin = off
 SET enable_mergejoin = off SET enable_bitmapscan = off
 AS $$
 BEGIN
+	/*
+	 * By key = ANY, and the rest by place: a join with the arrays would look
+	 * each key up once for each other one.
+	 */
 	IF sure THEN
 		UPDATE rsvp_sync._intent i SET doubt = false,
-			sent_cids = array_remove(i.sent_cids, w.cid)
-		FROM unnest(keys, cids) w (key, cid)
-		WHERE i.source_id = of_source AND i.key = w.key
-			AND i.key = ANY (keys);
+			sent_cids = array_remove(i.sent_cids,
+				cids[array_position(keys, i.key)])
+		WHERE i.source_id = of_source AND i.key = ANY (keys);
 	END IF;
 	UPDATE rsvp_sync._queue q SET lease = NULL, waits_for = subject,
 		wait_code = code,
-		due_at = CASE WHEN q.generation = w.generation::bigint
+		due_at = CASE WHEN q.generation
+				= generations[array_position(keys, q.key)]::bigint
 			THEN 'infinity' ELSE now() END
-	FROM unnest(keys, generations) w (key, generation)
-	WHERE q.source_id = of_source AND q.key = w.key AND q.key = ANY (keys);
+	WHERE q.source_id = of_source AND q.key = ANY (keys);
 END
 $$;
 COMMENT ON FUNCTION rsvp_sync._park(bigint, text[], text[], text[], boolean, text, text) IS
@@ -504,33 +507,23 @@ CREATE TYPE rsvp_sync._work AS (
 CREATE FUNCTION rsvp_sync._need(action text, pds text, did text,
 	event_uri text, event_cid text, organiser text, organiser_pds text,
 	OUT need text, OUT subject text)
-LANGUAGE sql IMMUTABLE
+LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
-SELECT CASE WHEN pds IS NULL THEN 'identity'
-		WHEN action = 'list' THEN 'list'
-		WHEN action <> 'put' OR event_cid IS NOT NULL THEN NULL
-		WHEN organiser_pds IS NULL THEN 'identity' ELSE 'event' END,
-	CASE WHEN pds IS NULL THEN did
-		WHEN action = 'list' THEN did
-		WHEN action <> 'put' OR event_cid IS NOT NULL THEN NULL
-		WHEN organiser_pds IS NULL THEN organiser ELSE event_uri END
+SELECT n.need, CASE n.need WHEN 'event' THEN event_uri
+	WHEN 'organiser' THEN organiser ELSE did END
+FROM (SELECT CASE
+	WHEN pds IS NULL
+		OR NOT rsvp_sync._looked_at(did, rsvp_sync._identity_fresh())
+		THEN 'identity'
+	WHEN action = 'list' OR rsvp_sync._has_moved(did) THEN 'list'
+	WHEN action <> 'put' OR event_cid IS NOT NULL THEN NULL
+	WHEN organiser_pds IS NULL
+		OR NOT rsvp_sync._looked_at(organiser, interval '1 hour')
+		THEN 'organiser' ELSE 'event' END) AS n (need)
 $$;
 COMMENT ON FUNCTION rsvp_sync._need(text, text, text, text, text, text, text) IS
-'What has to be read from the network before a call can be made.';
-
-/* Where a DID's repository is, as far as we know. */
-CREATE FUNCTION rsvp_sync._pds_of(of_did text) RETURNS text
-LANGUAGE sql STABLE STRICT
-SET search_path = pg_catalog, pg_temp
-AS $$
-SELECT coalesce(
-	(SELECT a.pds FROM rsvp_sync._account a WHERE a.did = of_did),
-	(SELECT i.pds FROM rsvp_sync._identity i
-	WHERE i.did = of_did AND i.resolved_at > now() - interval '1 day'))
-$$;
-COMMENT ON FUNCTION rsvp_sync._pds_of(text) IS
-'PDS of a DID: as given at connect_account(), else from its document; NULL: to be resolved.';
+'What has to be read from the network before a call can be made; organiser: the identity of that one.';
 
 CREATE FUNCTION rsvp_sync._rsvp_record(old_record jsonb, event_uri text,
 	event_cid text, value text, created_at text)
@@ -571,6 +564,10 @@ DECLARE
 BEGIN
 	SELECT array_agg(e) INTO es
 	FROM rsvp_sync._evaluate(of_source, keys, false) e;
+	IF rsvp_sync._find_credentials(of_source, es) THEN
+		SELECT array_agg(e) INTO es
+		FROM rsvp_sync._evaluate(of_source, keys, false) e;
+	END IF;
 	es := rsvp_sync._in_turn(of_source, es);
 	es := rsvp_sync._brake(of_source, es);
 	PERFORM rsvp_sync._take_over(of_source, es);
@@ -651,9 +648,7 @@ BEGIN
 	UPDATE rsvp_sync._queue q SET lease = NULL,
 		due_at = now() + CASE WHEN q.key = ANY (waiting)
 			THEN interval '100 milliseconds' ELSE interval '1 millisecond' END
-	FROM unnest(es) e
-	WHERE q.source_id = of_source AND q.key = e.key
-		AND q.key = ANY (waiting || later);
+	WHERE q.source_id = of_source AND q.key = ANY (waiting || later);
 	RETURN ARRAY(SELECT e FROM unnest(es) e
 		WHERE e.key <> ALL (waiting || later));
 END
@@ -856,7 +851,8 @@ WITH located AS MATERIALIZED (
 		AS organiser) o
 	WHERE (e.d).action IN ('put', 'delete', 'read', 'list')
 )
-SELECT of_source, l.key, q.generation, (l.d).action, n.need, n.subject,
+SELECT of_source, l.key, q.generation, (l.d).action,
+	CASE n.need WHEN 'organiser' THEN 'identity' ELSE n.need END, n.subject,
 	l.did, l.pds, l.the_rkey, l.new_record::text,
 	CASE WHEN n.need IS NULL THEN rsvp_sync.record_cid(l.new_record) END,
 	(l.d).swap, (l.d).swap IS NULL, l.event_uri, l.organiser, l.organiser_pds,
@@ -883,29 +879,38 @@ SET search_path = pg_catalog, pg_temp
 SET enable_hashjoin = off
 AS $$
 DECLARE
-	keys text[] := ARRAY(SELECT w.key FROM unnest(work) w);
+	keys text[];
+	rkeys text[];
+	cids text[];
+	values text[];
+	counted_keys text[];
 BEGIN
-	UPDATE rsvp_sync._intent i SET
-		rkey = w.rkey, doubt = true,
-		sent_cids = CASE WHEN w.cid IS NULL OR w.cid = ANY (i.sent_cids)
-			THEN i.sent_cids ELSE i.sent_cids || w.cid END,
-		sent_local = w.sent_local
+	/* What is known by key = ANY and by place needs no join; see _park(). */
+	SELECT array_agg(w.key), array_agg(w.rkey), array_agg(w.cid),
+		array_agg(w.sent_local),
+		array_agg(w.key) FILTER (WHERE w.withdraws)
+	INTO keys, rkeys, cids, values, counted_keys
 	FROM unnest(work) w
-	WHERE i.source_id = of_source AND i.key = w.key
-		/* Says it again, so that the index is used for both columns. */
-		AND i.key = ANY (keys)
-		AND w.need IS NULL AND w.action IN ('put', 'delete');
+	WHERE w.need IS NULL AND w.action IN ('put', 'delete');
+
+	UPDATE rsvp_sync._intent i SET
+		rkey = rkeys[array_position(keys, i.key)], doubt = true,
+		sent_cids = CASE
+			WHEN cids[array_position(keys, i.key)] IS NULL
+				OR cids[array_position(keys, i.key)] = ANY (i.sent_cids)
+			THEN i.sent_cids
+			ELSE i.sent_cids || cids[array_position(keys, i.key)] END,
+		sent_local = values[array_position(keys, i.key)]
+	WHERE i.source_id = of_source AND i.key = ANY (keys);
+	IF counted_keys IS NULL THEN
+		RETURN;
+	END IF;
 
 	INSERT INTO rsvp_sync._withdrawal AS t (source_id, minute, n)
-	SELECT of_source, date_trunc('minute', now()), count(*)
-	FROM unnest(work) w
-	WHERE w.need IS NULL AND w.withdraws
-	HAVING count(*) > 0
+	VALUES (of_source, date_trunc('minute', now()), cardinality(counted_keys))
 	ON CONFLICT (source_id, minute) DO UPDATE SET n = t.n + excluded.n;
 	UPDATE rsvp_sync._queue q SET counted = true
-	FROM unnest(work) w
-	WHERE q.source_id = of_source AND q.key = w.key AND q.key = ANY (keys)
-		AND w.need IS NULL AND w.withdraws;
+	WHERE q.source_id = of_source AND q.key = ANY (counted_keys);
 	DELETE FROM rsvp_sync._withdrawal t
 	WHERE t.source_id = of_source AND t.minute < now() - interval '1 hour';
 END

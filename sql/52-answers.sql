@@ -16,7 +16,8 @@ SELECT of_did, of_rkey, new_cid, rsvp_sync._subject_uri(new_record),
 	CASE WHEN jsonb_typeof(new_record -> 'subject') = 'object'
 		THEN new_record -> 'subject' ->> 'cid' END,
 	rsvp_sync._status_word(new_record), new_record, new_rev, at, how
-WHERE NOT rsvp_sync._is_forgotten(of_did)
+WHERE NOT EXISTS (SELECT FROM rsvp_sync._forgotten f
+	WHERE f.digest = sha256(convert_to(of_did, 'UTF8')))
 ON CONFLICT (did, rkey) DO UPDATE SET
 	cid = excluded.cid,
 	event_uri = coalesce(excluded.event_uri, o.event_uri),
@@ -72,14 +73,41 @@ $$;
 COMMENT ON FUNCTION rsvp_sync._unqueue(bigint, text, bigint, boolean) IS
 'Takes a key out of the queue, or gives its lease back.';
 
+/*
+ * A call that was under way when its account moved: what it wrote is not in
+ * the account's repository, unless that was taken along just then.
+ */
+CREATE FUNCTION rsvp_sync._wrote_elsewhere(w_source bigint, w_key text,
+	w_generation bigint, w_did text, w_cid text, w_pds text)
+RETURNS boolean
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	IF coalesce(w_pds = rsvp_sync._pds_of(w_did), true) THEN
+		RETURN false;
+	END IF;
+	PERFORM rsvp_sync._call_failed(w_source, w_key, w_generation, 'again',
+		'moved_account', 'the account is on another PDS now', false, w_cid,
+		'0');
+	RETURN true;
+END
+$$;
+COMMENT ON FUNCTION rsvp_sync._wrote_elsewhere(bigint, text, bigint, text, text, text) IS
+'Did a call write to a PDS on which the account is no more? Then it is made again.';
+
 CREATE FUNCTION rsvp_sync._put_done(w_source bigint, w_key text,
 	w_generation bigint, w_did text, w_rkey text, w_record jsonb,
-	w_cid text, w_rev text)
+	w_cid text, w_rev text, w_pds text DEFAULT NULL)
 RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
+	IF rsvp_sync._wrote_elsewhere(w_source, w_key, w_generation, w_did, w_cid,
+		w_pds) THEN
+		RETURN;
+	END IF;
 	PERFORM rsvp_sync._observe(w_did, w_rkey, w_cid, w_record, w_rev,
 		'write', now());
 	UPDATE rsvp_sync._intent i SET
@@ -94,13 +122,14 @@ BEGIN
 	VALUES (w_source, w_key, w_did, 'put', 'ok',
 		rsvp_sync._status_word(w_record),
 		rsvp_sync._rsvp_uri(w_did, w_rkey), w_cid);
+	PERFORM rsvp_sync._identity_wrote(w_did);
 	/* A row that is gone has said its last word: then it is forgotten. */
 	PERFORM rsvp_sync._unqueue(w_source, w_key, w_generation, EXISTS (
 		SELECT FROM rsvp_sync._intent i
 		WHERE i.source_id = w_source AND i.key = w_key AND NOT i.live));
 END
 $$;
-COMMENT ON FUNCTION rsvp_sync._put_done(bigint, text, bigint, text, text, jsonb, text, text) IS
+COMMENT ON FUNCTION rsvp_sync._put_done(bigint, text, bigint, text, text, jsonb, text, text, text) IS
 'A record was written: it is the new base.';
 
 CREATE FUNCTION rsvp_sync._rsvp_uri(of_did text, of_rkey text) RETURNS text
@@ -114,12 +143,17 @@ COMMENT ON FUNCTION rsvp_sync._rsvp_uri(text, text) IS
 
 /* Planned once more afterwards: the row may have another wish by now. */
 CREATE FUNCTION rsvp_sync._delete_done(w_source bigint, w_key text,
-	w_generation bigint, w_did text, w_rkey text, w_rev text)
+	w_generation bigint, w_did text, w_rkey text, w_rev text,
+	w_pds text DEFAULT NULL)
 RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
+	IF rsvp_sync._wrote_elsewhere(w_source, w_key, w_generation, w_did, NULL,
+		w_pds) THEN
+		RETURN;
+	END IF;
 	PERFORM rsvp_sync._observe(w_did, w_rkey, NULL, NULL, w_rev, 'write',
 		now());
 	UPDATE rsvp_sync._intent i SET
@@ -132,10 +166,11 @@ BEGIN
 	INSERT INTO rsvp_sync._history (source_id, key, did, action, outcome, uri)
 	VALUES (w_source, w_key, w_did, 'delete', 'ok',
 		rsvp_sync._rsvp_uri(w_did, w_rkey));
+	PERFORM rsvp_sync._identity_wrote(w_did);
 	PERFORM rsvp_sync._unqueue(w_source, w_key, w_generation, true);
 END
 $$;
-COMMENT ON FUNCTION rsvp_sync._delete_done(bigint, text, bigint, text, text, text) IS
+COMMENT ON FUNCTION rsvp_sync._delete_done(bigint, text, bigint, text, text, text, text) IS
 'A record was removed; the key is planned again.';
 
 /*
@@ -143,12 +178,16 @@ COMMENT ON FUNCTION rsvp_sync._delete_done(bigint, text, bigint, text, text, tex
  * cid, which then is computed.
  */
 CREATE FUNCTION rsvp_sync._read_done(w_source bigint, w_key text,
-	w_did text, w_rkey text, w_cid text, w_record jsonb)
+	w_did text, w_rkey text, w_cid text, w_record jsonb,
+	w_pds text DEFAULT NULL)
 RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
+	IF w_pds <> rsvp_sync._pds_of(w_did) THEN
+		RETURN;					/* of a PDS on which the account is no more */
+	END IF;
 	PERFORM rsvp_sync._observe(w_did, w_rkey,
 		coalesce(w_cid, rsvp_sync.record_cid(w_record)), w_record, NULL, 'read',
 		coalesce(rsvp_sync._record_time(w_record), now()));
@@ -163,11 +202,12 @@ BEGIN
 	WHERE i.source_id = w_source AND i.key = w_key;
 END
 $$;
-COMMENT ON FUNCTION rsvp_sync._read_done(bigint, text, text, text, text, jsonb) IS
+COMMENT ON FUNCTION rsvp_sync._read_done(bigint, text, text, text, text, jsonb, text) IS
 'A record was read from its PDS; neither cid nor record: it is not there.';
 
 /* All records of an account, every page. */
-CREATE FUNCTION rsvp_sync._list_done(of_did text, records jsonb)
+CREATE FUNCTION rsvp_sync._list_done(of_did text, records jsonb,
+	of_pds text DEFAULT NULL)
 RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
@@ -176,6 +216,9 @@ DECLARE
 	r record;
 	seen text[] := '{}';
 BEGIN
+	IF of_pds <> rsvp_sync._pds_of(of_did) THEN
+		RETURN;					/* where the account is no more */
+	END IF;
 	FOR r IN SELECT (rsvp_sync.parse_at_uri(e ->> 'uri')).rkey AS rkey,
 			e ->> 'cid' AS cid, e -> 'value' AS value
 		FROM jsonb_array_elements(records) e
@@ -188,24 +231,11 @@ BEGIN
 	UPDATE rsvp_sync._observed o SET cid = NULL, record = NULL,
 		status = NULL, changed_at = now(), source = 'list', seen_at = now()
 	WHERE o.did = of_did AND o.cid IS NOT NULL AND o.rkey <> ALL (seen);
+	PERFORM rsvp_sync._rewind(of_did);
 END
 $$;
-COMMENT ON FUNCTION rsvp_sync._list_done(text, jsonb) IS
+COMMENT ON FUNCTION rsvp_sync._list_done(text, jsonb, text) IS
 'The RSVP records of an account, all pages of listRecords; what is not among them is gone.';
-
-CREATE FUNCTION rsvp_sync._identity_done(of_did text, new_pds text,
-	new_handle text)
-RETURNS void
-LANGUAGE sql VOLATILE
-SET search_path = pg_catalog, pg_temp
-AS $$
-INSERT INTO rsvp_sync._identity (did, pds, handle)
-VALUES (of_did, new_pds, new_handle)
-ON CONFLICT (did) DO UPDATE SET pds = excluded.pds,
-	handle = excluded.handle, resolved_at = now(), error = NULL
-$$;
-COMMENT ON FUNCTION rsvp_sync._identity_done(text, text, text) IS
-'What a DID document says: PDS and handle.';
 
 CREATE FUNCTION rsvp_sync._event_done(of_uri text, new_cid text)
 RETURNS void
@@ -234,6 +264,9 @@ DECLARE
 BEGIN
 	SELECT a.state INTO old_state FROM rsvp_sync._account a
 	WHERE a.did = of_did;
+	IF new_state NOT IN ('connected', 'unreachable') THEN
+		PERFORM rsvp_sync._identity_parked(of_did);
+	END IF;
 	UPDATE rsvp_sync._account a SET
 		state = new_state,
 		state_since = CASE WHEN a.state = new_state THEN a.state_since

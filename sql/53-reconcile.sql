@@ -16,6 +16,7 @@ CREATE TABLE rsvp_sync._pass (
 	phase text CHECK (phase IN ('rows', 'intents')),	-- NULL: none is under way
 	position text,					-- the key up to which it is done; NULL: from the start
 	matched bigint NOT NULL DEFAULT 0,	-- of intents whose row was met: hashes of their keys, xor
+	crowded bigint[],				-- slots with several keys, by hash; NULL: each is looked up
 	started_at timestamptz,
 	seen bigint NOT NULL DEFAULT 0,	-- rows compared
 	differing bigint NOT NULL DEFAULT 0,	-- keys put in
@@ -225,6 +226,12 @@ $$;
 COMMENT ON FUNCTION rsvp_sync._differing(bigint, text[]) IS
 'private: of these keys of a source (NULL: of all) those that are not as they should be, each planned. Write-backs are not looked at.';
 
+CREATE FUNCTION rsvp_sync._is_record_of_did(uri text) RETURNS boolean
+LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE
+AS 'MODULE_PATHNAME', 'rsvp_sync_is_record_of_did';
+COMMENT ON FUNCTION rsvp_sync._is_record_of_did(text) IS
+'private: is this the at-uri of a record in a DID''s repository?';
+
 /* Why a row that is not withheld publishes nothing; as plan() says it. */
 CREATE FUNCTION rsvp_sync._missing(did text, event_uri text, mapped boolean,
 	local text, past boolean)
@@ -237,10 +244,7 @@ BEGIN
 		WHEN did IS NULL THEN 'no_did'
 		WHEN NOT rsvp_sync.is_did(did) THEN 'invalid_did'
 		WHEN event_uri IS NULL THEN 'no_event_uri'
-		WHEN NOT (rsvp_sync.is_at_uri(event_uri)
-			AND (rsvp_sync.parse_at_uri(event_uri)).rkey IS NOT NULL
-			AND rsvp_sync.is_did(
-				(rsvp_sync.parse_at_uri(event_uri)).authority))
+		WHEN NOT rsvp_sync._is_record_of_did(event_uri)
 		THEN 'invalid_event_uri'
 		WHEN mapped IS NOT TRUE THEN 'unmapped_status'
 		WHEN local IS NULL THEN 'status_not_published'
@@ -249,6 +253,41 @@ END
 $$;
 COMMENT ON FUNCTION rsvp_sync._missing(text, text, boolean, text, boolean) IS
 'private: reason code of a row whose own values keep it from being published, else NULL';
+
+/*
+ * Slots in which several keys could meet, of all sources.  One look at all
+ * intents costs less than a look-up for each key, where the source has a good
+ * part of them and few of its keys do meet.
+ */
+CREATE FUNCTION rsvp_sync._crowded_slots(of_source bigint)
+RETURNS bigint[]
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+SET jit = off SET work_mem = '64MB'
+AS $$
+DECLARE
+	part bigint := (SELECT greatest(c.reltuples / 4, 1) FROM pg_class c
+		WHERE c.oid = 'rsvp_sync._intent'::regclass);
+	crowded bigint[];
+BEGIN
+	/* Of many millions it would be a long statement. */
+	IF part > 1250000 OR part > (SELECT count(*) FROM (SELECT FROM rsvp_sync._intent i
+		WHERE i.source_id = of_source LIMIT part) k)
+	THEN
+		RETURN NULL;
+	END IF;
+	crowded := ARRAY(
+		SELECT hashtextextended(i.did, hashtextextended(i.event_uri, 0))
+		FROM rsvp_sync._intent i
+		GROUP BY 1
+		HAVING count(*) > 1
+			AND bool_or(i.live OR i.bond IS NOT NULL OR i.doubt)
+		LIMIT 101);
+	RETURN CASE WHEN cardinality(crowded) <= 100 THEN crowded END;
+END
+$$;
+COMMENT ON FUNCTION rsvp_sync._crowded_slots(bigint) IS
+'private: hashes of the slots with more than one key of which one has, wants or may have a record; NULL: better looked up key by key';
 
 /*
  * One page of rows.  What a row, its intent and its record say is compared
@@ -260,7 +299,7 @@ COMMENT ON FUNCTION rsvp_sync._missing(text, text, boolean, text, boolean) IS
  * Look-ups by index, as a slice is small beside the tables.
  */
 CREATE FUNCTION rsvp_sync._compare_rows(of_source bigint, after text,
-	at_most integer, OUT until text, OUT seen bigint, OUT matched bigint,
+	at_most integer, crowded bigint[], OUT until text, OUT seen bigint, OUT matched bigint,
 	OUT differing text[])
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
@@ -272,6 +311,9 @@ DECLARE
 	map jsonb := rsvp_sync._status_map(of_source);
 	past_too boolean;
 	told jsonb;
+	leaving text[] := ARRAY(SELECT a.did FROM rsvp_sync._account a
+		WHERE a.leaving IS NOT NULL);
+	forgotten boolean := EXISTS (SELECT FROM rsvp_sync._forgotten);
 	suspects text[];
 	erased text[];
 BEGIN
@@ -295,6 +337,10 @@ BEGIN
 			WHEN i.key IS NULL OR i.doubt OR i.sent_cids <> '{}'
 				OR i.did IS DISTINCT FROM p.did
 				OR i.event_uri IS DISTINCT FROM p.event_uri
+				/* Its user takes leave, or has. */
+				OR p.did = ANY (leaving)
+				OR forgotten AND EXISTS (SELECT FROM rsvp_sync._forgotten f
+					WHERE f.digest = sha256(convert_to(p.did, 'UTF8')))
 			THEN false
 			WHEN p.withheld IS NOT NULL
 			THEN i.state = 'withheld' AND (i.reason_code = p.withheld
@@ -310,8 +356,8 @@ BEGIN
 					OR i.bond IS NULL AND i.base_local IS NULL)
 			WHEN v.local IS NULL OR v.past
 				/* Planned as one that wants a record: its parts are valid. */
-				OR NOT i.live AND rsvp_sync._missing(p.did, p.event_uri,
-					true, v.local, v.past) IS NOT NULL
+				OR NOT i.live AND NOT coalesce(rsvp_sync.is_did(p.did)
+					AND rsvp_sync._is_record_of_did(p.event_uri), false)
 			THEN false
 			WHEN i.bond IS NULL AND i.state = 'blocked'
 			THEN i.reason_code = 'no_account'
@@ -326,10 +372,15 @@ BEGIN
 						AND (o.status IS DISTINCT FROM v.local
 							OR i.reason_code = 'published') END
 				/* Nobody else is in its slot. */
-				AND NOT EXISTS (SELECT FROM rsvp_sync._intent r
-					WHERE r.did = i.did AND r.event_uri = i.event_uri
-						AND (r.live OR r.bond IS NOT NULL OR r.doubt)
-						AND (r.key <> i.key OR r.source_id <> i.source_id))
+				AND CASE WHEN crowded = '{}' THEN true
+					WHEN crowded IS NOT NULL
+					THEN hashtextextended(i.did,
+						hashtextextended(i.event_uri, 0)) <> ALL (crowded)
+					ELSE NOT EXISTS (SELECT FROM rsvp_sync._intent r
+						WHERE r.did = i.did AND r.event_uri = i.event_uri
+							AND (r.live OR r.bond IS NOT NULL OR r.doubt)
+							AND (r.key <> i.key
+								OR r.source_id <> i.source_id)) END
 			END AS right,
 			/* A column may have taken less of it than there was. */
 			p.present AND i.bond IS NOT NULL AND NOT i.writeback
@@ -360,8 +411,8 @@ BEGIN
 			WHERE q.source_id = of_source AND q.key = k));
 END
 $$;
-COMMENT ON FUNCTION rsvp_sync._compare_rows(bigint, text, integer) IS
-'private: compares the attendance rows after a key (NULL: from the first), at most so many. until: the last key of them, NULL if it was the rest; matched: xor of hashes of the keys that have an intent; differing: keys that are not as they should be';
+COMMENT ON FUNCTION rsvp_sync._compare_rows(bigint, text, integer, bigint[]) IS
+'private: compares the attendance rows after a key (NULL: from the first), at most so many; crowded: what _crowded_slots() said. until: the last key of them, NULL if it was the rest; matched: xor of hashes of the keys that have an intent; differing: keys that are not as they should be';
 
 /* One page of intents: those whose row is gone. */
 CREATE FUNCTION rsvp_sync._compare_intents(of_source bigint, after text,
@@ -420,6 +471,7 @@ BEGIN
 		pass.phase := 'rows';
 		pass.position := NULL;
 		pass.matched := 0;
+		pass.crowded := rsvp_sync._crowded_slots(pass.source_id);
 		pass.started_at := clock_timestamp();
 		pass.seen := 0;
 		pass.differing := 0;
@@ -435,7 +487,7 @@ BEGIN
 		pass.phase := 'intents';
 	ELSE
 		SELECT * INTO slice FROM rsvp_sync._compare_rows(pass.source_id,
-			pass.position, at_most);
+			pass.position, at_most, pass.crowded);
 		pass.seen := pass.seen + slice.seen;
 		pass.matched := pass.matched # slice.matched;
 		pass.phase := CASE WHEN slice.until IS NOT NULL THEN 'rows'
@@ -465,7 +517,7 @@ DECLARE
 BEGIN
 	pass.source_id := of_source;
 	LOOP
-		SELECT * INTO slice FROM rsvp_sync._next_slice(pass, 5000);
+		SELECT * INTO slice FROM rsvp_sync._next_slice(pass, 20000);
 		pass := slice.pass;
 		RETURN QUERY SELECT unnest(slice.differing);
 		EXIT WHEN pass.phase IS NULL;
@@ -565,6 +617,7 @@ WHERE i.seconds > 0 AND s.state = 'active'
 				THEN 0.5 + 0.6 * i.chance ELSE 0.9 + 0.2 * i.chance END)
 			<= now())
 	AND current_setting('rsvp_sync.mode') <> 'off'
+	AND NOT EXISTS (SELECT FROM rsvp_sync._pause a WHERE a.subject = '*')
 	AND NOT rsvp_sync._copied()
 	AND NOT rsvp_sync._is_backlogged(s.source_id, backlog)
 ORDER BY p.phase IS NULL, p.finished_at NULLS FIRST, s.source_id
@@ -597,6 +650,7 @@ BEGIN
 	END IF;
 	UPDATE rsvp_sync._pass p SET phase = new_pass.phase,
 		position = new_pass.position, matched = new_pass.matched,
+		crowded = new_pass.crowded,
 		started_at = new_pass.started_at, seen = new_pass.seen,
 		differing = new_pass.differing, finished_at = new_pass.finished_at,
 		not_before = NULL, error = NULL
@@ -608,7 +662,9 @@ COMMENT ON FUNCTION rsvp_sync._reconcile_slice(bigint, integer) IS
 
 /*
  * A slice could not be compared.  What passes by itself is tried again where
- * it was; anything else may mean other keys, so the pass begins anew.
+ * it was.  A query that is too slow even for a few rows together may do for
+ * one: that is no reason to stop its source.  Anything else may mean other
+ * keys, so the pass begins anew.
  */
 CREATE FUNCTION rsvp_sync._reconcile_failed(of_source bigint, code text,
 	message text, passing boolean)
@@ -617,17 +673,18 @@ LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-	IF NOT passing THEN
+	IF NOT passing AND code <> '57014' THEN
 		PERFORM rsvp_sync._source_failed(of_source, code, message);
 	END IF;
 	INSERT INTO rsvp_sync._pass AS p (source_id, not_before, error)
-	VALUES (of_source, now() + CASE WHEN passing THEN interval '1 second'
-			ELSE interval '1 minute' END,
+	VALUES (of_source, CASE WHEN NOT passing THEN now() + CASE code
+			WHEN '57014' THEN interval '10 minutes'
+			ELSE interval '1 minute' END END,
 		format('%s (SQLSTATE %s)', message, code))
 	ON CONFLICT (source_id) DO UPDATE SET
-		phase = CASE WHEN passing THEN p.phase END,
+		phase = CASE WHEN passing OR code = '57014' THEN p.phase END,
 		not_before = excluded.not_before, error = excluded.error;
 END
 $$;
 COMMENT ON FUNCTION rsvp_sync._reconcile_failed(bigint, text, text, boolean) IS
-'private: records that a slice of a source could not be compared; passing: a lock or a time limit was in the way';
+'private: records that a slice of a source could not be compared; passing: a lock or a time limit was in the way, and it is tried again at once';

@@ -46,45 +46,44 @@ COMMENT ON FUNCTION rsvp_sync._key_version() IS
  * envelope whose key is lost does not keep the others from the new key; and
  * a row that the worker is writing is left to the next call.
  */
-CREATE FUNCTION rsvp_sync._rekey_column(relation regclass, envelope name,
-	at_most bigint, bound_to name DEFAULT 'did')
+CREATE FUNCTION rsvp_sync._rekey_column(relation regclass, bound_to name,
+	envelope name, at_most bigint)
 RETURNS bigint
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
 	version text := rsvp_sync._key_version();
-	row_did text;
+	of_id text;
 	n bigint;
 	done bigint := 0;
 BEGIN
-	FOR row_did IN EXECUTE format(
-		'SELECT t.%3$I FROM %1$s t WHERE t.%2$I IS NOT NULL'
-		' AND (t.%2$I::jsonb ->> ''v'' IS DISTINCT FROM $1'
-		' OR t.%2$I::jsonb ->> ''aad'' IS NULL) ORDER BY t.%3$I',
-		relation, envelope, bound_to) USING version
+	FOR of_id IN EXECUTE format(
+		'SELECT t.%2$I FROM %1$s t WHERE t.%3$I IS NOT NULL'
+		' AND (t.%3$I::jsonb ->> ''v'' IS DISTINCT FROM $1'
+		' OR t.%3$I::jsonb ->> ''aad'' IS NULL) ORDER BY t.%2$I',
+		relation, bound_to, envelope) USING version
 	LOOP
 		EXIT WHEN done >= at_most;
 		BEGIN
 			EXECUTE format(
-				'UPDATE %1$s t SET %2$I = rsvp_sync._reseal(t.%2$I, t.%3$I)'
-				' WHERE t.%3$I = (SELECT l.%3$I FROM %1$s l'
-				' WHERE l.%3$I = $1 AND l.%2$I IS NOT NULL'
+				'UPDATE %1$s t SET %3$I = rsvp_sync._reseal(t.%3$I, t.%2$I)'
+				' WHERE t.%2$I = (SELECT l.%2$I FROM %1$s l'
+				' WHERE l.%2$I = $1 AND l.%3$I IS NOT NULL'
 				' FOR NO KEY UPDATE SKIP LOCKED)',
-				relation, envelope, bound_to) USING row_did;
+				relation, bound_to, envelope) USING of_id;
 			GET DIAGNOSTICS n = ROW_COUNT;
 			done := done + n;
 		EXCEPTION WHEN OTHERS THEN
 			RAISE WARNING 'an envelope of "%" keeps its old key: %',
-				row_did, SQLERRM;
+				of_id, SQLERRM;
 		END;
 	END LOOP;
 	RETURN done;
 END
 $$;
-REVOKE ALL ON FUNCTION
-	rsvp_sync._rekey_column(regclass, name, bigint, name) FROM PUBLIC;
-COMMENT ON FUNCTION
-	rsvp_sync._rekey_column(regclass, name, bigint, name) IS
+REVOKE ALL ON FUNCTION rsvp_sync._rekey_column(regclass, name, name, bigint)
+	FROM PUBLIC;
+COMMENT ON FUNCTION rsvp_sync._rekey_column(regclass, name, name, bigint) IS
 'private: seals envelopes of other keys anew, at most so many; how many it were';
 
 /*
@@ -96,13 +95,18 @@ LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
 	batch constant bigint := 10000;
-	done bigint;
+	done bigint := 0;
+	c record;
 BEGIN
-	done := rsvp_sync._rekey_column('rsvp_sync._account', 'credential', batch);
-	done := done + rsvp_sync._rekey_column('rsvp_sync._account', 'session',
-		batch - done);
-	done := done + rsvp_sync._rekey_column('rsvp_sync._oauth_client', 'jwk',
-		batch - done, 'client_id');
+	FOR c IN SELECT * FROM (VALUES
+			('rsvp_sync._account'::regclass, 'did'::name, 'credential'::name),
+			('rsvp_sync._account', 'did', 'session'),
+			('rsvp_sync._oauth_client', 'client_id', 'jwk'))
+		AS v (relation, bound_to, envelope)
+	LOOP
+		done := done + rsvp_sync._rekey_column(c.relation, c.bound_to,
+			c.envelope, batch - done);
+	END LOOP;
 	IF done >= batch THEN
 		RAISE NOTICE 'there may be more envelopes of old keys'
 			USING HINT = 'Call rekey() again until it returns 0.';
@@ -477,7 +481,11 @@ COMMENT ON FUNCTION rsvp_sync.revoke_account(text, name) IS
  * whoever asks: each role sees its own accounts and those granted to it.
  */
 CREATE VIEW rsvp_sync.account WITH (security_barrier) AS
-SELECT a.did, a.handle, a.pds, a.owner, a.auth,
+SELECT a.did,
+	/* What was found to be another's is not shown. */
+	CASE WHEN d.handle_ok THEN d.handle
+		WHEN d.handle_ok IS NULL THEN a.handle END AS handle,
+	a.pds, a.owner, a.auth,
 	/*
 	 * On its way out, or its server is down, unless it is the user who has to
 	 * do something.
@@ -498,7 +506,7 @@ SELECT a.did, a.handle, a.pds, a.owner, a.auth,
 FROM rsvp_sync._account a
 /* A server that is down, unless it is the user who has to do something. */
 LEFT JOIN rsvp_sync._identity d ON d.did = a.did
-LEFT JOIN rsvp_sync._host h ON h.host = COALESCE(a.pds, d.pds)
+LEFT JOIN rsvp_sync._host h ON h.host = COALESCE(d.pds, a.pds)
 	AND a.state IN ('unverified', 'connected', 'unreachable')
 WHERE pg_catalog.pg_has_role(a.owner, 'USAGE')
 	OR EXISTS (SELECT FROM rsvp_sync._account_grant g

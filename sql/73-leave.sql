@@ -8,17 +8,6 @@
  * worker lets it go, see _finish_leaving().
  */
 
-/* No test of the account's row: while that is there, somebody may write. */
-CREATE FUNCTION rsvp_sync._is_forgotten(of_did text) RETURNS boolean
-LANGUAGE sql STABLE
-SET search_path = pg_catalog, pg_temp
-AS $$
-SELECT EXISTS (SELECT FROM rsvp_sync._forgotten f
-	WHERE f.digest = sha256(convert_to(of_did, 'UTF8')))
-$$;
-COMMENT ON FUNCTION rsvp_sync._is_forgotten(text) IS
-'private: did this DID ask to be forgotten, and was not connected since?';
-
 /* Have every row of an account looked at again, and its records withdrawn. */
 CREATE FUNCTION rsvp_sync._leave(of_did text, how text) RETURNS void
 LANGUAGE sql VOLATILE
@@ -95,11 +84,20 @@ LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
+	/* What waits, waits for him no more, and says nothing of him. */
+	UPDATE rsvp_sync._queue q SET last_error = NULL, waits_for = NULL,
+		wait_code = NULL, due_at = least(q.due_at, now())
+	FROM rsvp_sync._intent i
+	WHERE i.did = of_did AND i.source_id = ANY (sources)
+		AND q.source_id = i.source_id AND q.key = i.key;
+	DELETE FROM rsvp_sync._pause p WHERE p.subject = of_did;
+	DELETE FROM rsvp_sync._found_credential f WHERE f.did = of_did;
 	UPDATE rsvp_sync._intent i SET did = NULL, event_uri = NULL,
 		live = false, bond = NULL, wrote = false, rkey = NULL,
 		record_created_at = NULL, first_local = i.local, base_local = i.local,
 		base_cid = NULL, sent_cids = '{}', sent_local = NULL, doubt = false,
 		truncated = false, approved = false, synced_at = NULL,
+		failed_at = NULL, failed_attempts = NULL, failed_error = NULL,
 		state = 'withheld', reason_code = 'forgotten',
 		reason = rsvp_sync._reason('forgotten')
 	WHERE i.did = of_did AND i.source_id = ANY (sources);
@@ -108,6 +106,7 @@ BEGIN
 		OR h.source_id IS NULL);
 	DELETE FROM rsvp_sync._observed o WHERE o.did = of_did;
 	DELETE FROM rsvp_sync._identity i WHERE i.did = of_did;
+	DELETE FROM rsvp_sync._found_credential f WHERE f.did = of_did;
 	DELETE FROM rsvp_sync._event e
 	WHERE starts_with(e.uri, 'at://' || of_did || '/');
 	INSERT INTO rsvp_sync._forgotten (digest)
@@ -275,15 +274,21 @@ BEGIN
 				'connected_at', a.connected_at, 'leaving', a.leaving,
 				'has_credential', a.credential IS NOT NULL,
 				'has_session', a.session IS NOT NULL,
-				'oauth', (SELECT jsonb_build_object(
-						'client_id', s.client_id, 'issuer', s.issuer,
-						'scope', s.scope, 'expires_at', s.expires_at)
-					FROM rsvp_sync._oauth_session s
-					WHERE s.did = a.did AND a.auth = 'oauth'),
+				/* Not its lease: whoever knows that token has it. */
+				'oauth', (SELECT to_jsonb(o) - 'did' - 'lease_token'
+					FROM rsvp_sync._oauth_session o WHERE o.did = a.did),
 				'granted_to', (SELECT coalesce(jsonb_agg(g.grantee
 						ORDER BY g.grantee), '[]')
 					FROM rsvp_sync._account_grant g WHERE g.did = a.did))
 			FROM rsvp_sync._account a WHERE a.did = $2),
+		'paused', (SELECT to_jsonb(p) - 'subject' FROM rsvp_sync._pause p
+			WHERE p.subject = $2),
+		'found', (SELECT coalesce(jsonb_agg(jsonb_build_object(
+				'attendance', s.attendance, 'connected_at', f.connected_at)
+				ORDER BY s.attendance_name), '[]')
+			FROM rsvp_sync._found_credential f
+			JOIN rsvp_sync._source s ON s.source_id = f.source_id
+			WHERE f.did = $2 AND f.source_id = ANY (sources)),
 		'forgotten_on', (SELECT f.forgotten_on FROM rsvp_sync._forgotten f
 			WHERE f.digest = sha256(convert_to($2, 'UTF8'))),
 		'identity', (SELECT to_jsonb(i) - 'did' FROM rsvp_sync._identity i
@@ -317,4 +322,4 @@ CREATE FUNCTION rsvp_sync.export(did text) RETURNS jsonb
 LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp
 AS 'MODULE_PATHNAME', 'rsvp_sync_export';
 COMMENT ON FUNCTION rsvp_sync.export(text) IS
-'Everything that is stored of a DID, and never a secret: account, identity, records (observed), rows (what is known of attendance rows), history, events (the cache of its event records), forgotten_on. Rows and history of the caller''s own tables; a superuser sees all. Nothing known: null and empty lists. Errors: invalid_parameter_value, null_value_not_allowed, insufficient_privilege (the account is another role''s).';
+'Everything that is stored of a DID, and never a secret: account, found (by which tables its credentials were found), paused, identity, records (observed), rows (what is known of attendance rows), history, events (the cache of its event records), forgotten_on. Rows and history of the caller''s own tables; a superuser sees all. Nothing known: null and empty lists. Errors: invalid_parameter_value, null_value_not_allowed, insufficient_privilege (the account is another role''s).';

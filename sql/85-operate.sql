@@ -364,10 +364,11 @@ COMMENT ON FUNCTION rsvp_sync._stat_worker() IS
 
 CREATE VIEW rsvp_sync.stat_worker WITH (security_barrier) AS
 SELECT w.pid, w.started_at, w.state, w.state_since, w.wait_event_type,
-	w.wait_event
+	w.wait_event,
+	(SELECT count(*) FROM rsvp_sync._queue q WHERE q.lease IS NOT NULL) AS leased
 FROM rsvp_sync._stat_worker() w;
 COMMENT ON VIEW rsvp_sync.stat_worker IS
-'The worker of this database: one row, or none if there is no worker.';
+'The worker of this database: one row, or none if there is no worker. leased: keys it has in hand.';
 
 CREATE VIEW rsvp_sync.progress WITH (security_barrier) AS
 SELECT s.source_id, s.attendance, s.tenant,

@@ -38,10 +38,28 @@ $$;
 COMMENT ON FUNCTION rsvp_sync._add_buckets(bigint[], bigint[]) IS
 'private: sum of two arrays, place by place';
 
-CREATE AGGREGATE rsvp_sync._sum_buckets(bigint[]) (
-	SFUNC = rsvp_sync._add_buckets, STYPE = bigint[]);
-COMMENT ON AGGREGATE rsvp_sync._sum_buckets(bigint[]) IS
-'private: sum of arrays, place by place';
+/* Rows of _tally, or of _counter in the same shape, added up. */
+CREATE FUNCTION rsvp_sync._sum_entries(all_entries jsonb[])
+RETURNS TABLE (name text, labels jsonb, value bigint,
+	seconds double precision, buckets bigint[])
+LANGUAGE sql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+WITH entry AS (
+	SELECT e.* FROM unnest(all_entries) t (entries)
+	CROSS JOIN jsonb_to_recordset(t.entries) AS e (name text, labels jsonb,
+		value bigint, seconds double precision, buckets bigint[])
+), bucket AS (
+	SELECT e.name, e.labels, b.n, sum(b.v)::bigint AS v
+	FROM entry e CROSS JOIN unnest(e.buckets) WITH ORDINALITY AS b (v, n)
+	GROUP BY e.name, e.labels, b.n)
+SELECT s.*, (SELECT array_agg(b.v ORDER BY b.n) FROM bucket b
+	WHERE b.name = s.name AND b.labels = s.labels)
+FROM (SELECT e.name, e.labels, sum(e.value)::bigint, sum(e.seconds)
+	FROM entry e GROUP BY e.name, e.labels) s
+$$;
+COMMENT ON FUNCTION rsvp_sync._sum_entries(jsonb[]) IS
+'private: sums of what was counted, by name and labels';
 
 /*
  * Error names come from strangers: beyond two hundred they are "other", or
@@ -125,17 +143,10 @@ RETURNS TABLE (name text, labels jsonb, value bigint,
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
-SELECT a.name, a.labels, sum(a.value)::bigint, sum(a.seconds),
-	rsvp_sync._sum_buckets(a.buckets)
-FROM (
-	SELECT c.name, c.labels, c.value, c.seconds, c.buckets
-	FROM rsvp_sync._counter c
+SELECT s.* FROM rsvp_sync._sum_entries(ARRAY(
+	SELECT t.entries FROM rsvp_sync._tally t
 	UNION ALL
-	SELECT e.name, e.labels, e.value, e.seconds, e.buckets
-	FROM rsvp_sync._tally t
-	CROSS JOIN jsonb_to_recordset(t.entries) AS e (name text, labels jsonb,
-		value bigint, seconds double precision, buckets bigint[])) a
-GROUP BY a.name, a.labels
+	SELECT jsonb_agg(c) FROM rsvp_sync._counter c HAVING count(*) > 0)) s
 $$;
 COMMENT ON FUNCTION rsvp_sync._counted() IS
 'private: the counters, those not folded yet included';
@@ -149,12 +160,8 @@ WITH gone AS (
 	DELETE FROM rsvp_sync._tally RETURNING entries
 )
 INSERT INTO rsvp_sync._counter AS c (name, labels, value, seconds, buckets)
-SELECT e.name, e.labels, sum(e.value), sum(e.seconds),
-	rsvp_sync._sum_buckets(e.buckets)
-FROM gone g
-CROSS JOIN jsonb_to_recordset(g.entries) AS e (name text, labels jsonb,
-	value bigint, seconds double precision, buckets bigint[])
-GROUP BY e.name, e.labels
+SELECT s.name, s.labels, s.value, s.seconds, s.buckets
+FROM rsvp_sync._sum_entries(ARRAY(SELECT g.entries FROM gone g)) s
 ON CONFLICT ON CONSTRAINT _counter_pkey DO UPDATE SET
 	value = c.value + excluded.value,
 	seconds = c.seconds + excluded.seconds,

@@ -47,16 +47,17 @@ static Statement refresh_done = {
 };
 static Statement put_done = {
 	"SELECT rsvp_sync._put_done($1, $2, $3, $4, $5, $6::pg_catalog.jsonb,"
-	" $7, $8)", 8,
-	{INT8OID, TEXTOID, INT8OID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID}
+	" $7, $8, $9)", 9,
+	{INT8OID, TEXTOID, INT8OID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID,
+	TEXTOID}
 };
 static Statement delete_done = {
-	"SELECT rsvp_sync._delete_done($1, $2, $3, $4, $5, $6)", 6,
-	{INT8OID, TEXTOID, INT8OID, TEXTOID, TEXTOID, TEXTOID}
+	"SELECT rsvp_sync._delete_done($1, $2, $3, $4, $5, $6, $7)", 7,
+	{INT8OID, TEXTOID, INT8OID, TEXTOID, TEXTOID, TEXTOID, TEXTOID}
 };
 static Statement read_done = {
-	"SELECT rsvp_sync._read_done($1, $2, $3, $4, $5, $6::pg_catalog.jsonb)",
-	6, {INT8OID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID}
+	"SELECT rsvp_sync._read_done($1, $2, $3, $4, $5, $6::pg_catalog.jsonb,"
+	" $7)", 7, {INT8OID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID}
 };
 static Statement call_failed = {
 	"SELECT rsvp_sync._call_failed($1, $2, $3, $4, $5, $6, $7, $8,"
@@ -66,12 +67,23 @@ static Statement call_failed = {
 	INT4OID}
 };
 static Statement list_done = {
-	"SELECT rsvp_sync._list_done($1, $2::pg_catalog.jsonb)", 2,
-	{TEXTOID, TEXTOID}
+	"SELECT rsvp_sync._list_done($1, $2::pg_catalog.jsonb, $3)", 3,
+	{TEXTOID, TEXTOID, TEXTOID}
 };
 static Statement identity_done = {
 	"SELECT rsvp_sync._identity_done($1, $2, $3)", 3,
 	{TEXTOID, TEXTOID, TEXTOID}
+};
+static Statement identity_failed = {
+	"SELECT rsvp_sync._identity_failed($1, $2, $3)", 3,
+	{TEXTOID, TEXTOID, BOOLOID}
+};
+static Statement identity_hint = {
+	"SELECT rsvp_sync._identity_hint($1)", 1, {TEXTOID}
+};
+static Statement handle_checked = {
+	"SELECT rsvp_sync._handle_checked($1, $2, $3)", 3,
+	{TEXTOID, TEXTOID, BOOLOID}
 };
 static Statement event_done = {
 	"SELECT rsvp_sync._event_done($1, $2)", 2, {TEXTOID, TEXTOID}
@@ -128,6 +140,7 @@ record_write(Outcome *o)
 		args_text(&args, o->cid);
 	}
 	args_text(&args, o->rev);
+	args_text(&args, o->job->pds);
 	run_statement(put ? &put_done : &delete_done, &args);
 }
 
@@ -141,6 +154,7 @@ record_read(Outcome *o)
 	args_text(&args, o->job->rkey);
 	args_text(&args, o->cid);
 	args_text(&args, o->text);
+	args_text(&args, o->job->pds);
 	run_statement(&read_done, &args);
 }
 
@@ -199,6 +213,51 @@ record_host(Outcome *o)
 						   result_text(0, 1) ? result_text(0, 1) : "a moment")));
 }
 
+/* What the document says, or that it cannot be had; and what follows. */
+static void
+record_identity(Outcome *o)
+{
+	Args		args = {0};
+	Datum		follow;
+	bool		isnull;
+
+	args_text(&args, o->subject);
+	if (o->text != NULL)
+	{
+		args_text(&args, o->text);
+		args_text(&args, o->handle);
+	}
+	else
+	{
+		args_text(&args, psprintf("%s: %s", o->code, o->message));
+		args_bool(&args, o->sure);
+	}
+	run_statement(o->text ? &identity_done : &identity_failed, &args);
+	follow = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1,
+						   &isnull);
+	o->follow = !isnull && DatumGetBool(follow);
+}
+
+static void
+record_handle(Outcome *o)
+{
+	Args		args = {0};
+
+	args_text(&args, o->subject);
+	args_text(&args, o->handle);
+	args_bool(&args, o->sure);
+	run_statement(&handle_checked, &args);
+}
+
+static void
+record_hint(Outcome *o)
+{
+	Args		args = {0};
+
+	args_text(&args, o->subject);
+	run_statement(&identity_hint, &args);
+}
+
 static void
 record_learnt(Outcome *o)
 {
@@ -209,11 +268,9 @@ record_learnt(Outcome *o)
 		args_text(&args, o->cid);
 	else
 		args_text(&args, o->text);
-	if (o->kind == OUTCOME_IDENTITY)
-		args_text(&args, o->handle);
-	run_statement(o->kind == OUTCOME_EVENT ? &event_done :
-				  o->kind == OUTCOME_LIST ? &list_done : &identity_done,
-				  &args);
+	if (o->kind == OUTCOME_LIST)
+		args_text(&args, o->pds);
+	run_statement(o->kind == OUTCOME_EVENT ? &event_done : &list_done, &args);
 }
 
 static void
@@ -235,6 +292,15 @@ record_outcome(void *arg)
 			break;
 		case OUTCOME_ACCOUNT:
 			record_account(o);
+			break;
+		case OUTCOME_IDENTITY:
+			record_identity(o);
+			break;
+		case OUTCOME_HINT:
+			record_hint(o);
+			break;
+		case OUTCOME_HANDLE:
+			record_handle(o);
 			break;
 		case OUTCOME_LIMITED:
 			record_limited(o);

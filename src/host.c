@@ -130,21 +130,30 @@ turn_slots(Host *host, int64 now)
 	host->slot_at = now;
 }
 
+/* It has been asked, or has to be spared, and answers nobody. */
+bool
+host_is_stalled(Host *host, int64 now)
+{
+	turn_slots(host, now);
+	return host_wait(host, true, now) > SLOT_MS ||
+		(host->calls > 0 && now - host->busy_at >= 2 * SLOT_MS &&
+		 host->answered + host->answered_before == 0);
+}
+
 /*
  * How many jobs of this server are worth having in memory: as many as it
- * answers in half a second.  Until it has been at work for so long nobody
- * knows.
+ * answers in a second, or as keep its connections busy for a while.  Until it
+ * has been at work for so long nobody knows.
  */
 int
 host_allowance(Host *host, int64 now)
 {
-	turn_slots(host, now);
-	if (host_wait(host, true, now) > SLOT_MS)
+	if (host_is_stalled(host, now))
 		return rsvp_sync_connections_per_host;
 	if (host->calls == 0 || now - host->busy_at < 2 * SLOT_MS)
 		return INT_MAX;
-	return Max(Max(host->answered, host->answered_before),
-			   rsvp_sync_connections_per_host);
+	return Max(host->answered + host->answered_before,
+			   8 * rsvp_sync_connections_per_host);
 }
 
 void
@@ -238,6 +247,7 @@ host_is_up(Host *host)
 	bool		was_down = host->state == HOST_DOWN;
 
 	host->state = HOST_UP;
+	host->wanted = false;
 	host->slot_at = host->busy_at = host_now();
 	return was_down;
 }

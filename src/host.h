@@ -32,6 +32,7 @@ typedef struct Host
 	int			calls;			/* under way */
 	HostState	state;
 	bool		probing;
+	bool		wanted;			/* somebody goes on without it, for now */
 	int64		probe_at;
 	int64		down_at;
 	dlist_head	suspects;		/* calls that wait for the probe's verdict */
@@ -51,6 +52,7 @@ extern void host_startup(MemoryContext context);
 extern Host *host_of(const char *name);
 extern void host_scan(HASH_SEQ_STATUS *scan);
 
+extern bool host_is_stalled(Host *host, int64 now);
 extern int	host_allowance(Host *host, int64 now);
 extern void host_call_begins(Host *host, int64 now);
 extern void host_call_ended(Host *host, int64 now);

@@ -261,6 +261,7 @@ job_refused(Lane *lane, Job *job, Answer *answer)
 			}
 			/* FALLTHROUGH */
 		default:
+			lane_hint(lane);
 			fail_job(job, "retry", answer->name, answer->message,
 					 answer->sure, answer->wait_ms);
 			break;

@@ -144,6 +144,39 @@ fail_lane(Lane *lane, const char *how, const char *code, const char *message,
 		fail_job(pop_job(lane), how, code, message, true, wait_ms);
 }
 
+/* Between two looks at a DID document for what a lane's server says. */
+#define HINT_MS			60000
+
+/* An answer that a server may give which has the account no more. */
+void
+lane_hint(Lane *lane)
+{
+	TimestampTz now = GetCurrentTimestamp();
+
+	if (lane->hinted_at != 0 &&
+		!TimestampDifferenceExceeds(lane->hinted_at, now, HINT_MS))
+		return;
+	lane->hinted_at = now;
+	new_outcome(OUTCOME_HINT, NULL, lane->did);
+}
+
+/*
+ * Before such an answer is taken for the last word its jobs are planned
+ * again, which begins with a look at the DID document.  False: that has just
+ * been done.
+ */
+bool
+lane_take_hint(Lane *lane)
+{
+	TimestampTz before = lane->hinted_at;
+
+	lane_hint(lane);
+	if (lane->hinted_at == before)
+		return false;
+	lane->njobs -= recall_jobs(&lane->jobs, 0);
+	return true;
+}
+
 /* Start a request; its answer, or its refusal, comes to lane_finished(). */
 void
 start_call(CallKind kind, Lane *lane, Job *job, Task *task, const char *host,
@@ -268,6 +301,31 @@ reset_lane(Lane *lane)
 	lane->session = SESSION_NONE;
 	lane->not_before = 0;
 	lane->epoch++;
+}
+
+/* The account is on another PDS: whatever is not sent yet is planned again. */
+static void
+lane_moved(const char *did)
+{
+	Lane	   *lane = find_lane(did);
+
+	if (lane == NULL)
+		return;
+	reset_lane(lane);
+	lane->njobs -= recall_jobs(&lane->jobs, 0);
+}
+
+/* Look at a DID document that no job asks for. */
+void
+lane_verify(const char *did)
+{
+	task_verify(did);
+}
+
+void
+lane_check_handle(const char *did, const char *handle)
+{
+	task_check_handle(did, handle);
 }
 
 /* What somebody waits for goes before what was found by comparing. */
@@ -411,7 +469,8 @@ start_probes(int64 now)
 	host_scan(&scan);
 	while ((host = hash_seq_search(&scan)) != NULL)
 		if (host_wants_probe(host, now) &&
-			(host->state == HOST_SUSPECT || park_any(host->name)))
+			(host->state == HOST_SUSPECT || host->wanted ||
+			 park_any(host->name)))
 			wanted = lappend(wanted, host);
 	foreach(cell, wanted)
 	{
@@ -441,7 +500,7 @@ start_lanes(bool urgent, int64 now)
 		Lane	   *lane = dlist_container(Lane, node, iter.cur);
 		bool		round_over = lane == last;
 
-		save_session(lane);
+		save_session(lane, now);
 		if (!dlist_is_empty(&lane->jobs) &&
 			(dlist_head_element(Job, node, &lane->jobs)->priority == 0)
 			== urgent && lane_pump(lane, now))
@@ -538,51 +597,60 @@ is_lane_closed(Lane *lane, Host *host, int64 now)
 	return why != NULL;
 }
 
+/* Park jobs beyond what their account or their server can take soon. */
+static int
+make_room(bool others, int64 now)
+{
+	int			shed = 0;
+	dlist_iter	iter;
+
+	dlist_reverse_foreach(iter, &active_lanes)
+	{
+		Lane	   *lane = dlist_container(Lane, node, iter.cur);
+		Host	   *host = host_of(lane->pds);
+		int			n;
+
+		n = others ? park_last(lane, lane->njobs - MAX_LANE_JOBS, lane->did,
+							   "queued") : 0;
+		if (others || host_is_stalled(host, now))
+			n += park_last(lane, host->jobs - n - host_allowance(host, now),
+						   host->name, "queued");
+		host->jobs -= n;
+		shed += n;
+	}
+	return shed;
+}
+
 /*
- * Jobs that would wait long go back to the queue.  Where memory gets tight,
- * so do those beyond what their account or their server can take soon: others
- * shall not wait behind them.  How many of these there were.
+ * Jobs that would wait long go back to the queue.  Where memory gets tight and
+ * others wait, so do those beyond what their account or their server can take
+ * soon.  others: keys of several sources wait.  How many had to make room.
  */
 int
-lane_settle(int window)
+lane_settle(int window, bool others)
 {
-	bool		tight = lane_jobs() > window / 2;
 	int64		now = host_now();
-	int			shed = 0;
+	int			busy = 0;
 	HASH_SEQ_STATUS scan;
 	Host	   *host;
 	dlist_iter	iter;
 
 	host_scan(&scan);
 	while ((host = hash_seq_search(&scan)) != NULL)
+	{
 		host->jobs = 0;
+		busy += host->calls > 0;
+	}
 	dlist_foreach(iter, &active_lanes)
 	{
 		Lane	   *lane = dlist_container(Lane, node, iter.cur);
 
 		host = host_of(lane->pds);
-		if (is_lane_closed(lane, host, now))
-			continue;
-		if (tight)
-			shed += park_last(lane, lane->njobs - MAX_LANE_JOBS, lane->did,
-							  "queued");
-		host->jobs += lane->njobs;
+		if (!is_lane_closed(lane, host, now))
+			host->jobs += lane->njobs;
 	}
 	task_settle(now);
-	if (!tight)
-		return shed;
-	dlist_reverse_foreach(iter, &active_lanes)
-	{
-		Lane	   *lane = dlist_container(Lane, node, iter.cur);
-		int			n;
-
-		host = host_of(lane->pds);
-		n = park_last(lane, host->jobs - host_allowance(host, now),
-					  host->name, "queued");
-		host->jobs -= n;
-		shed += n;
-	}
-	return shed;
+	return lane_jobs() > window / 2 ? make_room(others || busy > 1, now) : 0;
 }
 
 /* Servers that are known to be down, from the table. */
@@ -659,8 +727,9 @@ stale_answer(Call *call, Answer *answer)
 
 	if (call->kind != CALL_JOB)
 		forget_listing(call->lane);
-	else if (answer->class == ANSWER_USER || answer->class == ANSWER_REFRESH)
-		retry_now(call->lane, job);
+	else if (job_is(job, "read") || answer->class == ANSWER_USER ||
+			 answer->class == ANSWER_REFRESH)
+		replan_job(job);
 	else
 	{
 		job->head_unknown = true;
@@ -695,6 +764,7 @@ fresh_answer(Call *call, Answer *answer)
 		case CALL_TASK:
 			task_answer(call->task, answer);
 			break;
+		case CALL_HANDLE:
 		case CALL_PROBE:
 			break;
 	}
@@ -864,16 +934,17 @@ time_listing(Lane *lane, Outcome *note)
 /*
  * Every answer is counted once, whosever it is: its error, if it is one, and
  * how long the operation took that it ends.  A record that is not there is no
- * error for who reads or deletes it.
+ * error for who reads or deletes it, nor is what a server says to a probe.
  */
 static void
 note_call(Call *call, Outcome *note, const Answer *answer, double seconds)
 {
 	bool		absent = answer->class == ANSWER_ABSENT &&
 		call->kind == CALL_JOB && !job_is(call->job, "put");
+	bool		alive = call->kind == CALL_PROBE && !answer->host_fault;
 
 	note->seconds = seconds;
-	if (answer->class != ANSWER_OK && !absent)
+	if (answer->class != ANSWER_OK && !absent && !alive)
 		note->code = answer->name;
 	if (call->kind == CALL_HEAD || call->kind == CALL_LIST)
 		time_listing(call->lane, note);
@@ -893,6 +964,15 @@ lane_finished(HttpRequest *req)
 	Outcome		note = {0};
 	Answer		answer;
 
+	if (call->kind == CALL_HANDLE)
+	{
+		/* Nobody's server: what becomes of it is nobody else's matter. */
+		host_call_ended(host, now);
+		handle_answer(call->task, req);
+		http_free(req);
+		pfree(call);
+		return;
+	}
 	xrpc_judge(req, &answer);
 	if (lane)
 	{
@@ -995,16 +1075,14 @@ lane_timeout_ms(void)
 							  TimestampDifferenceMilliseconds(GetCurrentTimestamp(),
 															  lane->renewal_at));
 		if (lane->unsaved)
-			shortest = sooner(shortest,
-							  TimestampDifferenceMilliseconds(GetCurrentTimestamp(),
-															  lane->save_at));
+			shortest = sooner(shortest, Max(lane->save_at - now, 0));
 	}
 	host_scan(&scan);
 	while ((host = hash_seq_search(&scan)) != NULL)
 	{
 		if (!host->probing && (host->state == HOST_SUSPECT ||
 							   (host->state == HOST_DOWN &&
-								park_any(host->name))))
+								(host->wanted || park_any(host->name)))))
 			shortest = sooner(shortest, Max(host->probe_at - now, 0));
 		if (host->not_before > now && park_any(host->name))
 			shortest = sooner(shortest, host->not_before - now);
@@ -1030,6 +1108,10 @@ lane_outcome_recorded(Outcome *outcome)
 			lane_free_job(outcome->job);
 			break;
 		case OUTCOME_IDENTITY:
+			if (outcome->text != NULL && outcome->follow)
+				lane_moved(outcome->subject);
+			task_recorded(outcome);
+			break;
 		case OUTCOME_EVENT:
 			task_recorded(outcome);
 			break;
@@ -1046,6 +1128,8 @@ lane_outcome_recorded(Outcome *outcome)
 				replan_job(job);
 			}
 			break;
+		case OUTCOME_HINT:
+		case OUTCOME_HANDLE:
 		case OUTCOME_ACCOUNT:
 		case OUTCOME_LIMITED:
 		case OUTCOME_HOST:
@@ -1085,6 +1169,8 @@ lane_outcome_refused(Outcome *outcome)
 			fail_lane(lane_of(outcome->subject), "retry", "not_recorded",
 					  "see the log", 0);
 			break;
+		case OUTCOME_HINT:
+		case OUTCOME_HANDLE:
 		case OUTCOME_ACCOUNT:
 			if (outcome->secret != NULL)
 				session_refused(lane_of(outcome->subject));

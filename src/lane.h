@@ -55,6 +55,8 @@ typedef enum OutcomeKind
 	OUTCOME_LIST,
 	OUTCOME_IDENTITY,
 	OUTCOME_EVENT,
+	OUTCOME_HINT,				/* its DID document is to be looked at */
+	OUTCOME_HANDLE,
 	OUTCOME_ACCOUNT,
 	OUTCOME_LIMITED,			/* an account's limit is used up */
 	OUTCOME_HOST,				/* a server went down, or answers again */
@@ -71,13 +73,17 @@ typedef struct Outcome
 	const char *cid;			/* PUT, READ, EVENT */
 	const char *rev;
 	const char *text;			/* record, records, or PDS */
+	const char *pds;			/* LIST: whose they are */
 	const char *how;			/* FAILED; ACCOUNT, HOST: the state */
 	const char *code;
 	const char *message;
 	struct Secret *secret;		/* ACCOUNT: refresh token */
 	const char *handle;
 	const char *credential;		/* ACCOUNT: which one was tried */
-	bool		sure;
+	bool		sure;			/* ... or, of a HANDLE, that it is right */
+	bool		follow;			/* IDENTITY: the worker's word that the account
+								 * moved, or, if there is no PDS in it, that
+								 * another one is known */
 	long		wait_ms;
 	/* LIST, CALL: what is counted, see note_call() */
 	int64		source_id;		/* the job it was for; 0: none */
@@ -90,16 +96,18 @@ extern void lane_startup(void);
 extern void lane_add(Job *job);
 extern void lane_start(void);
 extern void lane_finished(HttpRequest *req);
+extern void lane_verify(const char *did);
+extern void lane_check_handle(const char *did, const char *handle);
 extern int	lane_jobs(void);
 extern int	lane_background_jobs(void);
 extern long lane_timeout_ms(void);
 
 /*
  * Jobs that cannot be sent soon go back to the queue as parked keys: call it
- * before lane_parked().  window: jobs worth having in memory.  How many went
- * only because there was no room for more.
+ * before lane_parked().  window: jobs worth having in memory; others: keys
+ * of several sources wait.  How many went only to make room.
  */
-extern int	lane_settle(int window);
+extern int	lane_settle(int window, bool others);
 extern dlist_head *lane_parked(void);
 
 /* Keys of a server or DID that may go on now, as many as it can take. */

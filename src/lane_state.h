@@ -92,10 +92,11 @@ typedef struct Lane
 	Nonce		nonces[2];		/* of PDS and authorization server */
 	long		clock_offset;	/* the servers' clock minus ours, seconds */
 	bool		unsaved;		/* the refresh token is not written down yet */
-	TimestampTz save_at;		/* when to try again */
+	int64		save_at;		/* by host_now(): when to try again */
 	char	   *head;			/* commit its records are known to be at */
 	StringInfo	records;		/* JSON of a listing under way */
 	int			pages;
+	TimestampTz hinted_at;		/* its DID document was to be looked at */
 	Budgets		budgets;		/* the account's own */
 	int64		not_before;		/* its limit is used up until then */
 	int64		wake_at;		/* its next call may be made then; 0: not by time */
@@ -107,7 +108,9 @@ typedef struct Task
 {
 	const char *name;			/* hash key: kind and subject */
 	MemoryContext context;
-	bool		identity;		/* else an event */
+	bool		identity;		/* else an event, or */
+	const char *handle;			/* of this DID */
+	const char *given_up;		/* why its host may not be asked, if told so */
 	const char *subject;
 	char	   *host;			/* who is asked */
 	dlist_head	jobs;
@@ -126,6 +129,7 @@ typedef enum CallKind
 	CALL_LIST,
 	CALL_JOB,
 	CALL_TASK,
+	CALL_HANDLE,
 	CALL_PROBE
 } CallKind;
 
@@ -142,6 +146,8 @@ extern void lane_rests(Lane *lane, int64 wait);
 extern int	lane_room(const char *did, int64 now);
 extern void fail_lane(Lane *lane, const char *how, const char *code,
 					  const char *message, long wait_ms);
+extern void lane_hint(Lane *lane);
+extern bool lane_take_hint(Lane *lane);
 extern void start_call(CallKind kind, Lane *lane, Job *job, Task *task,
 					   const char *host, HttpRequest *req);
 
@@ -169,6 +175,9 @@ extern int64 park_wait(int64 now);
 /* task.c */
 extern void task_startup(MemoryContext context);
 extern void task_add(Job *job);
+extern void task_verify(const char *did);
+extern void task_check_handle(const char *did, const char *handle);
+extern void handle_answer(Task *task, HttpRequest *req);
 extern void task_start_all(void);
 extern void task_answer(Task *task, Answer *answer);
 extern void task_recorded(Outcome *outcome);
@@ -183,7 +192,7 @@ extern void session_answer(Lane *lane, Answer *answer, bool refreshing);
 extern HttpRequest *post_with(Lane *lane, const Secret *token,
 							  const char *method, const char *body);
 extern void hide_secrets(Lane *lane, Answer *answer);
-extern void save_session(Lane *lane);
+extern void save_session(Lane *lane, int64 now);
 extern void session_refused(Lane *lane);
 extern void ask_user(Lane *lane, const char *state, const char *message);
 extern const char *account_state(const char *name, const char *otherwise);

@@ -87,8 +87,11 @@ listing_failed(Lane *lane, Answer *answer)
 		ask_user(lane, account_state(answer->name, "needs_login"),
 				 answer->message);
 	else
+	{
+		lane_hint(lane);
 		fail_lane(lane, "retry", answer->name, answer->message,
 				  answer->wait_ms);
+	}
 }
 
 /*
@@ -178,6 +181,7 @@ listing_complete(Lane *lane)
 
 	appendStringInfoChar(lane->records, ']');
 	outcome->text = outcome_keep(lane->records->data);
+	outcome->pds = outcome_keep(lane->pds);
 	if (!dlist_is_empty(&lane->jobs))
 		outcome->source_id = dlist_head_element(Job, node,
 												&lane->jobs)->source_id;

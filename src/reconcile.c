@@ -35,7 +35,7 @@
 #include "worker.h"
 
 /* Rows of a slice; how long it may take decides. */
-#define MIN_SLICE			100
+#define MIN_SLICE			10
 #define MAX_SLICE			20000
 #define LONG_SLICE_MS		1000
 #define SHORT_SLICE_MS		250
@@ -47,6 +47,10 @@
 /* Until we ask again whether sources may be used. */
 #define AWAY_MS				50
 #define LOOK_MS				1000
+
+/* After an error that passes by itself, and how often in a row. */
+#define AGAIN_MS			1000
+#define PATIENCE			10
 
 static Statement next_source = {
 	"SELECT rsvp_sync._reconcile_due($1)", 1, {INT4OID}
@@ -61,6 +65,7 @@ static Statement slice_failed = {
 
 static MemoryContext slice_context = NULL;
 static int	slice_rows = 2000;
+static int	failures = 0;		/* in a row, that may pass by themselves */
 
 /* The source to be compared now; 0: none. */
 static int64
@@ -100,11 +105,13 @@ compare(void *arg)
 
 /*
  * A lock of the application's, or a slice that took too long: tried again in a
- * moment, the latter with fewer rows while that is possible.
+ * moment, the latter with fewer rows, while there is hope.
  */
 static bool
 passes(ErrorData *error)
 {
+	if (++failures > PATIENCE)
+		return false;
 	if (error->sqlerrcode == ERRCODE_QUERY_CANCELED)
 	{
 		if (slice_rows == MIN_SLICE)
@@ -169,8 +176,10 @@ step(void)
 	if (source_id == 0)
 		return -1;
 	ms = TimestampDifferenceMilliseconds(began, GetCurrentTimestamp());
-	if (error == NULL)
-		fit_slice(ms);
+	if (error != NULL)
+		return AGAIN_MS;
+	failures = 0;
+	fit_slice(ms);
 	return Max(Min(ms, LONG_SLICE_MS), 1);
 }
 

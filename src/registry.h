@@ -97,7 +97,8 @@ extern bool registry_restart_requested(void);
  * For the launcher.
  *
  * registry_next_poke takes one poke off the list; InvalidOid means "any
- * database".  registry_next_call does so with the calls for workers.  registry_reserve keeps a place for a worker that is about to be
+ * database".  registry_next_call does so with the calls for workers.
+ * registry_reserve keeps a place for a worker that is about to be
  * started: false if there is one, if the database is suspended, or if no place
  * is free.  registry_unreserve gives up on a worker that did not come.
  * registry_status forgets an ended worker in the act of reporting it.

@@ -642,8 +642,9 @@ token_answer(Lane *lane, Answer *answer)
 static void
 document_answer(Lane *lane, Answer *answer)
 {
-	const char *pds = answer->class == ANSWER_OK ?
-		xrpc_pds_of_document(answer->body, lane->did) : NULL;
+	const char *pds = answer->class == ANSWER_OK &&
+		xrpc_is_document_of(answer->body, lane->did) ?
+		xrpc_pds_of_document(answer->body) : NULL;
 	Outcome    *outcome;
 
 	if (pds == NULL || oauth_same_origin(pds, lane->pds))

@@ -27,7 +27,7 @@
 #define TAG_BYTES	16
 
 /* So much of a secret, or all of a shorter one, is taken for an echo. */
-#define ECHO_BYTES	8
+#define ECHO_BYTES	6
 
 struct Secret
 {

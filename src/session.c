@@ -87,10 +87,15 @@ start_session(Lane *lane)
 	pfree(body.data);
 }
 
-/* Only the user can help: his jobs wait, whatever they are. */
+/*
+ * Only the user can help: his jobs wait, whatever they are.  Unless he is
+ * elsewhere by now.
+ */
 void
 ask_user(Lane *lane, const char *state, const char *message)
 {
+	if (lane_take_hint(lane))
+		return;
 	account_outcome(lane, state, message);
 	fail_lane(lane, "wait", state, message, 0);
 	replace_secret(lane, &lane->access_token, NULL);
@@ -118,6 +123,7 @@ account_state(const char *name, const char *otherwise)
 void
 lane_unreachable(Lane *lane, Answer *answer)
 {
+	lane_hint(lane);
 	account_outcome(lane, "unreachable", answer->message);
 	fail_lane(lane, "retry", answer->name, answer->message, answer->wait_ms);
 }
@@ -173,17 +179,16 @@ session_refused(Lane *lane)
 	if (lane->session != SESSION_LIVE)
 		return;
 	lane->unsaved = true;
-	lane->save_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
-												SAVE_AGAIN_MS);
+	lane->save_at = host_now() + SAVE_AGAIN_MS;
 }
 
 void
-save_session(Lane *lane)
+save_session(Lane *lane, int64 now)
 {
 	char	   *refresh;
 	Outcome    *outcome;
 
-	if (!lane->unsaved || lane->save_at > GetCurrentTimestamp())
+	if (!lane->unsaved || lane->save_at > now)
 		return;
 	lane->unsaved = false;
 	if (lane->session != SESSION_LIVE || lane->refresh_token == NULL)

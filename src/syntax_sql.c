@@ -79,3 +79,20 @@ rsvp_sync_parse_at_uri(PG_FUNCTION_ARGS)
 	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(tupdesc),
 													  values, nulls)));
 }
+
+/*
+ * _is_record_of_did(uri): an at-uri of a record, under a DID; what an event's
+ * has to be.  Where many rows are compared, one call instead of five.
+ */
+PG_FUNCTION_INFO_V1(rsvp_sync_is_record_of_did);
+Datum
+rsvp_sync_is_record_of_did(PG_FUNCTION_ARGS)
+{
+	text	   *value = PG_GETARG_TEXT_PP(0);
+	AtUri		uri;
+
+	PG_RETURN_BOOL(syntax_parse_at_uri(VARDATA_ANY(value),
+									   VARSIZE_ANY_EXHDR(value), &uri) &&
+				   uri.rkey.data != NULL &&
+				   syntax_is_did(uri.authority.data, uri.authority.len));
+}

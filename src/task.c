@@ -13,10 +13,15 @@
 #include "utils/hsearch.h"
 #include "utils/memutils.h"
 
+#include "host.h"
 #include "lane_state.h"
 #include "settings.h"
 
+/* Nobody waits for a handle, so these may not keep others waiting. */
+#define MAX_HANDLE_CHECKS	2
+
 static HTAB *tasks = NULL;
+static int	handle_checks = 0;
 static MemoryContext task_context = NULL;
 
 void
@@ -27,11 +32,12 @@ task_startup(MemoryContext context)
 }
 
 
-void
-task_add(Job *job)
+/* The task of this name, made if it is not there; host: of an event. */
+static Task *
+task_for(const char *kind, const char *subject, const char *host)
 {
-	bool		identity = strcmp(job->need, "identity") == 0;
-	char	   *name = psprintf("%s %s", job->need, job->subject);
+	bool		identity = strcmp(kind, "identity") == 0;
+	char	   *name = psprintf("%s %s", kind, subject);
 	bool		found;
 	Task	   *task = hash_search(tasks, &name, HASH_ENTER, &found);
 
@@ -43,14 +49,50 @@ task_add(Job *job)
 											  ALLOCSET_SMALL_SIZES);
 		task->name = MemoryContextStrdup(task->context, name);
 		task->identity = identity;
-		task->subject = MemoryContextStrdup(task->context, job->subject);
-		task->host = MemoryContextStrdup(task->context, identity ?
-										 rsvp_sync_plc_url :
-										 job->organiser_pds);
+		task->subject = MemoryContextStrdup(task->context, subject);
+		if (identity)
+			host = xrpc_identity_origin(subject, rsvp_sync_plc_url,
+										rsvp_sync_insecure_hosts);
+		if (host != NULL)
+			task->host = MemoryContextStrdup(task->context, host);
 		dlist_init(&task->jobs);
 	}
-	dlist_push_tail(&task->jobs, &job->node);
 	pfree(name);
+	return task;
+}
+
+void
+task_add(Job *job)
+{
+	Task	   *task = task_for(job->need, job->subject, job->organiser_pds);
+
+	dlist_push_tail(&task->jobs, &job->node);
+}
+
+/* A DID document that nobody waits for. */
+void
+task_verify(const char *did)
+{
+	task_for("identity", did, NULL);
+}
+
+/* Does the host of a handle name this DID? */
+void
+task_check_handle(const char *did, const char *handle)
+{
+	char	   *host;
+	Task	   *task;
+
+	if (handle_checks >= MAX_HANDLE_CHECKS)
+		return;
+	host = xrpc_handle_origin(handle, rsvp_sync_insecure_hosts);
+	task = task_for("handle", did, host);
+	if (task->handle == NULL)
+	{
+		task->handle = MemoryContextStrdup(task->context, handle);
+		handle_checks++;
+	}
+	pfree(host);
 }
 
 static void
@@ -58,6 +100,8 @@ end_task(Task *task)
 {
 	char	   *name = unconstify(char *, task->name);
 
+	if (task->handle != NULL)
+		handle_checks--;
 	hash_search(tasks, &name, HASH_REMOVE, NULL);
 	MemoryContextDelete(task->context);
 }
@@ -95,19 +139,34 @@ event_request(Task *task)
 	return req;
 }
 
+/* ms until the task may be started; -1: not before something else happens */
+static int64
+wait_of(Task *task, int64 now)
+{
+	Host	   *host;
+
+	if (task->started || task->given_up || task->host == NULL)
+		return -1;
+	host = host_of(task->host);
+	if (!host_has_room(host))
+		return -1;
+	return host_wait(host, true, now);
+}
+
 static void
 start_task(Task *task)
 {
-	Host	   *host = host_of(task->host);
-	HttpRequest *req;
+	HttpRequest *req = NULL;
 
-	if (task->started || !host_has_room(host) ||
-		host_wait(host, true, host_now()) != 0)
+	if (task->started || (task->host != NULL && wait_of(task, host_now()) != 0))
 		return;
-	req = task->identity ?
-		xrpc_did_document(task->subject, rsvp_sync_plc_url,
-						  rsvp_sync_request_timeout) :
-		event_request(task);
+	if (task->host != NULL)
+		req = task->handle ?
+			xrpc_handle_document(task->host, rsvp_sync_request_timeout) :
+			task->identity ?
+			xrpc_did_document(task->subject, task->host,
+							  rsvp_sync_request_timeout) :
+			event_request(task);
 	if (req == NULL)
 	{
 		note_error("unsupported_identifier");
@@ -115,24 +174,71 @@ start_task(Task *task)
 		return;
 	}
 	task->started = true;
-	start_call(CALL_TASK, NULL, NULL, task, task->host, req);
+	start_call(task->handle ? CALL_HANDLE : CALL_TASK, NULL, NULL, task,
+			   task->host, req);
+}
+
+/* A DID as a line of text; whatever else it is, is no. */
+void
+handle_answer(Task *task, HttpRequest *req)
+{
+	Outcome    *outcome = new_outcome(OUTCOME_HANDLE, NULL, task->subject);
+	size_t		len = strlen(task->subject);
+
+	outcome->handle = outcome_keep(task->handle);
+	outcome->sure = req->fault == HTTP_ANSWERED && req->status == 200 &&
+		strncmp(req->body, task->subject, len) == 0 &&
+		strspn(req->body + len, " \t\r\n") == strlen(req->body + len);
+	end_task(task);
+}
+
+/* Whether there is a PDS to go on with all the same, the worker finds out. */
+static void
+identity_failed(Task *task, const char *code, const char *message, bool gone,
+				long wait_ms)
+{
+	Outcome    *outcome = new_outcome(OUTCOME_IDENTITY, NULL, task->subject);
+
+	outcome->code = outcome_keep(code);
+	outcome->message = outcome_keep(message);
+	outcome->sure = gone;
+	outcome->wait_ms = wait_ms;
 }
 
 static void
 identity_answer(Task *task, Answer *answer)
 {
-	const char *pds = xrpc_pds_of_document(answer->body, task->subject);
+	char	   *pds = xrpc_pds_of_document(answer->body);
 	Outcome    *outcome;
 
+	if (!xrpc_is_document_of(answer->body, task->subject))
+	{
+		identity_failed(task, "wrong_document",
+						"the answer is not this DID's document", false, 0);
+		return;
+	}
 	if (pds == NULL)
 	{
 		xrpc_odd(answer, "no_pds", "the DID document names no PDS");
-		fail_task(task, "retry", answer->name, answer->message, 0);
+		identity_failed(task, answer->name, answer->message, true, 0);
 		return;
 	}
 	outcome = new_outcome(OUTCOME_IDENTITY, NULL, task->subject);
 	outcome->text = outcome_keep(pds);
 	outcome->handle = outcome_keep(xrpc_handle_of_document(answer->body));
+}
+
+/* Perhaps the organiser is elsewhere by now. */
+static void
+event_failed(Task *task, Answer *answer)
+{
+	char	   *organiser = pstrdup(task->subject + strlen("at://"));
+
+	organiser[strcspn(organiser, "/")] = '\0';
+	if (answer->class != ANSWER_LIMIT)
+		new_outcome(OUTCOME_HINT, NULL, organiser);
+	pfree(organiser);
+	fail_task(task, "retry", answer->name, answer->message, answer->wait_ms);
 }
 
 void
@@ -145,11 +251,16 @@ task_answer(Task *task, Answer *answer)
 		strlcpy(answer->name, "event_not_found", XRPC_NAME_SIZE);
 		fail_task(task, "failed", answer->name, answer->message, 0);
 	}
-	else if (answer->class != ANSWER_OK)
-		fail_task(task, "retry", answer->name, answer->message,
-				  answer->wait_ms);
+	else if (task->identity && answer->class != ANSWER_OK)
+		/* The directory's own word; any other 404 may be a stranger's. */
+		identity_failed(task, answer->name, answer->message,
+						strncmp(task->subject, "did:plc:", 8) == 0 &&
+						strncmp(answer->message, "DID not ", 8) == 0,
+						answer->wait_ms);
 	else if (task->identity)
 		identity_answer(task, answer);
+	else if (answer->class != ANSWER_OK)
+		event_failed(task, answer);
 	else if ((cid = xrpc_cid(answer->body, "cid")) == NULL)
 	{
 		xrpc_odd(answer, "no_cid", "the event record has no cid");
@@ -179,6 +290,16 @@ task_of(Outcome *outcome)
 	return hash_search(tasks, &name, HASH_FIND, NULL);
 }
 
+/* Keys whose server may not be asked wait for it in the queue. */
+static void
+park_task(Task *task, const char *why)
+{
+	while (!dlist_is_empty(&task->jobs))
+		park_job(dlist_container(Job, node, dlist_pop_head_node(&task->jobs)),
+				 task->host, why);
+	end_task(task);
+}
+
 /* What it brought is written down: those who waited are planned again. */
 void
 task_recorded(Outcome *outcome)
@@ -187,6 +308,16 @@ task_recorded(Outcome *outcome)
 
 	if (task == NULL)
 		return;
+	if (outcome->kind == OUTCOME_IDENTITY && outcome->text == NULL &&
+		!outcome->follow)
+	{
+		if (task->given_up)
+			park_task(task, task->given_up);
+		else
+			fail_task(task, "retry", outcome->code, outcome->message,
+				  outcome->wait_ms);
+		return;
+	}
 	recall_jobs(&task->jobs, 0);
 	end_task(task);
 }
@@ -212,7 +343,10 @@ task_recall(int64 source_id)
 		recall_jobs(&task->jobs, source_id);
 }
 
-/* Keys whose server may not be asked wait for it in the queue. */
+/*
+ * Who may not be asked for a DID document need not be: the one that is known
+ * may still serve.
+ */
 void
 task_settle(int64 now)
 {
@@ -222,15 +356,19 @@ task_settle(int64 now)
 	hash_seq_init(&scan, tasks);
 	while ((task = hash_seq_search(&scan)) != NULL)
 	{
-		const char *why = host_closed_because(host_of(task->host), now);
+		Host	   *host = task->host ? host_of(task->host) : NULL;
+		const char *why = host ? host_closed_because(host, now) : NULL;
 
-		if (why == NULL || task->started)
+		if (why == NULL || task->started || task->given_up)
 			continue;
-		while (!dlist_is_empty(&task->jobs))
-			park_job(dlist_container(Job, node,
-									 dlist_pop_head_node(&task->jobs)),
-					 task->host, why);
-		end_task(task);
+		if (!task->identity)
+		{
+			park_task(task, why);
+			continue;
+		}
+		task->given_up = why;
+		host->wanted = true;
+		identity_failed(task, why, "the server cannot be asked now", false, 0);
 	}
 }
 
@@ -245,8 +383,7 @@ task_wait(int64 now)
 	hash_seq_init(&scan, tasks);
 	while ((task = hash_seq_search(&scan)) != NULL)
 	{
-		int64		wait = task->started ? -1 :
-			host_wait(host_of(task->host), true, now);
+		int64		wait = wait_of(task, now);
 
 		if (wait > 0 && (shortest < 0 || wait < shortest))
 			shortest = wait;

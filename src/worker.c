@@ -52,6 +52,8 @@
 /* However quiet it is, the log is looked at this often. */
 #define POLL_MS			5000
 #define POLL_BLIND_MS	250
+/* Between two looks for DID documents that are due. */
+#define VERIFY_MS		1000
 /* Between two looks at what has become old. */
 #define HOUSE_MS		(10 * 60 * 1000)
 /* Keys nobody waits for that are planned at once. */
@@ -109,6 +111,10 @@ static Statement park = {
 static Statement release = {
 	"SELECT rsvp_sync._release($1, $2)", 2, {TEXTOID, INT4OID}
 };
+static Statement several_wait = {
+	"SELECT pg_catalog.count(*) OPERATOR(pg_catalog.>) 1 FROM"
+	" (SELECT FROM rsvp_sync._waiting_sources() LIMIT 2) w", 0
+};
 static Statement parked_for = {
 	"SELECT p FROM rsvp_sync._parked_for() p", 0
 };
@@ -143,6 +149,15 @@ static Statement finish_leaving = {
 static Statement look_at_inactive = {
 	"SELECT rsvp_sync._look_at_inactive()", 0
 };
+static Statement retry_found = {
+	"SELECT rsvp_sync._retry_found()", 0
+};
+static Statement identities_to_verify = {
+	"SELECT d FROM rsvp_sync._identities_to_verify() d", 0
+};
+static Statement handles_to_check = {
+	"SELECT h.did, h.handle FROM rsvp_sync._handles_to_check() h", 0
+};
 static Statement next_due = {
 	"SELECT (pg_catalog.extract('epoch', rsvp_sync._next_due()"
 	" OPERATOR(pg_catalog.-) pg_catalog.now())"
@@ -165,6 +180,9 @@ static TimestampTz wake_at = 0;
 
 /* There is no room for keys that nobody waits for. */
 static TimestampTz crowded_until = 0;
+
+/* Keys of several sources wait. */
+static bool others_wait = false;
 
 /* Sources are somebody else's until we ask again. */
 static TimestampTz away_until = 0;
@@ -521,6 +539,21 @@ background_room(void)
 	return Min(window() * 2 / 3 - lane_background_jobs(), BACKGROUND_BATCH);
 }
 
+/* Is there anybody to make room for? */
+static void
+see_others(void)
+{
+	bool		isnull;
+
+	others_wait = false;
+	if (lane_jobs() <= window() / 2)
+		return;
+	run_statement(&several_wait, NULL);
+	others_wait = DatumGetBool(SPI_getbinval(SPI_tuptable->vals[0],
+											 SPI_tuptable->tupdesc, 1,
+											 &isnull));
+}
+
 static void
 lease_and_plan(void)
 {
@@ -531,6 +564,7 @@ lease_and_plan(void)
 	ListCell   *cell;
 	int			leased = 0;
 
+	see_others();
 	if (room <= 0)
 		return;
 	args_int8(&args, incarnation);
@@ -569,6 +603,24 @@ sending_allowed(void)
 	run_statement(&may_send, NULL);
 	return DatumGetBool(SPI_getbinval(SPI_tuptable->vals[0],
 									  SPI_tuptable->tupdesc, 1, &isnull));
+}
+
+/* DID documents that are due, whether or not a key asks for them. */
+static void
+verify_identities(void)
+{
+	static TimestampTz next = 0;
+	TimestampTz now = GetCurrentTimestamp();
+
+	if (now < next)
+		return;
+	next = TimestampTzPlusMilliseconds(now, VERIFY_MS);
+	run_statement(&identities_to_verify, NULL);
+	for (uint64 row = 0; row < SPI_processed; row++)
+		lane_verify(result_text(row, 1));
+	run_statement(&handles_to_check, NULL);
+	for (uint64 row = 0; row < SPI_processed; row++)
+		lane_check_handle(result_text(row, 1), result_text(row, 2));
 }
 
 static void
@@ -642,6 +694,7 @@ keep_house(void)
 	if (now < next)
 		return;
 	run_statement(&look_at_inactive, NULL);
+	run_statement(&retry_found, NULL);
 	run_statement(&forget_history, NULL);
 	if (result_int8(0, 1, &isnull) == 0)
 		next = TimestampTzPlusMilliseconds(now, HOUSE_MS);
@@ -679,6 +732,7 @@ work(void)
 	{
 		release_keys();
 		plan_again();
+		verify_identities();
 		lease_and_plan();
 	}
 	else
@@ -817,7 +871,7 @@ react_to_signals(void)
 static void
 settle(void)
 {
-	if (lane_settle(window()) >= CROWD)
+	if (lane_settle(window(), others_wait) >= CROWD)
 		crowded_until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
 													CROWDED_MS);
 }

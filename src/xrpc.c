@@ -18,15 +18,16 @@
 #include <time.h>
 
 #include "lib/stringinfo.h"
+#include "utils/formatting.h"
 
+#include "address.h"
 #include "syntax.h"
 #include "xrpc.h"
 
 /* Answers are read up to this size. */
 #define MAX_DOCUMENT	(512 * 1024)
+#define MAX_HANDLE		4096
 #define MAX_ANSWER		(4 * 1024 * 1024)
-/* Of a secret so many characters give it away. */
-#define SECRET_PART		6
 
 typedef struct NamedClass
 {
@@ -321,31 +322,6 @@ xrpc_judge(HttpRequest *req, Answer *answer)
 	json_decref(body);
 }
 
-/* Overwrite a secret in what will be shown, also if its end was cut off. */
-static void
-hide(char *text, const char *secret)
-{
-	for (; *text != '\0'; text++)
-	{
-		size_t		n = 0;
-
-		while (text[n] != '\0' && text[n] == secret[n])
-			n++;
-		if (secret[n] == '\0' || (text[n] == '\0' && n >= SECRET_PART))
-			memset(text, '*', n);
-	}
-}
-
-/* A server may say again what it was told: its answer is shown to others. */
-void
-xrpc_hide(Answer *answer, const char *secret)
-{
-	if (secret == NULL || *secret == '\0')
-		return;
-	hide(answer->name, secret);
-	hide(answer->message, secret);
-}
-
 void
 xrpc_forget(Answer *answer)
 {
@@ -486,20 +462,82 @@ xrpc_document(const char *host, const char *path, long timeout_ms)
 	return req;
 }
 
-/* Where the DID document of a DID is; NULL for methods we do not know. */
+/*
+ * Who has the DID document of a DID; NULL for methods we do not know.  Of
+ * did:web the AT Protocol takes a host alone, no path; a port, and http, only
+ * for hosts that are exempt for development.
+ */
+char *
+xrpc_identity_origin(const char *did, const char *plc_url,
+					 const char *insecure_hosts)
+{
+	const char *host = did + strlen("did:web:");
+	size_t		len;
+	const char *port;
+	char	   *origin;
+
+	if (strncmp(did, "did:plc:", 8) == 0)
+		return pstrdup(plc_url);
+	if (strncmp(did, "did:web:", 8) != 0)
+		return NULL;
+	len = strspn(host, "abcdefghijklmnopqrstuvwxyz"
+				 "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-");
+	if (len == 0)
+		return NULL;
+	port = pg_strncasecmp(host + len, "%3A", 3) == 0 ? host + len + 3 : NULL;
+	if (host[len] != '\0' && (port == NULL || *port == '\0' ||
+							  port[strspn(port, "0123456789")] != '\0'))
+		return NULL;
+	origin = psprintf("http://%.*s%s%s", (int) len, host, port ? ":" : "",
+					  port ? port : "");
+	if (address_check_url(origin, insecure_hosts, NULL, 0) == ADDRESS_EXEMPT)
+		return origin;
+	pfree(origin);
+	return port ? NULL : psprintf("https://%.*s", (int) len, host);
+}
+
+/* origin: as xrpc_identity_origin() found it */
 HttpRequest *
-xrpc_did_document(const char *did, const char *plc_url, long timeout_ms)
+xrpc_did_document(const char *did, const char *origin, long timeout_ms)
 {
 	char	   *url;
 	HttpRequest *req;
 
 	if (strncmp(did, "did:plc:", 8) == 0)
-		url = psprintf("%s/%s", plc_url, did);
-	else if (strncmp(did, "did:web:", 8) == 0)
-		url = psprintf("https://%s/.well-known/did.json", did + 8);
+		url = psprintf("%s/%s", origin, did);
 	else
-		return NULL;
+		url = psprintf("%s/.well-known/did.json", origin);
 	req = http_new("GET", url, timeout_ms, MAX_DOCUMENT, NULL);
+	pfree(url);
+	return req;
+}
+
+/*
+ * Who says whose a handle is: its host.  Of one that is exempt for
+ * development, the port that is listed.
+ */
+char *
+xrpc_handle_origin(const char *handle, const char *insecure_hosts)
+{
+	size_t		len = strlen(handle);
+	const char *item = insecure_hosts ? insecure_hosts : "";
+
+	while (*item != '\0')
+	{
+		item += strspn(item, ", ");
+		if (strncmp(item, handle, len) == 0 && item[len] == ':')
+			return psprintf("http://%.*s", (int) strcspn(item, ", "), item);
+		item += strcspn(item, ", ");
+	}
+	return psprintf("https://%s", handle);
+}
+
+HttpRequest *
+xrpc_handle_document(const char *origin, long timeout_ms)
+{
+	char	   *url = psprintf("%s/.well-known/atproto-did", origin);
+	HttpRequest *req = http_new("GET", url, timeout_ms, MAX_HANDLE, NULL);
+
 	pfree(url);
 	return req;
 }
@@ -513,16 +551,38 @@ ends_with(const char *text, const char *end)
 	return n >= m && strcmp(text + n - m, end) == 0;
 }
 
-/* The PDS a DID document names; NULL if the document is not this DID's. */
-const char *
-xrpc_pds_of_document(json_t *document, const char *did)
+bool
+xrpc_is_document_of(json_t *document, const char *did)
 {
 	const char *id = xrpc_text(document, "id");
+
+	return id != NULL && strcmp(id, did) == 0;
+}
+
+/* Scheme, host and port in lower case; NULL if it is anything else. */
+static char *
+service_origin(const char *endpoint)
+{
+	char		normal[ADDRESS_MAX_ORIGIN];
+	const char *host = endpoint ? strstr(endpoint, "://") : NULL;
+	size_t		len;
+
+	if (host == NULL || !address_url_origin(endpoint, normal, sizeof(normal)))
+		return NULL;
+	host += strlen("://");
+	len = strcspn(host, "/?#");
+	if (host[len] != '\0' && strcmp(host + len, "/") != 0)
+		return NULL;
+	return asc_tolower(endpoint, host + len - endpoint);
+}
+
+/* The PDS a DID document names, as it is stored, or NULL. */
+char *
+xrpc_pds_of_document(json_t *document)
+{
 	json_t	   *service;
 	size_t		i;
 
-	if (id == NULL || strcmp(id, did) != 0)
-		return NULL;
 	json_array_foreach(json_object_get(document, "service"), i, service)
 	{
 		const char *service_id = xrpc_text(service, "id");
@@ -530,7 +590,7 @@ xrpc_pds_of_document(json_t *document, const char *did)
 
 		if (service_id != NULL && ends_with(service_id, "#atproto_pds") &&
 			type != NULL && strcmp(type, "AtprotoPersonalDataServer") == 0)
-			return xrpc_text(service, "serviceEndpoint");
+			return service_origin(xrpc_text(service, "serviceEndpoint"));
 	}
 	return NULL;
 }
@@ -543,7 +603,8 @@ xrpc_handle_of_document(json_t *document)
 													  "alsoKnownAs"), 0);
 	const char *text = json_string_value(name);
 
-	if (text == NULL || strncmp(text, "at://", 5) != 0)
+	if (text == NULL || strncmp(text, "at://", 5) != 0 ||
+		!syntax_is_handle(text + 5, strlen(text + 5)))
 		return NULL;
 	return text + 5;
 }

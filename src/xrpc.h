@@ -52,7 +52,6 @@ typedef struct Answer
 
 extern void xrpc_judge(HttpRequest *req, Answer *answer);
 extern void xrpc_forget(Answer *answer);
-extern void xrpc_hide(Answer *answer, const char *secret);
 extern void xrpc_unreadable(Answer *answer, const char *what);
 extern void xrpc_odd(Answer *answer, const char *name, const char *what);
 extern AnswerClass xrpc_classify(int status, const char *name,
@@ -78,13 +77,20 @@ extern HttpRequest *xrpc_post(const char *host, const char *method,
 							  long timeout_ms);
 extern HttpRequest *xrpc_document(const char *host, const char *path,
 								  long timeout_ms);
-extern HttpRequest *xrpc_did_document(const char *did, const char *plc_url,
+extern HttpRequest *xrpc_did_document(const char *did, const char *origin,
 									  long timeout_ms);
+extern HttpRequest *xrpc_handle_document(const char *origin,
+										 long timeout_ms);
+extern char *xrpc_handle_origin(const char *handle,
+								const char *insecure_hosts);
+extern char *xrpc_identity_origin(const char *did, const char *plc_url,
+								  const char *insecure_hosts);
 
 /* Members of an answer. */
 extern const char *xrpc_text(json_t *object, const char *member);
 extern const char *xrpc_cid(json_t *object, const char *member);
-extern const char *xrpc_pds_of_document(json_t *document, const char *did);
+extern bool xrpc_is_document_of(json_t *document, const char *did);
+extern char *xrpc_pds_of_document(json_t *document);
 extern const char *xrpc_handle_of_document(json_t *document);
 
 #endif							/* RSVP_SYNC_XRPC_H */

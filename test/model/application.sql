@@ -105,7 +105,8 @@ BEGIN
 		model.foreign_edit, model.trace, model.failure;
 	TRUNCATE rsvp_sync._source, rsvp_sync._intent, rsvp_sync._queue,
 		rsvp_sync._change_log, rsvp_sync._observed, rsvp_sync._account,
-		rsvp_sync._account_grant, rsvp_sync._identity, rsvp_sync._event,
+		rsvp_sync._account_grant, rsvp_sync._found_credential,
+		rsvp_sync._identity, rsvp_sync._event,
 		rsvp_sync._withdrawal, rsvp_sync._history, rsvp_sync._pass
 		RESTART IDENTITY;
 	UPDATE model.event SET public = true;

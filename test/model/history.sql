@@ -232,7 +232,7 @@ BEGIN
 		PERFORM model.turn(1 + floor(random() * 5)::integer);
 	ELSE
 		FOR i IN 1 .. 1 + floor(random() * 4)::integer LOOP
-			PERFORM model.advance(CASE WHEN random() < 0.8 THEN 'none'
+			PERFORM model.advance(CASE WHEN random() < 0.6 THEN 'none'
 				WHEN random() < 0.5 THEN 'lost' ELSE 'silent' END);
 			COMMIT;
 		END LOOP;

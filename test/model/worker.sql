@@ -261,6 +261,25 @@ BEGIN
 END
 $$;
 
+/* A put that would succeed: whose word does it replace? */
+CREATE FUNCTION model.check_overwrite(f model.flight) RETURNS void
+LANGUAGE plpgsql AS $$
+BEGIN
+	IF f.action = 'put' AND EXISTS (SELECT FROM model.net n
+			JOIN model.foreign_edit e ON e.cid = n.cid AND e.rkey = n.rkey
+			WHERE n.did = f.did AND n.rkey = f.rkey AND n.cid = f.swap)
+		AND EXISTS (SELECT FROM rsvp_sync._intent i
+			JOIN model.attached a USING (source_id)
+			WHERE i.source_id = f.source_id AND i.key = f.key
+				AND a.conflict = 'remote'
+				AND i.base_cid IS DISTINCT FROM f.swap) THEN
+		PERFORM model.fail(format('%s.%s %s %s: overwrote what was changed '
+			'elsewhere, whose word counts', f.source_id, f.key,
+			model.short(f.did, f.uri), f.rkey));
+	END IF;
+END
+$$;
+
 CREATE FUNCTION model.write(f model.flight, l model.lane, fault text)
 RETURNS void
 LANGUAGE plpgsql AS $$
@@ -273,6 +292,7 @@ DECLARE
 BEGIN
 	IF fault <> 'lost' THEN
 		PERFORM model.check_delete(f);
+		PERFORM model.check_overwrite(f);
 		answer := CASE f.action
 			WHEN 'put' THEN model.net_put(f.did, f.rkey, f.record, f.cid,
 				f.swap, swap_commit)

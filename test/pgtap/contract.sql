@@ -144,10 +144,10 @@ INSERT INTO function VALUES
 CREATE TEMP TABLE view (name text, columns text);
 INSERT INTO view VALUES
 	('account', 'did text, handle text, pds text, owner regrole, auth text, state text, state_since timestamp with time zone, rate_limited_until timestamp with time zone, last_error text, waiting bigint'),
-	('failed', 'source_id bigint, attendance regclass, tenant text, attendance_id text, reason_code text, reason text, did text, event_uri text, status text'),
+	('failed', 'source_id bigint, attendance regclass, tenant text, attendance_id text, reason_code text, reason text, did text, event_uri text, status text, last_error text, attempts integer, since timestamp with time zone'),
 	('held', 'source_id bigint, attendance regclass, tenant text, attendance_id text, reason_code text, reason text, did text, event_uri text, uri text'),
 	('progress', 'source_id bigint, attendance regclass, tenant text, total bigint, done bigint, waiting bigint, retrying bigint, blocked bigint, held bigint, failed bigint, oldest_key text, since timestamp with time zone, rate double precision, eta interval, comparing_since timestamp with time zone, compared bigint, differing bigint, compared_at timestamp with time zone, compare_error text'),
-	('stat_worker', 'pid integer, started_at timestamp with time zone, state text, state_since timestamp with time zone, wait_event_type text, wait_event text'),
+	('stat_worker', 'pid integer, started_at timestamp with time zone, state text, state_since timestamp with time zone, wait_event_type text, wait_event text, leased bigint'),
 	('history', 'at timestamp with time zone, attendance regclass, tenant text, attendance_id text, did text, action text, outcome text, status text, uri text, cid text, detail text'),
 	('queue', 'source_id bigint, attendance regclass, tenant text, attendance_id text, priority smallint, due_at timestamp with time zone, changed_at timestamp with time zone, leased boolean, attempts integer, last_error text, waits_for text'),
 	('rsvp', 'did text, rkey text, uri text, cid text, event_uri text, event_cid text, status text, record jsonb, rev text, source text, changed_at timestamp with time zone, seen_at timestamp with time zone'),

@@ -457,6 +457,7 @@ SELECT rsvp_sync.connect_account(d, 'xyzzy ' || d) FROM unnest(ARRAY['did:web:a'
 SELECT state, message FROM account_test.refused('SELECT rsvp_sync.rekey()');
 RESET ROLE;
 UPDATE rsvp_sync._account SET session = rsvp_sync._seal('token of ' || did, did) WHERE did <> 'did:web:c';
+INSERT INTO rsvp_sync._oauth_client (client_id, owner, jwk) VALUES ('https://app.example.com/client.json', 'regress_app', rsvp_sync._seal('{"d": "xyzzy"}', 'https://app.example.com/client.json'));
 SELECT rsvp_sync.rekey() AS all_are_of_the_only_key;
 SELECT account_test.write_keys('2:' || :'key2' || '|1:' || :'key1', '0600');
 SELECT rsvp_sync.rekey();
@@ -465,6 +466,8 @@ SELECT rsvp_sync.rekey() AS nothing_left;
 SELECT account_test.write_keys('2:' || :'key2', '0600');
 SELECT did, credential::jsonb ->> 'v' AS v, rsvp_sync._open(credential, did), rsvp_sync._open(session, did) AS session
 FROM rsvp_sync._account ORDER BY did;
+SELECT jwk::jsonb ->> 'v' AS v, rsvp_sync._open(jwk, client_id) FROM rsvp_sync._oauth_client;
+DELETE FROM rsvp_sync._oauth_client;
 -- not bound to its DID yet
 UPDATE rsvp_sync._account SET credential = :'openmeet' WHERE did = 'did:web:c';
 SELECT account_test.write_keys('2:' || :'key2' || '|1:' || :'key1', '0600');
@@ -512,7 +515,8 @@ FROM rsvp_sync._source s WHERE s.attendance = 'account_test.others'::regclass;
 INSERT INTO rsvp_sync._observed (did, rkey, cid, event_uri, status, record, source)
 SELECT i.did, i.rkey, i.base_cid, i.event_uri, 'going', '{}', 'write' FROM rsvp_sync._intent i WHERE i.did = :'alice';
 INSERT INTO rsvp_sync._history (at, source_id, key, did, action, outcome) SELECT 'epoch', i.source_id, i.key, i.did, 'put', 'ok' FROM rsvp_sync._intent i;
-INSERT INTO rsvp_sync._identity (did, pds) VALUES (:'alice', 'https://pds.example.com');
+INSERT INTO rsvp_sync._identity (did, pds, looked_at) VALUES (:'alice', 'https://pds.example.com', now());
+INSERT INTO rsvp_sync._found_credential (did, source_id, digest, connected_at) SELECT :'alice', s.source_id, 'of an envelope', now() FROM rsvp_sync._source s WHERE s.attendance = 'account_test.mine'::regclass;
 INSERT INTO rsvp_sync._event (uri, cid) VALUES ('at://' || :'alice' || '/community.lexicon.calendar.event/1', 'c'),
 	('at://' || :'alice' || 'x/community.lexicon.calendar.event/1', 'c');
 
@@ -601,10 +605,19 @@ SELECT key, op FROM rsvp_sync._change_log WHERE key IN ('1', '2', '3') AND op = 
 -- nobody can write to the repository: it does not wait for that
 UPDATE rsvp_sync._intent SET did = :'alice', bond = 'own' WHERE key = '1';
 UPDATE rsvp_sync._account SET state = 'wrong_password';
+INSERT INTO rsvp_sync._pause (subject, paused_by) VALUES (:'alice', 'somebody');
+INSERT INTO rsvp_sync._queue (source_id, key, due_at, changed_at, last_error, waits_for, wait_code)
+SELECT source_id, key, 'infinity', now(), 'no such user ' || did, did, 'paused' FROM rsvp_sync._intent WHERE key = '1';
+UPDATE rsvp_sync._intent SET failed_at = now(), failed_attempts = 3, failed_error = 'no such user ' || did WHERE key = '1';
 SET ROLE regress_app;
 SELECT rsvp_sync.forget(:'alice') AS done;
 RESET ROLE;
+SELECT rsvp_sync.export(:'alice') -> 'paused' ->> 'paused_by' AS paused_by;
 SELECT rsvp_sync._finish_leaving();
+SELECT key, due_at <= now() AS due, last_error, waits_for, wait_code FROM rsvp_sync._queue;
+SELECT key, failed_at, failed_error FROM rsvp_sync._intent WHERE key = '1';
+SELECT count(*) AS paused FROM rsvp_sync._pause;
+TRUNCATE rsvp_sync._queue;
 SELECT count(*) AS forgotten FROM rsvp_sync._forgotten;
 -- not connected; asked for by a superuser: everywhere
 SELECT rsvp_sync.forget(:'alice') AS done;

@@ -14,7 +14,7 @@ VALUES (901, 'metered', 'metered', E'a "b"\\\nc', 'query', ''), (902, 'metered_a
 INSERT INTO rsvp_sync._intent (source_id, key, did, state)
 SELECT 901, n, 'did:web:a', s FROM (VALUES ('1', 'blocked'), ('2', 'failed'), ('3', 'failed'), ('4', 'held'), ('5', 'done')) v (n, s);
 INSERT INTO rsvp_sync._queue (source_id, key, due_at, changed_at)
-SELECT 901, n::text, now(), now() - interval '1 hour' FROM generate_series(5, 7) n;
+SELECT 901, n::text, now(), now() - interval '1 hour' / (n - 4) FROM generate_series(5, 7) n;
 INSERT INTO rsvp_sync._change_log (source_id, key, op) VALUES (901, '5', 'c'), (902, '5', 'c');
 SELECT name, type, labels, value FROM rsvp_sync.metrics() WHERE name !~ 'age';
 SELECT labels ->> 'tenant' AS tenant, CASE WHEN value BETWEEN 3600 AND 3660 THEN 'an hour' ELSE value::text END AS age

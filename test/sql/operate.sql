@@ -21,6 +21,9 @@ CREATE SCHEMA operate_test AUTHORIZATION regress_operate;
 GRANT USAGE, CREATE ON SCHEMA operate_test TO regress_operate_other;
 GRANT USAGE ON SCHEMA operate_test TO regress_operate_reader;
 SET rsvp_sync.allow_plaintext_credentials = on;
+-- what waits for its next try waits for as long as this takes
+SET rsvp_sync.retry_base = '1h';
+SET rsvp_sync.retry_max = '1d';
 \set alice 'did:plc:ewvi7nxzyoun6zhxrhs64oiz'
 \set bob 'did:plc:z72i7hdynmk6r22z27h6tvur'
 \set party 'at://did:web:host.example/community.lexicon.calendar.event/party'
@@ -46,7 +49,7 @@ DECLARE
 	planned text[] := '{}';
 BEGIN
 	PERFORM rsvp_sync._drain(1000);
-	FOR l IN SELECT * FROM rsvp_sync._lease(1, 100) LOOP
+	FOR l IN SELECT * FROM rsvp_sync._lease(1, 100, 100) LOOP
 		PERFORM rsvp_sync._plan_keys(l.source_id, l.keys);
 		planned := planned || l.keys;
 	END LOOP;
@@ -134,6 +137,21 @@ SET LOCAL search_path = operate_test;
 SELECT rsvp_sync.retry('ours') AS literal, rsvp_sync.retry('ours'::regclass) AS cast,
 	rsvp_sync.retry(attendance => 'operate_test.ours') AS named, rsvp_sync.retry('ours', NULL) AS null;
 ROLLBACK;
+-- ... of one table only that table's, and neither what has not failed nor what is in hand
+BEGIN;
+INSERT INTO operate_test.ours VALUES (12, :'bob', :'party' || 12, 'yes');
+RESET ROLE;
+INSERT INTO rsvp_sync._queue (source_id, key, due_at, changed_at)
+SELECT source_id, '12', now(), now() FROM rsvp_sync.source WHERE attendance = 'operate_test.ours'::regclass;
+SELECT rsvp_sync.retry('operate_test.ours'::regclass) AS ours, rsvp_sync.retry('operate_test.theirs'::regclass) AS theirs, rsvp_sync.retry() AS all;
+UPDATE rsvp_sync._queue SET lease = 1;
+SELECT rsvp_sync.retry() AS not_in_hand;
+-- nor is it given up while it is looked at again
+INSERT INTO rsvp_sync._queue (source_id, key, due_at, changed_at)
+SELECT source_id, '2', now(), now() FROM rsvp_sync.source WHERE attendance = 'operate_test.ours'::regclass;
+SELECT rsvp_sync.discard('operate_test.ours', '2') AS queued, rsvp_sync.discard('operate_test.ours', '1') AS failed;
+ROLLBACK;
+SET ROLE regress_operate;
 -- What is in hand is not disturbed, and a superuser may do all
 RESET ROLE;
 BEGIN;
@@ -213,6 +231,7 @@ SELECT pg_temp.try();
 SELECT attendance_id FROM rsvp_sync.failed WHERE attendance_id IN ('20', '21');
 SELECT pg_temp.try();
 SELECT attendance_id, reason_code, last_error, attempts, since = now() AS now FROM rsvp_sync.failed WHERE attendance_id IN ('20', '21');
+SELECT rsvp_sync.explain_sync('operate_test.ours', '20');
 -- put in again it has no past
 UPDATE operate_test.ours SET status = 'perhaps' WHERE id = 20;
 SELECT pg_temp.changed('20');
@@ -224,7 +243,7 @@ ROLLBACK;
 --
 SET ROLE regress_operate;
 INSERT INTO operate_test.ours VALUES (7, NULL, NULL, 'no way'), (8, :'bob', :'party' || 8, 'yes'),
-	(9, :'alice', 'nowhere', 'dunno');
+	(9, :'alice', 'nowhere', 'dunno'), (11, :'bob', :'party' || 11, 'no way');
 SELECT operate_test.turn();
 SELECT operate_test.fail('operate_test.ours', '4', 'retry', 'http_502', 'Bad gateway.');
 INSERT INTO operate_test.ours VALUES (10, :'alice', :'party' || 10, 'perhaps');
@@ -232,7 +251,7 @@ RESET ROLE;
 SET ROLE regress_operate_reader;
 SELECT k, regexp_replace(rsvp_sync.explain_sync('operate_test.ours', k::text),
 	'\d{4}-\d\d-\d\d \d\d:\d\d:\d\d', 'a moment', 'g')
-FROM generate_series(1, 11) k;
+FROM generate_series(1, 12) k;
 SELECT * FROM operate_test.refused($$SELECT rsvp_sync.explain_sync('operate_test.theirs', '1')$$);
 SELECT * FROM operate_test.refused($$SELECT rsvp_sync.explain_sync('pg_class', '1')$$);
 SELECT rsvp_sync.explain_sync('operate_test.ours', NULL);
@@ -252,6 +271,40 @@ SELECT attendance, total, done, waiting, retrying, blocked, held, failed, oldest
 FROM rsvp_sync.progress;
 SELECT severity, check_name, subject, finding, remedy FROM rsvp_sync.doctor();
 RESET ROLE;
+-- what is in the queue is not done, held or failed, and what is only there is counted
+BEGIN;
+CREATE TEMP VIEW far AS SELECT total, done, waiting, retrying, blocked, held, failed, oldest_key FROM rsvp_sync.progress WHERE attendance = 'operate_test.ours'::regclass;
+UPDATE rsvp_sync._intent SET state = (ARRAY['done', 'held', 'failed', 'blocked'])[1 + key::int % 4], reason_code = 'x';
+DELETE FROM rsvp_sync._queue;
+SELECT * FROM far;
+INSERT INTO rsvp_sync._queue (source_id, key, due_at, changed_at, attempts)
+SELECT source_id, k, now(), now() - k::int * interval '1 second', k::int % 2 FROM rsvp_sync.source, unnest('{4,5,6,7,77}'::text[]) k
+WHERE attendance = 'operate_test.ours'::regclass;
+SELECT * FROM far;
+ROLLBACK;
+-- a key is late after a minute, what was discarded is no finding, and the key file's name is nobody's
+BEGIN;
+UPDATE rsvp_sync._queue SET due_at = now() - interval '30 seconds', lease = NULL;
+UPDATE rsvp_sync._intent SET state = 'failed', reason_code = CASE WHEN key IN ('1', '2') THEN 'discarded' ELSE 'x' END
+FROM rsvp_sync.source s WHERE s.source_id = _intent.source_id AND s.attendance = 'operate_test.ours'::regclass AND key IN ('1', '2', '3');
+SET LOCAL rsvp_sync.credential_key_file = '/nowhere/keys';
+SET LOCAL rsvp_sync.allow_plaintext_credentials = off;
+SELECT check_name, subject, finding FROM rsvp_sync.doctor() WHERE check_name IN ('oldest_key', 'failed', 'key_file');
+ROLLBACK;
+-- and where there is nothing to find
+BEGIN;
+DO $$
+DECLARE
+	f text;
+BEGIN
+	FOREACH f IN ARRAY ARRAY['_doctor_server()', '_doctor_keys()', '_doctor_source(s rsvp_sync._source)', '_doctor_keys_and_accounts()'] LOOP
+		EXECUTE format('CREATE OR REPLACE FUNCTION rsvp_sync.%s RETURNS TABLE (severity text, check_name text, subject text, finding text, remedy text)
+			LANGUAGE sql AS ''SELECT NULL, NULL, NULL, NULL, NULL WHERE false''', f);
+	END LOOP;
+END
+$$;
+SELECT severity, check_name, finding FROM rsvp_sync.doctor();
+ROLLBACK;
 BEGIN;
 SET LOCAL rsvp_sync.allow_plaintext_credentials = off;
 SET LOCAL rsvp_sync.mode = 'dry_run';

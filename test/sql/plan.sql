@@ -164,3 +164,65 @@ ORDER BY e.n;
 -- Nothing is known of anything: nothing is sent.
 SELECT pg_temp.said(rsvp_sync.plan(
 	jsonb_populate_record(NULL::rsvp_sync.situation, '{}')));
+
+--
+-- Around it: what a key's situation is, and what becomes of the decision
+--
+-- A key that takes over a record which was left to differ has no past of its own
+SELECT v.old, s.* FROM (VALUES ('superseded'), ('withheld'), ('done')) v (old),
+	rsvp_sync._standing(jsonb_populate_record(NULL::rsvp_sync._evaluation,
+		jsonb_build_object('old_state', v.old, 'old_reason_code', v.old, 'd', '{"action": "none", "bond": "own"}'::jsonb))) s;
+
+BEGIN;
+SET LOCAL client_min_messages = warning;
+CREATE ROLE regress_plan;
+SELECT rsvp_sync.grant_application('regress_plan');
+CREATE SCHEMA plan_test AUTHORIZATION regress_plan;
+SET LOCAL ROLE regress_plan;
+CREATE TABLE plan_test.a (id int PRIMARY KEY, event text, status text);
+SELECT rsvp_sync.attach('plan_test.a', $$SELECT id, 'did:plc:ewvi7nxzyoun6zhxrhs64oiz' AS did,
+	'at://did:web:host.example/community.lexicon.calendar.event/' || event AS event_uri, status,
+	'bafyreidfayvfuwqa7qlnopdjiqrxzs6blmoeu4rujcjtnci5beludirz2a' AS event_cid FROM plan_test.a$$,
+	options => '{"status_map": {"yes": "going", "no": "notgoing"}}') AS source \gset
+RESET ROLE;
+INSERT INTO rsvp_sync._account (did, owner, auth, state) VALUES ('did:plc:ewvi7nxzyoun6zhxrhs64oiz', 'regress_plan', 'password', 'connected');
+SELECT rsvp_sync._identity_done('did:plc:ewvi7nxzyoun6zhxrhs64oiz', 'https://pds.example', NULL);
+CREATE FUNCTION pg_temp.intent(key text, event text, more jsonb) RETURNS void LANGUAGE sql AS $$
+INSERT INTO rsvp_sync._intent SELECT (jsonb_populate_record(NULL::rsvp_sync._intent, jsonb_build_object(
+	'source_id', (SELECT max(source_id) FROM rsvp_sync._source), 'key', key, 'did', 'did:plc:ewvi7nxzyoun6zhxrhs64oiz',
+	'event_uri', 'at://did:web:host.example/community.lexicon.calendar.event/' || event, 'live', true, 'local', 'going', 'local_at', '2026-01-01',
+	'first_local', 'going', 'wrote', false, 'sent_cids', '{}'::text[], 'doubt', false, 'truncated', false, 'approved', false,
+	'state', 'done', 'reason_code', 'published', 'writeback', false, 'writeback_failures', 0) || more)).*
+$$;
+-- What was sent for another key of the slot and never confirmed is taken over, too
+SELECT pg_temp.intent('1', 'one', '{"doubt": true, "rkey": "r", "sent_cids": ["c"], "sent_local": "going", "state": "waiting"}');
+INSERT INTO plan_test.a VALUES (1, 'one', 'yes'), (2, 'one', 'no');
+SELECT (e.d).action, e.rkey, e.from_key, (e.s).doubt, e.sent_cids FROM rsvp_sync._evaluate(:source, '{2}', true) e;
+-- An approval outlasts the time an account is waited for
+SELECT pg_temp.intent('3', 'three', '{"bond": "own", "wrote": true, "rkey": "r3", "base_local": "going", "base_cid": "c", "truncated": true,
+	"approved": true, "state": "held", "reason_code": "truncated"}');
+SELECT rsvp_sync._observe('did:plc:ewvi7nxzyoun6zhxrhs64oiz', 'r3', 'c', '{}', NULL, 'read', '2026-01-01');
+UPDATE rsvp_sync._account SET state = 'needs_login';
+INSERT INTO rsvp_sync._queue (source_id, key, due_at, changed_at, lease) VALUES (:source, '3', now(), now(), 1);
+SELECT rsvp_sync._plan_keys(:source, '{3}');
+SELECT state, reason_code, approved FROM rsvp_sync._intent WHERE key = '3';
+UPDATE rsvp_sync._account SET state = 'connected';
+SELECT (e.d).action FROM rsvp_sync._evaluate(:source, '{3}', true) e;
+-- A record that was replaced by one of the same content is a difference
+INSERT INTO plan_test.a VALUES (4, 'four', 'yes');
+SELECT pg_temp.intent('4', 'four', '{"bond": "adopted", "rkey": "r4", "base_local": "going", "base_cid": "c4"}');
+SELECT rsvp_sync._observe('did:plc:ewvi7nxzyoun6zhxrhs64oiz', v.rkey, v.cid, '{"status": "community.lexicon.calendar.rsvp#going",
+	"subject": {"uri": "at://did:web:host.example/community.lexicon.calendar.event/four"}}', NULL, 'list', '2026-01-01')
+FROM (VALUES ('r4', 'c4')) v (rkey, cid);
+SELECT k AS same FROM rsvp_sync._differences(:source) k WHERE k = '4';
+UPDATE rsvp_sync._observed SET cid = NULL WHERE rkey = 'r4';
+SELECT rsvp_sync._observe('did:plc:ewvi7nxzyoun6zhxrhs64oiz', 'r5', 'c4', '{"status": "community.lexicon.calendar.rsvp#going",
+	"subject": {"uri": "at://did:web:host.example/community.lexicon.calendar.event/four"}}', NULL, 'list', '2026-01-01');
+SELECT k AS replaced FROM rsvp_sync._differences(:source) k WHERE k = '4';
+-- After its last word a row that is gone is looked at again, one that is there is done
+SELECT pg_temp.intent('6', 'six', '{"live": false}'), pg_temp.intent('7', 'seven', '{}');
+INSERT INTO rsvp_sync._queue (source_id, key, due_at, changed_at, lease) VALUES (:source, '6', now(), now(), 1), (:source, '7', now(), now(), 1);
+SELECT rsvp_sync._put_done(:source, k, 0, 'did:plc:ewvi7nxzyoun6zhxrhs64oiz', 'r' || k, '{"status": "community.lexicon.calendar.rsvp#notgoing"}', 'c', NULL)
+FROM unnest('{6,7}'::text[]) k;
+SELECT key, lease FROM rsvp_sync._queue WHERE key IN ('6', '7');
+ROLLBACK;

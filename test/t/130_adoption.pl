@@ -193,12 +193,12 @@ $app->idle('a second one');
 is scalar $app->records(4), 2, 'other writes of the account in between';
 
 # A record that appears while ours is on its way: seen, since the head moved.
-$pds->faults({ match => 'putRecord', did => $pds->did(5), delayMs => 700 });
+$pds->faults({ match => 'putRecord', did => $pds->did(5), hang => 1 });
 $app->sql('INSERT INTO attendance (id, event_id, user_id) VALUES (50, 1, 5)');
 ok wait_for { scalar $pds->log(call => qr/putRecord/, repo => $pds->did(5)) }, 'a write is on its way';
 my $rival = elsewhere(5, 1, 'interested', undef, createdAt => '2024-05-05T05:05:05.000Z');
-$app->idle('both written');
 $pds->clear_faults;
+$app->idle('both written');
 is scalar $app->records(5), 1, 'another application writes in between: one record, not two';
 is_deeply [ $app->record(5)->{uri}, $app->said(5) ], [ $rival->{uri}, 'going' ], '... that one, with our status';
 

@@ -180,7 +180,7 @@ $pds->clear_log;
 # --- what is given up
 
 my $secret = $pds->password(1);
-$pds->faults({ match => 'putRecord', status => 400, body => { error => 'InvalidRequest', message => "you said $secret, and " . 'x' x 220 . $secret } });
+$pds->faults({ match => 'putRecord', status => 400, body => { error => 'InvalidRequest', message => "you said $secret, and " . 'x' x 218 . $secret } });
 my $row = insert(2, 1);
 ok $app->wait_status($row, 'failed refused'), 'a write is refused for good';
 my $given_up = $app->sql("SELECT attempts || ' ' || (since > now() - interval '1 minute') || ' ' || last_error FROM rsvp_sync.failed WHERE attendance_id = '$row'");
@@ -211,6 +211,9 @@ is $app->sql("SELECT last_error FROM rsvp_sync.account WHERE state = 'wrong_pass
 insert(2, 2);
 connected(2);
 ok $app->idle, '... until the right one is given';
+$pds->faults({ match => 'putRecord', status => 400, body => { error => 'ExpiredToken' } });
+$turn->();
+ok $app->idle, 'a session is refreshed';
 my $did = $pds->did(1);
 my @said = map { s/.*LOG:\s+//r } grep { /\Q$did\E/ } split /\n/, $pg->log_text($from);
 is_deeply \@said, [ "account $did is wrong_password: not *****************", "account $did is connected" ], 'the log has each change of state once';

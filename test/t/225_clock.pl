@@ -2,7 +2,7 @@
 # and while they are sent: nothing is lost, nothing is sent twice, and the worker
 # does not wait for the clock to come round.
 #
-# libfaketime gives the server's processes a wall clock of the test's; the
+# The server's processes have a wall clock of the test's (lib/clock.c); the
 # monotonic one goes on as it does when a machine's clock is set.
 
 use strict;
@@ -12,31 +12,33 @@ use Test::More;
 use RsvpSyncTest;
 use RsvpSyncScene;
 
-my ($library) = glob '/usr/lib/*/faketime/libfaketime.so.1';
-plan skip_all => 'libfaketime is not there (scripts/install-deps --test)' if !$library;
-
 my $dir = RsvpSyncTest::temp_dir('clock');
 RsvpSyncTest::watch('start', 'TERM', "$dir/none", $dir);
+RsvpSyncTest::must_run([ qw(cc -O1 -Wall -shared -fPIC -o), "$dir/clock.so", repo_root() . '/test/t/lib/clock.c' ]);
+
+# jump(hours): how far ahead the clock is from now on
 sub jump {
-	my ($offset) = @_;
-	open my $out, '>', "$dir/offset.new" or die $!;
-	print {$out} "$offset\n";
-	close $out;
-	rename "$dir/offset.new", "$dir/offset" or die $!;
+	my ($hours) = @_;
+	open my $file, -e "$dir/ahead" ? '+<' : '>', "$dir/ahead" or die $!;
+	syswrite $file, pack 'q', $hours * 3600;
+	close $file;
 	return;
 }
-jump('+0');
+jump(0);
 
 my $pds = start_pds(accounts => 3);
-my $pg = start_server(pds => $pds, launch => [ 'env', "LD_PRELOAD=$library", "FAKETIME_TIMESTAMP_FILE=$dir/offset", 'FAKETIME_NO_CACHE=1', 'FAKETIME_DONT_FAKE_MONOTONIC=1' ], conf => {
+my $pg = start_server(pds => $pds, launch => [ 'env', "LD_PRELOAD=$dir/clock.so", "RS_CLOCK=$dir/ahead" ], conf => {
 	'rsvp_sync.retry_base' => '200ms', 'rsvp_sync.retry_max' => '2s', 'rsvp_sync.max_attempts' => 1000, 'rsvp_sync.request_timeout' => '5s', 'rsvp_sync.withdraw_limit' => 1_000_000,
 });
 my $app = scene($pg, 'app', $pds, events => 40);
-my $session = $pg->session('app');    # whose process was there before
-jump('+1d');
-is $session->query(sprintf 'SELECT round(extract(epoch FROM clock_timestamp() - to_timestamp(%d)) / 3600)', time), 24, 'the clock can be set for the server';
-jump('+0');
-$session->close;
+
+jump(24);
+my $worker = $app->worker;
+$app->sql(q{INSERT INTO attendance (status, "eventId", "userId") VALUES ('confirmed', 40, 1)});
+$app->idle;
+is $app->sql(sprintf q{SELECT round(extract(epoch FROM max(seen_at) - to_timestamp(%d)) / 3600) FROM rsvp_sync.rsvp}, time), 24, 'the clock can be set for the worker';
+is $app->worker, $worker, '... as it runs';
+jump(0);
 
 my $round = 0;
 # Each row says something else, and there are three more -> how many that is
@@ -63,7 +65,7 @@ sub settled {
 $app->sql(q{INSERT INTO attendance (status, "eventId", "userId") SELECT 'confirmed', n / 3 + 1, n % 3 + 1 FROM generate_series(0, 29) n});
 $app->idle;
 
-for my $jump ([ '+1d', 'a day forward' ], [ '+0', 'a day back' ], [ '-1h', 'an hour back' ], [ '+0', 'an hour forward' ]) {
+for my $jump ([ 24, 'a day forward' ], [ 0, 'a day back' ], [ -1, 'an hour back' ], [ 0, 'an hour forward' ]) {
 	my ($to, $name) = @$jump;
 
 	# while keys wait, and in a row: for their turn, for a server to come back, to be left alone
@@ -79,7 +81,7 @@ for my $jump ([ '+1d', 'a day forward' ], [ '+0', 'a day back' ], [ '-1h', 'an h
 	$pds->faults({ match => 'putRecord', status => 429, headers => { 'retry-after' => 2 }, body => { error => 'RateLimitExceeded', message => 'slowly' }, count => 3 });
 	$n = change();
 	ok wait_for { scalar $pds->log(status => 429) }, 'a server asks for patience';
-	jump($to eq '+0' ? '+2h' : '+0');
+	jump($to == 0 ? 2 : 0);
 	settled('... and meanwhile the clock is set', $n);
 
 	# while requests are under way
@@ -88,7 +90,7 @@ for my $jump ([ '+1d', 'a day forward' ], [ '+0', 'a day back' ], [ '-1h', 'an h
 	$pds->faults({ match => 'putRecord', after => 1, answerDelayMs => 500, skip => 3, count => 3 });
 	$n = change();
 	ok wait_for { scalar $pds->writes >= 2 }, 'requests are under way';
-	jump($to eq '+0' ? '-1h' : '+0');
+	jump($to == 0 ? -1 : 0);
 	settled('... and meanwhile the clock is set', $n);
 	$pds->clear_faults;
 	jump($to);
@@ -96,11 +98,11 @@ for my $jump ([ '+1d', 'a day forward' ], [ '+0', 'a day back' ], [ '-1h', 'an h
 
 # Killed in one time, started in another
 $pds->clear_log;
-jump('+1d');
+jump(24);
 my $n = change();
 wait_for { $pds->writes >= 5 };
 $pg->kill9_postmaster;
-jump('-1h');
+jump(-1);
 $pg->start;
 settled('killed tomorrow, started an hour ago', $n);
 is $app->sql('SELECT count(*) FROM rsvp_sync.failed'), 0, 'nothing was given up';

@@ -139,9 +139,11 @@ my $passwords = join '|', map { quotemeta } values %password;
 my %pattern = (password => qr/$passwords/, 'a part of one' => qr/$some/, token => $JWT, bearer => qr/Bearer ey/,
 	'key in base64' => qr/\Q$key\E/, 'key file' => qr/1:\Q@{[substr $key, 0, 20]}\E/, key => qr/\Q@{[decode_base64($key)]}\E/s);
 SKIP: {
-	skip 'may not read the memory of another process', 3 if !open my $may, '<:raw', "/proc/$worker/mem";
+	skip 'may not read the memory of another process', 4 if !open my $may, '<:raw', "/proc/$worker/mem";
 	is join(', ', found($worker, 'a DID' => qr/\Q$did\E/)) ne '', 1, 'the memory of the worker can be read';
 	is join(', ', found($worker, %pattern)), '', 'an idle worker holds no secret';
+	# What it is sealed with: a page of no file, left out of dumps.
+	like slurp("/proc/$worker/smaps"), qr/^[0-9a-f]+-[0-9a-f]+ r--p 00000000 00:00 0 *\n(?:\w+:.*\n)*?VmFlags:.*\bdd\b/m, 'the key it seals them with is in no core dump';
 	is join(', ', found($connecting->backend_pid, %pattern)), '', 'nor does a backend that connected accounts';
 }
 $connecting->close;

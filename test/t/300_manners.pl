@@ -9,19 +9,7 @@ use Test::More;
 use Time::HiRes qw(time);
 use RsvpSyncTest;
 use RsvpSyncScene;
-
-# Accounts of several servers, as one for scene()
-package Servers;
-sub new { my ($class, @pds) = @_; return bless { pds => \@pds, of => [ map { my $p = $_; map { [ $p, $_ ] } 0 .. $#{ $p->accounts } } @pds ] }, $class }
-sub accounts { my ($self) = @_; return [ map { @{ $_->accounts } } @{ $self->{pds} } ] }
-sub did { my ($self, $n) = @_; my ($pds, $i) = @{ $self->{of}[$n] }; return $pds->did($i) }
-sub password { my ($self, $n) = @_; my ($pds, $i) = @{ $self->{of}[$n] }; return $pds->password($i) }
-sub list_records {
-	my ($self, $did) = @_;
-	for (@{ $self->{of} }) { return $_->[0]->list_records($did) if $_->[0]->did($_->[1]) eq $did }
-	die "no such account: $did";
-}
-package main;
+use RsvpSyncServers;
 
 my $near = start_pds(accounts => 6, name => 'near');
 my $far = start_pds(accounts => 3, name => 'far', plc => $near->plc);
@@ -29,7 +17,7 @@ my $pg = start_server(pds => $near, conf => {
 	'rsvp_sync.insecure_hosts' => join(',', $near->insecure_hosts, $far->insecure_hosts),
 	'rsvp_sync.retry_base' => '50ms', 'rsvp_sync.retry_max' => '500ms', 'rsvp_sync.request_timeout' => '10s',
 });
-my $app = scene($pg, 'app', Servers->new($near, $far), events => 400);
+my $app = scene($pg, 'app', RsvpSyncServers->new($near, $far), events => 400);
 sub one { return $app->sql($_[0]) }
 my $far_url = $far->url;
 

@@ -5,7 +5,7 @@ package RsvpSyncApp;
 # every end-to-end test asks.
 #
 #   use RsvpSyncApp;
-#   my $app = start_app(accounts => 4, conf => { ... });
+#   my $app = start_app(accounts => 4, conf => { ... });    or pds => [ the PDSes that are there ]
 #   $app->plan_schema;                     events, users and attendance as the plan has them
 #   my $event = $app->event(0, 'Party');   in PDS account 0's repository, and a row
 #   $app->user(1, 1);                      users row 1 is PDS account 1, connected
@@ -37,8 +37,9 @@ my @FUNCTIONS = (
 
 sub start_app {
 	my (%opt) = @_;
-	my $pds = start_pds(accounts => $opt{accounts} // 4);
-	my $pg = start_server(pds => $pds, conf => { 'rsvp_sync.retry_base' => '50ms', 'rsvp_sync.retry_max' => '500ms', %{ $opt{conf} // {} } });
+	my @pds = $opt{pds} ? @{ $opt{pds} } : start_pds(accounts => $opt{accounts} // 4);
+	my $pds = $pds[0];
+	my $pg = start_server(pds => \@pds, conf => { 'rsvp_sync.retry_base' => '50ms', 'rsvp_sync.retry_max' => '500ms', %{ $opt{conf} // {} } });
 	my $self = bless { pds => $pds, pg => $pg, db => 'app' }, __PACKAGE__;
 	$pg->create_db('app');
 	$self->role('app');

@@ -626,7 +626,7 @@ sub app_password { my ($self, $account, $name) = @_; return $self->client('app-p
 
 sub http {
 	my ($self) = @_;
-	return $self->{http} //= HTTP::Tiny->new(agent => 'rsvp-sync-test-client', timeout => 30);
+	return $self->{http} //= HTTP::Tiny->new(agent => 'rsvp-sync-test-client', timeout => 30, keep_alive => 0);
 }
 
 sub ask {
