@@ -42,44 +42,29 @@ COMMENT ON FUNCTION rsvp_sync._migration_time() IS
 /*
  * The document's PDS goes before the one given at connect_account(), which
  * serves only where no document can be had.  One that cannot be had again
- * just now serves for three days.
+ * just now serves for three days.  moved: its new repository is still to be
+ * listed.
  */
+CREATE VIEW rsvp_sync._home AS
+SELECT i.did, CASE
+	WHEN i.pds IS NULL AND i.error IS NOT NULL THEN
+		(SELECT a.pds FROM rsvp_sync._account a WHERE a.did = i.did)
+	WHEN i.resolved_at > pg_catalog.now() - CASE WHEN i.error IS NULL
+		THEN interval '1 day' ELSE interval '3 days' END
+	THEN i.pds END AS pds,
+	i.looked_at, i.lost_since IS NOT NULL AS moved
+FROM rsvp_sync._identity i;
+COMMENT ON VIEW rsvp_sync._home IS
+'private: where the repositories of DIDs are, whose documents have been looked at';
+
 CREATE FUNCTION rsvp_sync._pds_of(of_did text) RETURNS text
 LANGUAGE sql STABLE STRICT
 SET search_path = pg_catalog, pg_temp
 AS $$
-SELECT CASE
-	WHEN i.pds IS NULL AND i.error IS NOT NULL THEN
-		(SELECT a.pds FROM rsvp_sync._account a WHERE a.did = of_did)
-	WHEN i.resolved_at > now() - CASE WHEN i.error IS NULL
-		THEN interval '1 day' ELSE interval '3 days' END THEN i.pds END
-FROM rsvp_sync._identity i WHERE i.did = of_did
+SELECT h.pds FROM rsvp_sync._home h WHERE h.did = of_did
 $$;
 COMMENT ON FUNCTION rsvp_sync._pds_of(text) IS
 'PDS of a DID: by its document, else as given at connect_account(); NULL: to be resolved.';
-
-/* Has the document been looked at, successfully or not, within this time? */
-CREATE FUNCTION rsvp_sync._looked_at(of_did text, within interval)
-RETURNS boolean
-LANGUAGE sql STABLE
-SET search_path = pg_catalog, pg_temp
-AS $$
-SELECT EXISTS (SELECT FROM rsvp_sync._identity i
-	WHERE i.did = of_did AND i.looked_at > now() - within)
-$$;
-COMMENT ON FUNCTION rsvp_sync._looked_at(text, interval) IS
-'Has this DID''s document been asked for within this time?';
-
-/* Has the account moved, and is its new repository still to be listed? */
-CREATE FUNCTION rsvp_sync._has_moved(of_did text) RETURNS boolean
-LANGUAGE sql STABLE
-SET search_path = pg_catalog, pg_temp
-AS $$
-SELECT EXISTS (SELECT FROM rsvp_sync._identity i
-	WHERE i.did = of_did AND i.lost_since IS NOT NULL)
-$$;
-COMMENT ON FUNCTION rsvp_sync._has_moved(text) IS
-'Has this DID moved to another PDS whose records are still to be listed?';
 
 /* An answer that a PDS gives which has lost the account: look again. */
 CREATE FUNCTION rsvp_sync._identity_hint(of_did text) RETURNS void

@@ -293,11 +293,14 @@ DECLARE
 	src rsvp_sync._source;
 	map jsonb;
 	over_limit boolean;
+	table_owner oid;
 	rehearsal boolean := current_setting('rsvp_sync.mode') = 'dry_run';
 BEGIN
 	SELECT * INTO STRICT src FROM rsvp_sync._source s
 	WHERE s.source_id = of_source;
 	map := rsvp_sync._status_map(of_source);
+	table_owner := (SELECT c.relowner FROM pg_class c
+		WHERE c.oid = src.attendance);
 	over_limit := rsvp_sync._withdraw_budget(of_source,
 		cardinality(keys)) <= 0;
 
@@ -478,7 +481,13 @@ BEGIN
 			rehearsal OR all_listed OR coalesce(rsvp_sync._is_listed(k.did), false),
 			coalesce(k.local_at >= k.remote_at, false),
 			k.account,
-			k.erased OR rsvp_sync._may_speak(src.attendance, k.did),
+			/* _may_speak(), where it is asked of each key */
+			k.erased OR EXISTS (SELECT FROM rsvp_sync._account a
+				WHERE a.did = k.did
+					AND (pg_has_role(table_owner, a.owner, 'USAGE')
+						OR EXISTS (SELECT FROM rsvp_sync._account_grant g
+							WHERE g.did = a.did AND pg_has_role(table_owner,
+								g.grantee, 'USAGE')))),
 			CASE WHEN k.may_delete
 				THEN coalesce(src.options ->> 'on_cancel', 'notgoing')
 				ELSE 'notgoing' END,

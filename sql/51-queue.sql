@@ -466,6 +466,38 @@ COMMENT ON FUNCTION rsvp_sync._release_leases(bigint) IS
 'Frees leases of earlier incarnations, at the worker''s start.';
 
 /*
+ * Waits are moments of the wall clock, and so come as much later as that is
+ * set back.
+ */
+CREATE FUNCTION rsvp_sync._clock_set_back(by_how_much interval) RETURNS void
+LANGUAGE sql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+UPDATE rsvp_sync._queue SET due_at = due_at - by_how_much
+WHERE due_at > now();
+UPDATE rsvp_sync._source SET retry_at = retry_at - by_how_much,
+	compare_at = compare_at - by_how_much
+WHERE retry_at > now() OR compare_at > now();
+UPDATE rsvp_sync._intent SET writeback_at = writeback_at - by_how_much
+WHERE writeback AND writeback_at > now();
+$$;
+COMMENT ON FUNCTION rsvp_sync._clock_set_back(interval) IS
+'Brings forward by this much what is waited for.';
+
+/* Of a clock set back while no worker ran, what happened since tells. */
+CREATE FUNCTION rsvp_sync._clock_check() RETURNS void
+LANGUAGE sql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+SELECT rsvp_sync._clock_set_back(l.at - now())
+FROM (SELECT greatest((SELECT max(h.at) FROM rsvp_sync._history h),
+	(SELECT max(q.changed_at) FROM rsvp_sync._queue q)) AS at) l
+WHERE l.at > now() + interval '1 second'
+$$;
+COMMENT ON FUNCTION rsvp_sync._clock_check() IS
+'Notices, at the worker''s start, that the clock was set back.';
+
+/*
  * When something becomes due, or NULL.  What is due already was leased just
  * now, or belongs to a source at rest.
  */
@@ -502,28 +534,6 @@ CREATE TYPE rsvp_sync._work AS (
 	credential_of text,				-- which one the account has now
 	priority smallint
 );
-
-/* What is still missing before the call can be made. */
-CREATE FUNCTION rsvp_sync._need(action text, pds text, did text,
-	event_uri text, event_cid text, organiser text, organiser_pds text,
-	OUT need text, OUT subject text)
-LANGUAGE sql STABLE
-SET search_path = pg_catalog, pg_temp
-AS $$
-SELECT n.need, CASE n.need WHEN 'event' THEN event_uri
-	WHEN 'organiser' THEN organiser ELSE did END
-FROM (SELECT CASE
-	WHEN pds IS NULL
-		OR NOT rsvp_sync._looked_at(did, rsvp_sync._identity_fresh())
-		THEN 'identity'
-	WHEN action = 'list' OR rsvp_sync._has_moved(did) THEN 'list'
-	WHEN action <> 'put' OR event_cid IS NOT NULL THEN NULL
-	WHEN organiser_pds IS NULL
-		OR NOT rsvp_sync._looked_at(organiser, interval '1 hour')
-		THEN 'organiser' ELSE 'event' END) AS n (need)
-$$;
-COMMENT ON FUNCTION rsvp_sync._need(text, text, text, text, text, text, text) IS
-'What has to be read from the network before a call can be made; organiser: the identity of that one.';
 
 CREATE FUNCTION rsvp_sync._rsvp_record(old_record jsonb, event_uri text,
 	event_cid text, value text, created_at text)
@@ -840,21 +850,36 @@ SET search_path = pg_catalog, pg_temp
 SET enable_hashjoin = off
 AS $$
 WITH located AS MATERIALIZED (
-	SELECT e.*, rsvp_sync._pds_of(e.did) AS pds, o.organiser,
-		rsvp_sync._pds_of(o.organiser) AS organiser_pds,
+	SELECT e.*, home.pds, o.organiser, at.pds AS organiser_pds,
 		coalesce((e.d).rkey, e.rkey, rsvp_sync.tid_now()) AS the_rkey,
 		CASE WHEN (e.d).action = 'put' AND e.event_cid IS NOT NULL
 			THEN rsvp_sync._rsvp_record(e.record, e.event_uri, e.event_cid,
-				(e.d).send, e.record_created_at) END AS new_record
+				(e.d).send, e.record_created_at) END AS new_record,
+		/* What has to be read from the network before the call. */
+		CASE WHEN home.pds IS NULL
+				OR home.looked_at <= now() - fresh.fresh THEN 'identity'
+			WHEN (e.d).action = 'list' OR home.moved THEN 'list'
+			WHEN (e.d).action <> 'put' OR e.event_cid IS NOT NULL THEN NULL
+			WHEN at.pds IS NULL OR at.looked_at <= now() - interval '1 hour'
+			THEN 'organiser' ELSE 'event' END AS need
 	FROM unnest(es) e
 	CROSS JOIN LATERAL (SELECT (rsvp_sync.parse_at_uri(e.event_uri)).authority
 		AS organiser) o
+	CROSS JOIN rsvp_sync._identity_fresh() fresh (fresh)
+	LEFT JOIN LATERAL (SELECT h.* FROM rsvp_sync._home h
+		WHERE h.did = e.did LIMIT 1) home ON true
+	LEFT JOIN LATERAL (SELECT h.* FROM rsvp_sync._home h
+		WHERE h.did = o.organiser LIMIT 1) at ON true
 	WHERE (e.d).action IN ('put', 'delete', 'read', 'list')
 )
 SELECT of_source, l.key, q.generation, (l.d).action,
-	CASE n.need WHEN 'organiser' THEN 'identity' ELSE n.need END, n.subject,
+	/* The identity of the organiser, or the account's own. */
+	CASE l.need WHEN 'organiser' THEN 'identity' ELSE l.need END,
+	CASE l.need WHEN 'event' THEN l.event_uri
+		WHEN 'organiser' THEN l.organiser
+		WHEN 'identity' THEN l.did WHEN 'list' THEN l.did END,
 	l.did, l.pds, l.the_rkey, l.new_record::text,
-	CASE WHEN n.need IS NULL THEN rsvp_sync.record_cid(l.new_record) END,
+	CASE WHEN l.need IS NULL THEN rsvp_sync.record_cid(l.new_record) END,
 	(l.d).swap, (l.d).swap IS NULL, l.event_uri, l.organiser, l.organiser_pds,
 	/* A deletion stands for a value only if that asked for it. */
 	CASE WHEN (l.d).action = 'put' THEN (l.d).send
@@ -863,9 +888,9 @@ SELECT of_source, l.key, q.generation, (l.d).action,
 	(SELECT a.connected_at::text FROM rsvp_sync._account a
 	WHERE a.did = l.did), q.priority
 FROM located l
-JOIN rsvp_sync._queue q ON q.source_id = of_source AND q.key = l.key
-CROSS JOIN LATERAL rsvp_sync._need((l.d).action, l.pds, l.did, l.event_uri,
-	l.event_cid, l.organiser, l.organiser_pds) n
+CROSS JOIN LATERAL (SELECT n.generation, n.counted, n.priority
+	FROM rsvp_sync._queue n
+	WHERE n.source_id = of_source AND n.key = l.key LIMIT 1) q
 $$;
 COMMENT ON FUNCTION rsvp_sync._make_work(bigint, rsvp_sync._evaluation[]) IS
 'Calls to be made, with record key, record and its cid.';

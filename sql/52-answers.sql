@@ -132,6 +132,80 @@ $$;
 COMMENT ON FUNCTION rsvp_sync._put_done(bigint, text, bigint, text, text, jsonb, text, text, text) IS
 'A record was written: it is the new base.';
 
+/*
+ * The same of several keys of a source at once, which is what there is to do
+ * most of the time.  What is out of the ordinary with one of them is left to
+ * _put_done().  By key = ANY and by place: see _park().
+ */
+CREATE FUNCTION rsvp_sync._puts_done(w_source bigint, keys text[],
+	generations text[], dids text[], rkeys text[], records text[],
+	cids text[], revs text[], pdses text[])
+RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET enable_hashjoin = off
+SET enable_mergejoin = off SET enable_bitmapscan = off
+AS $$
+BEGIN
+	IF EXISTS (SELECT FROM unnest(dids, pdses) w (did, pds)
+			WHERE w.pds <> rsvp_sync._pds_of(w.did))
+		OR EXISTS (SELECT FROM rsvp_sync._forgotten f
+			WHERE f.digest = ANY (ARRAY(
+				SELECT sha256(convert_to(d, 'UTF8')) FROM unnest(dids) d)))
+	THEN
+		PERFORM rsvp_sync._put_done(w_source, w.key, w.generation::bigint,
+			w.did, w.rkey, w.record::jsonb, w.cid, w.rev, w.pds)
+		FROM unnest(keys, generations, dids, rkeys, records, cids, revs,
+			pdses) w (key, generation, did, rkey, record, cid, rev, pds);
+		RETURN;
+	END IF;
+
+	INSERT INTO rsvp_sync._observed AS o (did, rkey, cid, event_uri,
+		event_cid, status, record, rev, changed_at, source)
+	SELECT w.did, w.rkey, w.cid, r.record #>> '{subject,uri}',
+		r.record #>> '{subject,cid}', split_part(r.record ->> 'status', '#', 2),
+		r.record, nullif(w.rev, ''), now(), 'write'
+	FROM unnest(dids, rkeys, records, cids, revs)
+		w (did, rkey, record, cid, rev)
+	CROSS JOIN LATERAL (SELECT w.record::jsonb) r (record)
+	ON CONFLICT (did, rkey) DO UPDATE SET
+		cid = excluded.cid, event_uri = excluded.event_uri,
+		event_cid = excluded.event_cid, status = excluded.status,
+		record = excluded.record, rev = coalesce(excluded.rev, o.rev),
+		changed_at = CASE WHEN o.cid IS NOT DISTINCT FROM excluded.cid
+			THEN o.changed_at ELSE excluded.changed_at END,
+		source = excluded.source, seen_at = now();
+	UPDATE rsvp_sync._intent i SET
+		bond = coalesce(i.bond, 'own'), wrote = true,
+		rkey = rkeys[array_position(keys, i.key)],
+		base_local = i.sent_local,
+		base_cid = cids[array_position(keys, i.key)], sent_cids = '{}',
+		doubt = false, approved = false, state = 'done',
+		reason_code = 'published', reason = rsvp_sync._reason('published'),
+		synced_at = now(), writeback = true, writeback_at = now()
+	WHERE i.source_id = w_source AND i.key = ANY (keys);
+	INSERT INTO rsvp_sync._history (source_id, key, did, action, outcome,
+		status, uri, cid)
+	SELECT w_source, w.key, w.did, 'put', 'ok',
+		split_part(w.record::jsonb ->> 'status', '#', 2),
+		rsvp_sync._rsvp_uri(w.did, w.rkey), w.cid
+	FROM unnest(keys, dids, rkeys, records, cids)
+		w (key, did, rkey, record, cid);
+	UPDATE rsvp_sync._identity i
+	SET verify_at = now() + rsvp_sync._identity_fresh()
+	WHERE i.did = ANY (dids) AND i.verify_at IS NULL;
+	DELETE FROM rsvp_sync._queue q
+	WHERE q.source_id = w_source AND q.key = ANY (keys)
+		AND q.generation = generations[array_position(keys, q.key)]::bigint
+		AND NOT EXISTS (SELECT FROM rsvp_sync._intent i
+			WHERE i.source_id = w_source AND i.key = q.key AND NOT i.live);
+	UPDATE rsvp_sync._queue q SET lease = NULL
+	WHERE q.source_id = w_source AND q.key = ANY (keys);
+END
+$$;
+COMMENT ON FUNCTION rsvp_sync._puts_done(bigint, text[], text[], text[], text[], text[], text[], text[], text[]) IS
+'Records of several keys of a source were written, as _put_done() has it.';
+
 CREATE FUNCTION rsvp_sync._rsvp_uri(of_did text, of_rkey text) RETURNS text
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp

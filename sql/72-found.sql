@@ -267,7 +267,8 @@ DECLARE
 		WHERE (e.d).action IN ('put', 'delete', 'read', 'list', 'wait')
 			AND rsvp_sync.is_did(e.did)
 			/* Who asked to be forgotten is not connected by a look-up. */
-			AND NOT rsvp_sync._is_forgotten(e.did)
+			AND NOT EXISTS (SELECT FROM rsvp_sync._forgotten f
+				WHERE f.digest = sha256(convert_to(e.did, 'UTF8')))
 		ORDER BY e.did);
 	the_owner oid;
 	c record;

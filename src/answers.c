@@ -51,6 +51,11 @@ static Statement put_done = {
 	{INT8OID, TEXTOID, INT8OID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID,
 	TEXTOID}
 };
+static Statement puts_done = {
+	"SELECT rsvp_sync._puts_done($1, $2, $3, $4, $5, $6, $7, $8, $9)", 9,
+	{INT8OID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID,
+	TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID}
+};
 static Statement delete_done = {
 	"SELECT rsvp_sync._delete_done($1, $2, $3, $4, $5, $6, $7)", 7,
 	{INT8OID, TEXTOID, INT8OID, TEXTOID, TEXTOID, TEXTOID, TEXTOID}
@@ -343,6 +348,114 @@ count_outcome(Outcome *o)
 	}
 }
 
+static void
+recorded(Outcome *o)
+{
+	count_outcome(o);
+	lane_outcome_recorded(o);
+}
+
+/* What somebody's row lock is in the way of. */
+static dlist_head postponed;
+
+static void
+record_one(Outcome *o)
+{
+	ErrorData  *error = guarded(record_outcome, o);
+
+	if (error == NULL)
+		recorded(o);
+	else if (error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE)
+		dlist_push_tail(&postponed, &o->node);
+	else if (o->kind == OUTCOME_FAILED)
+		ReThrowError(error);
+	else
+	{
+		ereport(WARNING,
+				(errmsg("an answer could not be recorded: %s",
+						error->message)));
+		lane_outcome_refused(o);
+	}
+}
+
+/*
+ * Several records of one source that were written one after the other, with
+ * nothing in between that was learnt: the order of answers matters.
+ */
+static List *
+take_puts(dlist_head *outcomes)
+{
+	List	   *puts = NIL;
+
+	while (!dlist_is_empty(outcomes))
+	{
+		Outcome    *o = dlist_head_element(Outcome, node, outcomes);
+
+		if (o->kind == OUTCOME_CALL)
+		{
+			dlist_delete(&o->node);
+			recorded(o);
+			continue;
+		}
+		if (o->kind != OUTCOME_PUT ||
+			(puts != NIL && ((Outcome *) linitial(puts))->job->source_id !=
+			 o->job->source_id))
+			break;
+		dlist_delete(&o->node);
+		puts = lappend(puts, o);
+	}
+	return puts;
+}
+
+static void
+record_puts(void *arg)
+{
+	List	   *puts = arg;
+	List	   *columns[8] = {NIL};
+	Args		args = {0};
+	ListCell   *cell;
+
+	foreach(cell, puts)
+	{
+		Outcome    *o = lfirst(cell);
+		Job		   *job = o->job;
+
+		columns[0] = lappend(columns[0], job->key);
+		columns[1] = lappend(columns[1],
+							 psprintf(INT64_FORMAT, job->generation));
+		columns[2] = lappend(columns[2], job->did);
+		columns[3] = lappend(columns[3], job->rkey);
+		columns[4] = lappend(columns[4], job->record);
+		columns[5] = lappend(columns[5], unconstify(char *, o->cid));
+		columns[6] = lappend(columns[6], o->rev ? unconstify(char *, o->rev) : "");
+		columns[7] = lappend(columns[7], job->pds);
+	}
+	args_int8(&args, ((Outcome *) linitial(puts))->job->source_id);
+	for (int i = 0; i < lengthof(columns); i++)
+		args_texts(&args, columns[i]);
+	run_statement(&puts_done, &args);
+}
+
+/* Records written, all in one; if that fails, each by itself. */
+static void
+record_together(dlist_head *outcomes)
+{
+	List	   *puts = take_puts(outcomes);
+	ListCell   *cell;
+	bool		done;
+
+	if (puts == NIL)
+		return;
+	done = list_length(puts) > 1 && guarded(record_puts, puts) == NULL;
+	foreach(cell, puts)
+	{
+		if (done)
+			recorded(lfirst(cell));
+		else
+			record_one(lfirst(cell));
+	}
+}
+
 /*
  * Recording may produce further outcomes; they are recorded as well.  What a
  * row lock of somebody's keeps from being recorded is recorded later.
@@ -351,32 +464,14 @@ void
 answers_record(void)
 {
 	dlist_head *outcomes = lane_outcomes();
-	dlist_head	postponed;
 
 	dlist_init(&postponed);
 	while (!dlist_is_empty(outcomes))
 	{
-		Outcome    *o = dlist_container(Outcome, node,
-										dlist_pop_head_node(outcomes));
-		bool		hopeless = o->kind == OUTCOME_FAILED;
-		ErrorData  *error = guarded(record_outcome, o);
-
-		if (error == NULL)
-		{
-			count_outcome(o);
-			lane_outcome_recorded(o);
-		}
-		else if (error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE)
-			dlist_push_tail(&postponed, &o->node);
-		else if (hopeless)
-			ReThrowError(error);
-		else
-		{
-			ereport(WARNING,
-					(errmsg("an answer could not be recorded: %s",
-							error->message)));
-			lane_outcome_refused(o);
-		}
+		record_together(outcomes);
+		if (!dlist_is_empty(outcomes))
+			record_one(dlist_container(Outcome, node,
+									   dlist_pop_head_node(outcomes)));
 	}
 	while (!dlist_is_empty(&postponed))
 		dlist_push_tail(outcomes, dlist_pop_head_node(&postponed));

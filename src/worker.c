@@ -61,6 +61,8 @@
 /* After so many of them had to go back, none are taken for a moment. */
 #define CROWD			32
 #define CROWDED_MS		250
+/* Less than this a clock may be set back unnoticed. */
+#define CLOCK_SLACK_MS	1000
 /* Until we ask again whether sources may be used. */
 #define AWAY_MS			50
 /* Until new tokens that could not be stored are stored. */
@@ -157,6 +159,13 @@ static Statement identities_to_verify = {
 };
 static Statement handles_to_check = {
 	"SELECT h.did, h.handle FROM rsvp_sync._handles_to_check() h", 0
+};
+static Statement clock_check = {
+	"SELECT rsvp_sync._clock_check()", 0
+};
+static Statement clock_set_back = {
+	"SELECT rsvp_sync._clock_set_back(pg_catalog.make_interval(secs =>"
+	" $1::pg_catalog.float8 OPERATOR(pg_catalog./) 1000))", 1, {INT8OID}
 };
 static Statement next_due = {
 	"SELECT (pg_catalog.extract('epoch', rsvp_sync._next_due()"
@@ -867,6 +876,31 @@ react_to_signals(void)
 	}
 }
 
+/*
+ * All that is waited for in memory is a moment of the wall clock, too: where
+ * that is set back, a new process begins without it.
+ */
+static void
+react_to_clock(void)
+{
+	static TimestampTz seen = 0;
+	TimestampTz now = GetCurrentTimestamp();
+	long		back = TimestampDifferenceMilliseconds(now, seen);
+	Args		args = {0};
+
+	seen = now;
+	if (back <= CLOCK_SLACK_MS)
+		return;
+	begin_work("rsvp_sync: following the clock");
+	process_leave_if_dropped();
+	args_int8(&args, back);
+	run_statement(&clock_set_back, &args);
+	end_work();
+	ereport(LOG, (errmsg("rsvp_sync worker starts anew, as the clock was set"
+						 " back by %ld s", back / 1000)));
+	proc_exit(1);
+}
+
 /* What may not be sent now goes back to the queue. */
 static void
 settle(void)
@@ -882,6 +916,7 @@ turn(void)
 	MemoryContext old = MemoryContextSwitchTo(turn_context);
 
 	registry_clear_told();
+	react_to_clock();
 	harvest();
 	renew_sessions();
 	settle();
@@ -918,6 +953,7 @@ take_over(void)
 	process_leave_if_dropped();
 	args_int8(&args, incarnation);
 	run_statement(&release_leases, &args);
+	run_statement(&clock_check, NULL);
 	read_parked();
 	end_work();
 }

@@ -72,7 +72,7 @@ for my $jump ([ 24, 'a day forward' ], [ 0, 'a day back' ], [ -1, 'an hour back'
 	$pds->clear_log;
 	$pds->down;
 	my $n = change();
-	ok wait_for { $app->sql('SELECT count(*) FILTER (WHERE last_error IS NOT NULL) > 0 FROM rsvp_sync.queue') eq 't' }, 'keys wait';
+	ok wait_for { $app->sql('SELECT count(*) > 0 AND NOT bool_or(leased) AND NOT EXISTS (SELECT FROM rsvp_sync._change_log) FROM rsvp_sync.queue') eq 't' }, 'keys wait';
 	jump($to);
 	$pds->up;
 	settled("$name while a server is away", $n);
