@@ -152,7 +152,11 @@ SELECT CASE
 	WHEN EXISTS (SELECT FROM rsvp_sync._account a WHERE a.did = of_did
 		AND a.state IN ('needs_login', 'wrong_password', 'deactivated',
 			'takendown'))
-		THEN now() + interval '1 hour' END
+		THEN now() + interval '1 hour'
+	/* Who leaves a server that is no more says so in his document. */
+	WHEN EXISTS (SELECT FROM rsvp_sync._identity i
+		JOIN rsvp_sync._host h ON h.host = i.pds WHERE i.did = of_did)
+		THEN now() + interval '10 minutes' END
 $$;
 COMMENT ON FUNCTION rsvp_sync._verify_next(text) IS
 'When a DID document that was just seen is to be looked at again unasked.';
@@ -265,6 +269,11 @@ BEGIN
 	FROM rsvp_sync._intent i
 	WHERE i.did = of_did AND i.doubt AND i.bond IS NOT NULL
 	GROUP BY i.source_id;
+	/* What waits for the old server need not any more. */
+	UPDATE rsvp_sync._queue q SET due_at = now()
+	FROM rsvp_sync._intent i
+	WHERE i.did = of_did AND q.source_id = i.source_id AND q.key = i.key
+		AND q.lease IS NULL AND q.due_at = 'infinity';
 	PERFORM rsvp_sync._account_changed(of_did);
 END
 $$;

@@ -384,6 +384,15 @@ BEGIN
 				= generations[array_position(keys, q.key)]::bigint
 			THEN 'infinity' ELSE now() END
 	WHERE q.source_id = of_source AND q.key = ANY (keys);
+	IF code = 'host_unreachable' THEN
+		/* See _verify_next(). */
+		UPDATE rsvp_sync._identity i SET
+			verify_at = least(i.verify_at, now() + interval '10 minutes')
+		WHERE i.did = ANY (ARRAY(SELECT n.did FROM rsvp_sync._intent n
+			WHERE n.source_id = of_source AND n.key = ANY (keys)))
+			AND (i.verify_at IS NULL
+				OR i.verify_at > now() + interval '10 minutes');
+	END IF;
 END
 $$;
 COMMENT ON FUNCTION rsvp_sync._park(bigint, text[], text[], text[], boolean, text, text) IS

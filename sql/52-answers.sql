@@ -146,6 +146,8 @@ SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off SET enable_hashjoin = off
 SET enable_mergejoin = off SET enable_bitmapscan = off
 AS $$
+DECLARE
+	gone text[];
 BEGIN
 	IF EXISTS (SELECT FROM unnest(dids, pdses) w (did, pds)
 			WHERE w.pds <> rsvp_sync._pds_of(w.did))
@@ -194,11 +196,13 @@ BEGIN
 	UPDATE rsvp_sync._identity i
 	SET verify_at = now() + rsvp_sync._identity_fresh()
 	WHERE i.did = ANY (dids) AND i.verify_at IS NULL;
+	/* A row that is gone has said its last word: then it is forgotten. */
+	gone := ARRAY(SELECT i.key FROM rsvp_sync._intent i
+		WHERE i.source_id = w_source AND i.key = ANY (keys) AND NOT i.live);
 	DELETE FROM rsvp_sync._queue q
 	WHERE q.source_id = w_source AND q.key = ANY (keys)
 		AND q.generation = generations[array_position(keys, q.key)]::bigint
-		AND NOT EXISTS (SELECT FROM rsvp_sync._intent i
-			WHERE i.source_id = w_source AND i.key = q.key AND NOT i.live);
+		AND q.key <> ALL (gone);
 	UPDATE rsvp_sync._queue q SET lease = NULL
 	WHERE q.source_id = w_source AND q.key = ANY (keys);
 END

@@ -78,9 +78,13 @@ SELECT s.source_id, s.attendance, s.tenant, k.key AS attendance_id,
 	k.base_cid AS cid, k.local AS status, k.attempts,
 	CASE WHEN k.queued AND NOT k.leased THEN CASE
 		WHEN k.due_at < 'infinity' THEN k.due_at
-		/* The longest that a probe is away. */
+		/* The longest that a probe is away; see src/host.c. */
 		WHEN k.wait_code = 'host_unreachable'
-		THEN pg_catalog.now() + pg_catalog.make_interval(secs => 4)
+		THEN pg_catalog.now() + (SELECT pg_catalog.make_interval(secs => CASE
+				WHEN pg_catalog.now() - h.down_since > interval '1 day' THEN 300
+				WHEN pg_catalog.now() - h.down_since > interval '1 hour' THEN 30
+				ELSE 4 END)
+			FROM rsvp_sync._host h WHERE h.host = k.waits_for)
 		ELSE (SELECT a.rate_limited_until FROM rsvp_sync._account a
 			WHERE a.did = k.waits_for) END END AS next_attempt_at,
 	CASE WHEN k.queued THEN COALESCE(CASE WHEN k.wait_code = 'host_unreachable'

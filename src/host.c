@@ -29,11 +29,13 @@
 /* Beyond these, servers nothing is known of are forgotten. */
 #define MAX_HOSTS		4096
 
-/* Between two probes of a server that is down: less often after an hour. */
+/* Between two probes of a server that is down: less often after a while. */
 #define FIRST_PROBE_MS	500
 #define PROBE_MS		4000
-#define LATER_PROBE_MS	30000
-#define LATER_MS		(3600 * 1000)
+#define HOUR_MS			(3600 * 1000)
+#define HOUR_PROBE_MS	30000
+#define DAY_MS			(24 * HOUR_MS)
+#define DAY_PROBE_MS	300000
 
 /* How fast a server is, is measured in slots of this length. */
 #define SLOT_MS			500
@@ -257,13 +259,15 @@ bool
 host_is_down(Host *host, int64 now)
 {
 	bool		news = host->state != HOST_DOWN;
+	int64		down;
 	int64		interval;
 
 	if (news)
 		host->down_at = now;
 	host->state = HOST_DOWN;
-	interval = Min(Max(now - host->down_at, FIRST_PROBE_MS),
-				   now - host->down_at > LATER_MS ? LATER_PROBE_MS : PROBE_MS);
+	down = now - host->down_at;
+	interval = Min(Max(down, FIRST_PROBE_MS), down > DAY_MS ? DAY_PROBE_MS :
+				   down > HOUR_MS ? HOUR_PROBE_MS : PROBE_MS);
 	host->probe_at = now + interval / 2 +
 		(int64) pg_prng_uint64_range(&pg_global_prng_state, 0, interval / 2);
 	return news;

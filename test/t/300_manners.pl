@@ -50,6 +50,11 @@ ok wait_for { one(qq{SELECT count(*) FROM rsvp_sync.status WHERE state = 'done'}
 is one("SELECT count(*) FROM rsvp_sync.status WHERE did IN (SELECT did FROM rsvp_sync.account WHERE state = 'unreachable') AND state = 'done'"), 1,
 	'... while the silent one has what it had';
 
+# Somebody leaves it for another: nothing of his waits for it any more.  (Not in earnest.)
+is one("BEGIN; SELECT count(*) FROM rsvp_sync._identity WHERE did = '" . $far->did(1) . q{' AND verify_at <= now() + interval '10 min'; ROLLBACK}), 1, 'its accounts\' documents are looked at';
+my $waiting = sprintf q{SELECT count(*) FROM rsvp_sync._queue q JOIN rsvp_sync._intent i USING (source_id, key) WHERE i.did = '%s' AND q.due_at = 'infinity'}, $far->did(1);
+is one("BEGIN; DO \$\$ BEGIN PERFORM rsvp_sync._identity_done('" . $far->did(1) . "', '" . $near->url . "', NULL); END \$\$; $waiting; ROLLBACK"), 0, 'who moves to another server waits for that one no more';
+
 my $worker = $app->wait_worker;
 $pg->safe_psql('postgres', "SELECT pg_terminate_backend($worker)");
 ok $app->wait_worker($worker), 'another worker comes';
