@@ -420,14 +420,17 @@ renewal_step(Lane *lane)
 	if (TimestampDifferenceExceeds(lane->identity_at, GetCurrentTimestamp(),
 								   IDENTITY_MS))
 	{
-		HttpRequest *req = xrpc_did_document(lane->did, rsvp_sync_plc_url,
-											 rsvp_sync_request_timeout);
+		char	   *origin = xrpc_identity_origin(lane->did,
+												  rsvp_sync_plc_url,
+												  rsvp_sync_insecure_hosts);
+		HttpRequest *req = origin ? xrpc_did_document(lane->did, origin,
+													  rsvp_sync_request_timeout)
+			: NULL;
 
 		lane->identity_at = GetCurrentTimestamp();
 		if (req != NULL)
 		{
-			start_call(CALL_DOCUMENT, lane, NULL, NULL, rsvp_sync_plc_url,
-					   req);
+			start_call(CALL_DOCUMENT, lane, NULL, NULL, origin, req);
 			return;
 		}
 	}
