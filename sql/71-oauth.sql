@@ -411,6 +411,9 @@ DECLARE
 	stored rsvp_sync._oauth_session;
 	same boolean;
 BEGIN
+	/* In the order of store_oauth_session(). */
+	PERFORM FROM rsvp_sync._account a WHERE a.did = of_did
+	FOR NO KEY UPDATE;
 	SELECT s.* INTO stored FROM rsvp_sync._oauth_session s
 	JOIN rsvp_sync._account a USING (did)
 	WHERE s.did = of_did AND a.auth = 'oauth' FOR UPDATE OF s;

@@ -85,7 +85,7 @@ typedef struct Lane
 	char	   *renewal_error;
 	int			renewal_tries;
 	TimestampTz renewal_at;		/* the store is not asked again before */
-	bool		identity_checked;	/* the DID document was read for it */
+	TimestampTz identity_at;	/* when the DID document was read for it */
 	Secret	   *refused;		/* an access token that is good no more */
 	bool		renewed;		/* it has just been refreshed */
 	bool		unproven;		/* nothing was written with it yet */

@@ -31,6 +31,10 @@
 /* What a PDS says of its authorization server is good for so long. */
 #define SERVER_MS			(10 * 60 * 1000)
 #define MAX_SERVERS			4096
+/* So fresh the DID document is before a refresh. */
+#define IDENTITY_MS			(60 * 1000)
+/* A longer nonce is none. */
+#define MAX_NONCE			1024
 #define MAX_TOKEN_ANSWER	(64 * 1024)
 /* Until the lease, if somebody else has it, is asked for again. */
 #define LEASE_POLL_MS		200
@@ -163,7 +167,6 @@ lane_grant(const char *did, const char *which, const char *text,
 	replace_text(lane, &grant->client_id, client_id);
 	replace_text(lane, &grant->client_error, client_error);
 	lane->grant = grant;
-	lane->identity_checked = false;
 	lane->unproven = true;
 	lane->session = SESSION_HAS_CREDENTIAL;
 }
@@ -237,6 +240,18 @@ keep_nonce(Lane *lane, const char *url, const char *nonce)
 	replace_text(lane, &place->nonce, nonce);
 }
 
+/* It goes into JSON, and into a header. */
+static bool
+is_nonce(const char *text)
+{
+	size_t		len = strlen(text);
+
+	for (size_t i = 0; i < len; i++)
+		if (text[i] <= ' ' || text[i] >= 0x7f)
+			return false;
+	return len > 0 && len <= MAX_NONCE;
+}
+
 /* Whatever the answer to a proof says, its headers are worth reading. */
 void
 renewal_learn(Lane *lane, const char *host, HttpRequest *req)
@@ -244,7 +259,7 @@ renewal_learn(Lane *lane, const char *host, HttpRequest *req)
 	const char *nonce = http_answer_header(req, "DPoP-Nonce");
 	const char *date = http_answer_header(req, "Date");
 
-	if (nonce == NULL)
+	if (nonce == NULL || !is_nonce(nonce))
 		return;
 	keep_nonce(lane, host, nonce);
 	if (date != NULL)
@@ -402,16 +417,20 @@ renewal_step(Lane *lane)
 				  rsvp_sync_retry_max);
 		return;
 	}
-	if (!lane->identity_checked)
+	if (TimestampDifferenceExceeds(lane->identity_at, GetCurrentTimestamp(),
+								   IDENTITY_MS))
 	{
-		HttpRequest *req = xrpc_did_document(lane->did, rsvp_sync_plc_url,
-											 rsvp_sync_request_timeout);
+		char	   *origin = xrpc_identity_origin(lane->did,
+												  rsvp_sync_plc_url,
+												  rsvp_sync_insecure_hosts);
+		HttpRequest *req = origin ? xrpc_did_document(lane->did, origin,
+													  rsvp_sync_request_timeout)
+			: NULL;
 
-		lane->identity_checked = true;
+		lane->identity_at = GetCurrentTimestamp();
 		if (req != NULL)
 		{
-			start_call(CALL_DOCUMENT, lane, NULL, NULL, rsvp_sync_plc_url,
-					   req);
+			start_call(CALL_DOCUMENT, lane, NULL, NULL, origin, req);
 			return;
 		}
 	}

@@ -48,8 +48,10 @@ sub calls { my ($bed, $call) = @_; return scalar $bed->log(call => "com.atproto.
 sub account { my ($app, $did, $column) = @_; return $app->sql("SELECT " . ($column // 'state') . " FROM rsvp_sync.account WHERE did = '$did'") }
 sub session { my ($app, $did) = @_; my $s = $app->sql("SELECT rsvp_sync.oauth_session('$did')"); return $s eq '' ? undef : from_json($s) }
 
-# The account's token is refused from now on, by its server.
-sub spoil_token { $pds->faults(@_, { match => 'repo\.(?:put|delete|create)Record', status => 401, headers => { 'www-authenticate' => 'DPoP error="invalid_token"' }, body => { error => 'invalid_token', message => '"exp" claim timestamp check failed' } }); return }
+# The account's token is refused, once or as often as $spoilt says; more rules
+# come before that.
+my $spoilt = 1;
+sub spoil_token { $pds->faults(@_, { match => 'repo\.(?:put|delete|create)Record', count => $spoilt, status => 401, headers => { 'www-authenticate' => 'DPoP error="invalid_token"' }, body => { error => 'invalid_token', message => '"exp" claim timestamp check failed' } }); return }
 
 # --- handed over
 
@@ -178,6 +180,34 @@ connect_oauth($app, $pds, 2, '--confidential');
 ok $app->idle, 'he has signed in again';
 is $app->disagreement, '', '... and it goes on';
 
+# --- the worker dies in the middle of one
+
+$pds->clear_log;
+my $before = session($app, $confidential);
+$spoilt = 2;
+spoil_token({ match => '/oauth/token', hang => 1 });
+$spoilt = 1;
+toggle($app, $row);
+ok wait_for { token_calls($pds) > 0 }, 'a refresh is under way';
+my $dead = $app->worker;
+kill 'KILL', $dead;
+ok $app->wait_worker($dead), '... when the worker is killed';
+ok $pg->poll_query_until('app', "SELECT lease_by = 'worker' FROM rsvp_sync._oauth_session WHERE did = '$confidential'"), '... its lease stands';
+is scalar(token_calls($pds)), 1, '... and nobody refreshes';
+ok $app->idle, 'the next worker waits for its end';
+is $app->disagreement, '', '... and writes';
+isnt session($app, $confidential)->{tokenSet}{refresh_token}, $before->{tokenSet}{refresh_token}, '... after a refresh of its own';
+$pds->clear_faults;
+
+# --- a server that says odd things
+
+spoil_token({ match => '/oauth/token', status => 400, headers => { 'dpop-nonce' => "caf\x{e9}" x 3 }, body => { error => 'use_dpop_nonce' } });
+$pds->clear_log;
+toggle($app, $row);
+ok $app->idle, 'a nonce that is none';
+is $app->disagreement, '', '... is not taken';
+$pds->clear_faults;
+
 # --- revoked
 
 $pds->clear_log;
@@ -241,7 +271,7 @@ is scalar(grep { ($_->{status} // 0) == 200 } token_calls($pds)), 1, '... by a r
 
 my $log = $pg->log_text;
 is scalar(grep { index($log, $_) >= 0 } @secrets), 0, 'no secret is in the log';
-unlike $log, qr/PANIC|could not be recorded|cannot be refreshed|terminated by signal/, 'nothing untoward in the log';
+unlike $log, qr/PANIC|could not be recorded|cannot be refreshed/, 'nothing untoward in the log';
 my $dump = $pg->safe_psql('app', "SELECT string_agg(l::text, ' ') FROM rsvp_sync._history l") . $pg->safe_psql('app', 'SELECT string_agg(a::text, chr(10)) FROM rsvp_sync._oauth_session a');
 is scalar(grep { index($dump, $_) >= 0 } @secrets), 0, 'nor in a table, but for the envelopes';
 
