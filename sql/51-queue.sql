@@ -489,6 +489,15 @@ UPDATE rsvp_sync._source SET retry_at = retry_at - by_how_much,
 WHERE retry_at > now() OR compare_at > now();
 UPDATE rsvp_sync._intent SET writeback_at = writeback_at - by_how_much
 WHERE writeback AND writeback_at > now();
+UPDATE rsvp_sync._account
+SET rate_limited_until = rate_limited_until - by_how_much
+WHERE rate_limited_until > now();
+UPDATE rsvp_sync._identity SET looked_at = looked_at - by_how_much,
+	resolved_at = resolved_at - by_how_much,
+	verify_at = verify_at - by_how_much
+WHERE looked_at > now() OR resolved_at > now() OR verify_at > now();
+UPDATE rsvp_sync._event SET read_at = read_at - by_how_much
+WHERE read_at > now();
 $$;
 COMMENT ON FUNCTION rsvp_sync._clock_set_back(interval) IS
 'Brings forward by this much what is waited for.';
