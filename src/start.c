@@ -41,6 +41,20 @@ start_claim_database(void)
 		LOCKACQUIRE_NOT_AVAIL;
 }
 
+/* Does a worker serve this database? */
+static bool
+is_claimed(void)
+{
+	LOCKTAG		tag;
+
+	SET_LOCKTAG_OBJECT(tag, MyDatabaseId, LOCK_CLASS, 0, 0);
+	if (LockAcquire(&tag, ExclusiveLock, false, true) ==
+		LOCKACQUIRE_NOT_AVAIL)
+		return true;
+	LockRelease(&tag, ExclusiveLock, false);
+	return false;
+}
+
 Datum
 rsvp_sync_start_worker(PG_FUNCTION_ARGS)
 {
@@ -69,7 +83,9 @@ rsvp_sync_start_worker(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
 				 errmsg("no background worker slot is free"),
 				 errhint("Increase max_worker_processes.")));
-	if (WaitForBackgroundWorkerStartup(handle, &pid) != BGWH_STARTED)
+	/* One that found another at work has ended already. */
+	if (WaitForBackgroundWorkerStartup(handle, &pid) != BGWH_STARTED &&
+		!is_claimed())
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("the worker could not be started"),

@@ -160,7 +160,7 @@ $pds->down;
 $pds->up;
 after_requests(40);
 $pds->down;
-ok $pg->poll_query_until('app', "SELECT EXISTS (SELECT FROM rsvp_sync.queue WHERE attempts > 0)"), 'the PDS goes away in the middle';
+ok $pg->poll_query_until('app', "SELECT EXISTS (SELECT FROM rsvp_sync.queue WHERE attempts > 0 OR waits_for IS NOT NULL)"), 'the PDS goes away in the middle';
 $pds->up;
 settled('... and comes back');
 
