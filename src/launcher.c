@@ -30,6 +30,7 @@
 #include "postgres.h"
 
 #include <signal.h>
+#include <time.h>
 
 #include "access/heapam.h"
 #include "access/htup_details.h"
@@ -47,7 +48,6 @@
 #include "utils/hsearch.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
-#include "utils/timestamp.h"
 #include "utils/wait_event.h"
 
 #include "launcher.h"
@@ -108,7 +108,7 @@ typedef struct Charge
 	bool		poked;			/* since it was last started */
 	bool		called;			/* if it comes by call only: since then */
 	int			pause;			/* seconds, after the next failure */
-	TimestampTz due;			/* do not start it before */
+	int64		due;			/* do not start it before */
 	BackgroundWorkerHandle *handle; /* if we have asked for it */
 } Charge;
 
@@ -116,7 +116,7 @@ typedef struct Charge
 static HTAB *charges = NULL;
 
 /* No worker is started before this time, for want of room. */
-static TimestampTz no_room_until = 0;
+static int64 no_room_until = 0;
 
 /* How often in a row was there none, and has the administrator been told? */
 static int	no_room_count = 0;
@@ -160,11 +160,21 @@ drop_handle(Charge *charge)
 	charge->handle = NULL;
 }
 
+/* Milliseconds of a clock that is never set. */
+static int64
+now_ms(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (int64) ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
+}
+
 /* The time that it is after so many milliseconds. */
-static TimestampTz
+static int64
 after_ms(int ms)
 {
-	return TimestampTzPlusMilliseconds(GetCurrentTimestamp(), ms);
+	return now_ms() + ms;
 }
 
 /* Start it as soon as possible. */
@@ -514,7 +524,7 @@ is_missing(Charge *charge)
 static int
 start_workers(int starting)
 {
-	TimestampTz now = GetCurrentTimestamp();
+	int64		now = now_ms();
 	HASH_SEQ_STATUS seq;
 	Charge	   *charge;
 
@@ -548,8 +558,8 @@ start_workers(int starting)
 static long
 sleep_ms(int starting)
 {
-	TimestampTz now = GetCurrentTimestamp();
-	TimestampTz until = TimestampTzPlusMilliseconds(now, NAP_S * 1000);
+	int64		now = now_ms();
+	int64		until = now + NAP_S * 1000;
 	HASH_SEQ_STATUS seq;
 	Charge	   *charge;
 
@@ -557,11 +567,11 @@ sleep_ms(int starting)
 	while ((charge = hash_seq_search(&seq)) != NULL)
 	{
 		if (charge->status == STATUS_STARTING && charge->handle == NULL)
-			until = Min(until, TimestampTzPlusMilliseconds(now, 1000));
+			until = Min(until, now + 1000);
 		else if (is_missing(charge) && starting < MAX_STARTING)
 			until = Min(until, Max(charge->due, no_room_until));
 	}
-	return TimestampDifferenceMilliseconds(now, until);
+	return (long) Max(until - now, 0);
 }
 
 static void
