@@ -152,6 +152,16 @@ extern bool lane_take_hint(Lane *lane);
 extern void start_call(CallKind kind, Lane *lane, Job *job, Task *task,
 					   const char *host, HttpRequest *req);
 
+extern dlist_head *lanes_active(void);
+
+/* call.c */
+extern void call_startup(MemoryContext parent);
+extern void start_probes(int64 now);
+
+/* manners.c */
+extern int	points_of(const Job *job);
+extern bool limits_allow(Lane *lane, Job *job, int64 now);
+
 /* outcome.c */
 extern void outcome_startup(MemoryContext parent);
 extern void outcome_count_job(Job *job);
