@@ -898,6 +898,8 @@ react_to_clock(void)
 	end_work();
 	ereport(LOG, (errmsg("rsvp_sync worker starts anew, as the clock was set"
 						 " back by %ld s", back / 1000)));
+	/* All of them, and at once: this is no failure. */
+	registry_restart_worker(MyDatabaseId);
 	proc_exit(1);
 }
 
