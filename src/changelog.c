@@ -45,6 +45,7 @@
 #include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/relcache.h"
+#include "utils/snapmgr.h"
 #include "utils/syscache.h"
 #include "utils/timestamp.h"
 
@@ -346,6 +347,7 @@ flush_from(int first)
 	Relation	log;
 	MemoryContext scratch;
 	MemoryContext old;
+	bool		bare = !ActiveSnapshotSet();
 
 	if (buffer_used <= first)
 		return;
@@ -357,10 +359,15 @@ flush_from(int first)
 									ALLOCSET_DEFAULT_SIZES);
 	old = MemoryContextSwitchTo(scratch);
 	log = table_open(log_relid, RowExclusiveLock);
+	/* Before the commit there is none, and a long key may need one. */
+	if (bare)
+		PushActiveSnapshot(GetTransactionSnapshot());
 	if (buffer_used - first == 1)
 		insert_one(log, &buffer[first]);
 	else
 		insert_many(log, &buffer[first], buffer_used - first);
+	if (bare)
+		PopActiveSnapshot();
 	table_close(log, NoLock);
 	MemoryContextSwitchTo(old);
 	MemoryContextDelete(scratch);

@@ -218,10 +218,10 @@ job_needs_session(Lane *lane, Job *job, Answer *answer)
 		return;
 	}
 	retry_now(lane, job);
-	if (job->logins <= MAX_LOGINS)
-		lane->session = lane->password || lane->refresh_token ?
-			SESSION_HAS_CREDENTIAL : SESSION_NONE;
-	else
+	/* Without a token there is no session, whoever is asked next. */
+	lane->session = lane->password || lane->refresh_token ?
+		SESSION_HAS_CREDENTIAL : SESSION_NONE;
+	if (job->logins > MAX_LOGINS)
 		ask_user(lane, "needs_login", answer->message);
 }
 

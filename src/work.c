@@ -25,9 +25,13 @@
 
 #include "worker.h"
 
+/* The caller's, while a transaction is open. */
+static MemoryContext caller_context = NULL;
+
 void
 begin_work(const char *what)
 {
+	caller_context = CurrentMemoryContext;
 	SetCurrentStatementStartTimestamp();
 	StartTransactionCommand();
 	SPI_connect();
@@ -41,6 +45,8 @@ end_work(void)
 	SPI_finish();
 	PopActiveSnapshot();
 	CommitTransactionCommand();
+	/* A commit ends in TopMemoryContext, where nothing is ever given back. */
+	MemoryContextSwitchTo(caller_context);
 	/* Advisory locks that application SQL took for the session. */
 	LockReleaseSession(USER_LOCKMETHOD);
 	pgstat_report_stat(true);

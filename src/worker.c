@@ -916,6 +916,7 @@ static void
 turn(void)
 {
 	MemoryContext old = MemoryContextSwitchTo(turn_context);
+	bool		rest;
 
 	registry_clear_told();
 	react_to_clock();
@@ -928,16 +929,14 @@ turn(void)
 	lane_start();
 	if (writeback_step())
 		more = true;
-	MemoryContextSwitchTo(old);
-	MemoryContextReset(turn_context);
-	if (is_away() ||
+	rest = is_away() ||
 		(dlist_is_empty(lane_outcomes()) && dlist_is_empty(lane_replans()) &&
 		 dlist_is_empty(lane_parked()) &&
-		 lane_credentials_wanted() == NIL && !lane_renewals_wanted()))
-	{
-		if (wait_for_events())
-			more = true;
-	}
+		 lane_credentials_wanted() == NIL && !lane_renewals_wanted());
+	MemoryContextSwitchTo(old);
+	MemoryContextReset(turn_context);
+	if (rest && wait_for_events())
+		more = true;
 	react_to_signals();
 }
 

@@ -213,11 +213,12 @@ sub extension_conf {
 }
 
 # start_server(conf => {name => value}, pds => $pds or [$pds ...], preload => 0, name => 'pg',
-# launch => [command ...]): launch is what the server is started under, each time
-# (env, unshare ...), by root if that is who we are
+# launch => [command ...], postgres => FILE): launch is what the server is started
+# under, each time (env, unshare ...), by root if that is who we are; postgres is
+# run in place of the server's program
 sub start_server {
 	my (%opt) = @_;
-	my $self = bless { name => $opt{name} // 'pg', launch => $opt{launch} // [] }, 'RsvpSyncTest::Server';
+	my $self = bless { name => $opt{name} // 'pg', launch => $opt{launch} // [], postgres => $opt{postgres} }, 'RsvpSyncTest::Server';
 	my $preload = $opt{preload} // 1;
 	my $extension = $preload || $opt{find_extension} ? extension_conf() : '';
 	$extension =~ s/^shared_preload_libraries.*\n//m if !$preload;
@@ -315,7 +316,8 @@ sub is_running {
 
 sub start {
 	my ($self) = @_;
-	eval { $self->as_pg([ $self->bin('pg_ctl'), '-D', $self->data_dir, '-l', $self->log_file, '-w', '-t', 60, '-s', 'start' ], under => $self->{launch}); 1 }
+	my @program = $self->{postgres} ? ('-p', $self->{postgres}) : ();
+	eval { $self->as_pg([ $self->bin('pg_ctl'), '-D', $self->data_dir, '-l', $self->log_file, '-w', '-t', 60, '-s', @program, 'start' ], under => $self->{launch}); 1 }
 		or die "the server did not start: $@" . $self->log_tail;
 	return;
 }
