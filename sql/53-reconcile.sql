@@ -207,10 +207,12 @@ WHERE NOT EXISTS (SELECT FROM rsvp_sync._queue q
 		OR NOT (e.s).present OR NOT wish.same)
 	AND CASE (e.d).action
 		/* The base follows what both sides agree on by now. */
-		WHEN 'none' THEN (x.state, x.code, (e.d).bond, (e.d).base_local,
-				(e.d).base_cid)
-			IS DISTINCT FROM (e.old_state, e.old_reason_code, (e.s).bond,
-				(e.s).base_local, (e.s).base_cid)
+		WHEN 'none' THEN (x.state, x.code, (e.d).bond)
+				IS DISTINCT FROM (e.old_state, e.old_reason_code, (e.s).bond)
+			/* Where nothing is there and nothing wanted, no base matters. */
+			OR ((e.d).live OR (e.d).bond IS NOT NULL)
+				AND ((e.d).base_local, (e.d).base_cid)
+				IS DISTINCT FROM ((e.s).base_local, (e.s).base_cid)
 			OR (e.from_key IS NOT NULL AND (e.d).live)
 			/* Replaced by one of the same content. */
 			OR ((e.d).bond IS NOT NULL AND (e.d).rkey IS DISTINCT FROM e.rkey)
