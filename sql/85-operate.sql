@@ -174,6 +174,7 @@ SELECT CASE
 	WHEN code = 'account_not_granted' THEN format('The account''s owner can let this table use it: SELECT rsvp_sync.grant_account(%L, role).', did)
 	WHEN code = 'deactivated' THEN 'The user has to activate the account at its PDS; then connect it again.'
 	WHEN code = 'takendown' THEN 'That is between the user and the PDS.'
+	WHEN code = 'paused' THEN 'Whoever paused it lets it go on: SELECT rsvp_sync.resume(), with the account''s DID, with the server, or without arguments.'
 	WHEN code = 'source_paused' THEN format('Let the table go on: SELECT rsvp_sync.resume(%L).', attendance)
 	WHEN code = 'source_broken' THEN format('Put the query or the schema right; it is tried again every minute, and at once by: SELECT rsvp_sync.resume(%L).', attendance)
 	WHEN code = 'copied' THEN 'If this database is the one to speak for its users, in place of the one it was copied from: SELECT rsvp_sync.activate().'
@@ -193,13 +194,18 @@ $$;
 COMMENT ON FUNCTION rsvp_sync._advice(text, text, text, text, text) IS
 'private: what to do about a row in this state, or NULL';
 
-CREATE FUNCTION rsvp_sync._outlook(state text, attempts integer,
+CREATE FUNCTION rsvp_sync._outlook(state text, code text, attempts integer,
 	next_attempt_at timestamptz)
 RETURNS text
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
-SELECT CASE state
+SELECT CASE CASE WHEN code IN ('host_unreachable', 'rate_limited')
+	THEN code ELSE state END
+	WHEN 'host_unreachable' THEN 'It goes on by itself when the server answers.'
+	WHEN 'rate_limited' THEN format('It goes on by itself%s.',
+		coalesce(to_char(next_attempt_at AT TIME ZONE 'UTC',
+			' "at" YYYY-MM-DD HH24:MI:SS "UTC"'), ' when the server allows'))
 	WHEN 'done' THEN 'Nothing more happens until the row changes.'
 	WHEN 'waiting' THEN 'The worker takes it up as soon as it can.'
 	WHEN 'sending' THEN 'The answer is awaited.'
@@ -214,7 +220,7 @@ SELECT CASE state
 	WHEN 'failed' THEN 'It is not tried again by itself.'
 	END
 $$;
-COMMENT ON FUNCTION rsvp_sync._outlook(text, integer, timestamptz) IS
+COMMENT ON FUNCTION rsvp_sync._outlook(text, text, integer, timestamptz) IS
 'private: what will happen next to a row in this state';
 
 /* What the row says now, or why it cannot be asked. */
@@ -309,13 +315,16 @@ BEGIN
 		rsvp_sync._what_row_says(src, attendance_id),
 		rsvp_sync._what_is_published(src.source_id, attendance_id),
 		CASE WHEN st.state IS NULL THEN 'Nothing is known of it.'
-			ELSE format('It is %s (%s): %s', st.state, st.reason_code,
-				st.reason) END,
+			/* The application's or a server's own words may end in nothing. */
+			ELSE format('It is %s (%s): %s%s', st.state, st.reason_code,
+				st.reason, CASE WHEN st.reason !~ '[.!?]$' THEN '.' END)
+			END,
 		CASE WHEN st.last_error IS NOT NULL
 			AND strpos(coalesce(st.reason, ''), st.last_error) = 0
 			THEN format('The last try ended with %s.',
 				rtrim(st.last_error, '.')) END,
-		rsvp_sync._outlook(st.state, st.attempts, st.next_attempt_at),
+		rsvp_sync._outlook(st.state, st.reason_code, st.attempts,
+			st.next_attempt_at),
 		rsvp_sync._advice(st.state, st.reason_code, attendance::text,
 			attendance_id, of_did));
 END
