@@ -225,6 +225,15 @@ BEGIN
 	IF moved THEN
 		PERFORM rsvp_sync._account_moved(of_did, since);
 	END IF;
+	/* What waits for the server it has left, for an event of its own. */
+	IF old.pds <> new_pds THEN
+		UPDATE rsvp_sync._queue q SET due_at = now()
+		WHERE q.waits_for = old.pds AND q.lease IS NULL
+			AND q.due_at = 'infinity'
+			AND EXISTS (SELECT FROM rsvp_sync._intent i
+				WHERE i.source_id = q.source_id AND i.key = q.key
+					AND starts_with(i.event_uri, 'at://' || of_did || '/'));
+	END IF;
 	RETURN coalesce(moved, false);
 END
 $$;

@@ -347,7 +347,9 @@ BEGIN
 				AND i.event_uri IS NOT DISTINCT FROM w.event_uri AS same_slot,
 			coalesce(q.changed_at, i.local_at, now()) AS changed_at,
 			coalesce(q.by_network, false) AS by_network,
-			coalesce(q.attempts, 0) AS attempts
+			coalesce(q.attempts, 0) AS attempts,
+			/* A withdrawal that the limit has let pass is not asked again. */
+			coalesce(q.counted, false) AS counted
 		FROM universe u
 		LEFT JOIN wanted w ON w.key = u.key
 		/* LIMIT makes each a look-up by key, whatever the statistics say. */
@@ -500,7 +502,8 @@ BEGIN
 				false),
 			coalesce((k.intent).approved, false) OR k.leaving,
 			/* What is held stays so, however long ago that was. */
-			over_limit OR coalesce((k.intent).state = 'held', false)
+			over_limit AND NOT k.counted
+				OR coalesce((k.intent).state = 'held', false)
 			)::rsvp_sync.situation AS s
 		FROM seen k
 	)

@@ -319,7 +319,9 @@ WITH ready AS MATERIALIZED (
 	WHERE s.state <> 'paused'
 		AND (s.retry_at IS NULL OR s.retry_at <= now())
 ), due AS MATERIALIZED (
-	SELECT r.source_id, k.key
+	SELECT d.source_id, d.key
+	FROM (SELECT r.source_id, k.*, row_number() OVER (
+		PARTITION BY k.priority ORDER BY k.nth, k.due_at) AS place
 	FROM ready r
 	CROSS JOIN LATERAL (
 		SELECT p.priority, q.key, q.due_at,
@@ -330,9 +332,9 @@ WITH ready AS MATERIALIZED (
 			WHERE o.source_id = r.source_id AND o.priority = p.priority
 				AND o.lease IS NULL AND o.due_at < 'infinity'
 				AND o.due_at <= now()
-			ORDER BY o.due_at LIMIT r.share) q) k
-	WHERE k.priority = 0 OR k.nth <= at_most_background
-	ORDER BY k.priority, k.nth, k.due_at
+			ORDER BY o.due_at LIMIT r.share) q) k) d
+	WHERE d.priority = 0 OR d.place <= at_most_background
+	ORDER BY d.priority, d.place
 	LIMIT at_most
 ), leased AS (
 	UPDATE rsvp_sync._queue q SET lease = incarnation
@@ -352,7 +354,7 @@ WHERE (s.state IN ('broken', 'detaching')
 	AND NOT EXISTS (SELECT FROM leased l WHERE l.source_id = s.source_id)
 $$;
 COMMENT ON FUNCTION rsvp_sync._lease(bigint, integer, integer) IS
-'Leases due keys for this incarnation of the worker: as many as at_most, and of those that nobody waits for no more than at_most_background a source.';
+'Leases due keys for this incarnation of the worker: as many as at_most, and of those that nobody waits for no more than at_most_background.';
 
 /*
  * Keys that cannot be sent now wait for a server or an account, without
@@ -388,7 +390,9 @@ BEGIN
 		/* See _verify_next(). */
 		UPDATE rsvp_sync._identity i SET
 			verify_at = least(i.verify_at, now() + interval '10 minutes')
-		WHERE i.did = ANY (ARRAY(SELECT n.did FROM rsvp_sync._intent n
+		WHERE i.did = ANY (ARRAY(
+			SELECT unnest(ARRAY[n.did, (rsvp_sync.parse_at_uri(
+				n.event_uri)).authority]) FROM rsvp_sync._intent n
 			WHERE n.source_id = of_source AND n.key = ANY (keys)))
 			AND (i.verify_at IS NULL
 				OR i.verify_at > now() + interval '10 minutes');
@@ -694,10 +698,14 @@ AS $$
 DECLARE
 	withdrawing integer;
 	budget bigint;
+	/* Those have been let pass, and were counted then. */
+	counted text[] := ARRAY(SELECT q.key FROM rsvp_sync._queue q
+		WHERE q.source_id = of_source AND q.counted
+			AND q.key = ANY (ARRAY(SELECT e.key FROM unnest(es) e)));
 BEGIN
 	SELECT count(*) INTO withdrawing FROM unnest(es) e
 	WHERE (e.d).withdraws AND (e.d).action IN ('put', 'delete')
-		AND NOT (e.s).approved;
+		AND NOT (e.s).approved AND e.key <> ALL (counted);
 	IF withdrawing = 0 THEN
 		RETURN es;
 	END IF;
@@ -708,13 +716,15 @@ BEGIN
 	RETURN (WITH ranked AS (
 		SELECT e, row_number() OVER (PARTITION BY (e.d).withdraws
 			AND (e.d).action IN ('put', 'delete') AND NOT (e.s).approved
+			AND e.key <> ALL (counted)
 			ORDER BY e.changed_at, e.key) AS nth
 		FROM unnest(es) e
 	)
 	SELECT array_agg(CASE
 		WHEN NOT ((r.e).d).withdraws
 			OR ((r.e).d).action NOT IN ('put', 'delete')
-			OR ((r.e).s).approved OR r.nth <= budget THEN r.e
+			OR ((r.e).s).approved OR (r.e).key = ANY (counted)
+			OR r.nth <= budget THEN r.e
 		ELSE rsvp_sync._hold(r.e) END)
 	FROM ranked r);
 END

@@ -123,7 +123,8 @@ record_failed(Outcome *o)
 	args_text(&args, o->code);
 	args_text(&args, o->message);
 	/* A read that failed leaves in doubt whatever was. */
-	args_bool(&args, o->sure && strcmp(o->job->action, "read") != 0);
+	args_bool(&args, o->sure && o->job->need == NULL &&
+			  strcmp(o->job->action, "read") != 0);
 	args_text(&args, o->job->cid);
 	args_int4(&args, (int32) o->wait_ms);
 	run_statement(&call_failed, &args);

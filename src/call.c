@@ -138,16 +138,20 @@ limited(Call *call, Answer *answer)
 		host->refused = call->lane;
 		host->refused_until = now + wait;
 	}
-	if (call->kind == CALL_JOB)
+	if (call->kind == CALL_JOB && call->epoch != call->lane->epoch)
+		replan_job(call->job);
+	else if (call->kind == CALL_JOB)
 		retry_now(call->lane, call->job);
 	else if (call->kind == CALL_TASK)
 		call->task->started = false;
 	else if (call->kind == CALL_HEAD || call->kind == CALL_LIST)
 		forget_listing(call->lane);
-	if (account)
-		lane_rests(call->lane, wait);
-	else
+	if (!account)
 		host_rests(host, now + wait);
+	/* An authorization server's limit keeps its accounts from going on, too. */
+	if (account || (call->lane != NULL &&
+					strcmp(host->name, call->lane->pds) != 0))
+		lane_rests(call->lane, wait);
 }
 
 /* An answer to what no longer holds: only what a job did counts. */
@@ -209,6 +213,8 @@ conclude(Call *call, Answer *answer)
 
 	if (lane)
 		lane->busy = false;
+	if (call->task)
+		call->task->calling = false;
 	/* What a refresh has brought is good whatever else has changed. */
 	if (call->kind == CALL_TOKEN)
 		fresh_answer(call, answer);
@@ -228,6 +234,8 @@ unmake(Call *call)
 
 	if (lane)
 		lane->busy = false;
+	if (call->task)
+		call->task->calling = false;
 	switch (call->kind)
 	{
 		case CALL_HEAD:
@@ -235,17 +243,25 @@ unmake(Call *call)
 			forget_listing(lane);
 			break;
 		case CALL_JOB:
+			if (call->epoch != lane->epoch)
+			{
+				replan_job(call->job);	/* perhaps on another server now */
+				break;
+			}
 			call->job->sent = call->job->sent || !call->answer.sure;
 			park_job(call->job, call->host->name, "host_unreachable");
 			break;
 		case CALL_TASK:
 			call->task->started = false;
 			break;
-		case CALL_DOCUMENT:
 		case CALL_RESOURCE:
 		case CALL_SERVER:
 		case CALL_TOKEN:
-			/* Not the lane's own server, perhaps: its jobs come back later. */
+			/* Not the lane's own server, perhaps: its jobs wait for that. */
+			while (!dlist_is_empty(&lane->jobs))
+				park_job(pop_job(lane), call->host->name, "host_unreachable");
+			/* FALLTHROUGH */
+		case CALL_DOCUMENT:
 			renewal_answer(lane, call->kind, &call->answer);
 			break;
 		default:

@@ -405,12 +405,13 @@ start_lanes(bool urgent, int64 now)
 
 /* Start whatever can be started now.  Nothing may be open. */
 void
-lane_start(void)
+lane_start(bool sending)
 {
 	int64		now = host_now();
 	dlist_iter	iter;
 
-	start_probes(now);
+	if (sending)
+		start_probes(now);
 	task_start_all();
 	dlist_foreach(iter, &active_lanes)
 		renewal_pump(dlist_container(Lane, node, iter.cur));

@@ -94,7 +94,7 @@ typedef struct Outcome
 
 extern void lane_startup(void);
 extern void lane_add(Job *job);
-extern void lane_start(void);
+extern void lane_start(bool sending);
 extern void lane_finished(HttpRequest *req);
 extern void lane_verify(const char *did);
 extern void lane_check_handle(const char *did, const char *handle);

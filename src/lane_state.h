@@ -116,6 +116,7 @@ typedef struct Task
 	char	   *host;			/* who is asked */
 	dlist_head	jobs;
 	bool		started;
+	bool		calling;		/* a call points to it */
 } Task;
 
 typedef enum CallKind

@@ -173,7 +173,7 @@ start_task(Task *task)
 		fail_task(task, "failed", "unsupported_identifier", task->subject, 0);
 		return;
 	}
-	task->started = true;
+	task->started = task->calling = true;
 	start_call(task->handle ? CALL_HANDLE : CALL_TASK, NULL, NULL, task,
 			   task->host, req);
 }
@@ -319,7 +319,8 @@ task_recorded(Outcome *outcome)
 		return;
 	}
 	recall_jobs(&task->jobs, 0);
-	end_task(task);
+	if (!task->calling)
+		end_task(task);			/* else its own answer does */
 }
 
 /* It could not be written down: they try again later. */
@@ -328,7 +329,7 @@ task_refused(Outcome *outcome)
 {
 	Task	   *task = task_of(outcome);
 
-	if (task)
+	if (task && !task->calling)
 		fail_task(task, "retry", "not_recorded", "see the log", 0);
 }
 

@@ -193,6 +193,9 @@ static TimestampTz crowded_until = 0;
 /* Keys of several sources wait. */
 static bool others_wait = false;
 
+/* Not in a copy, nor where all is off or paused. */
+static bool sending_now = false;
+
 /* Sources are somebody else's until we ask again. */
 static TimestampTz away_until = 0;
 
@@ -405,7 +408,8 @@ recall_paused(void)
 static bool
 is_unsent(Job *job)
 {
-	return !job->sent && strcmp(job->action, "read") != 0;
+	return job->need == NULL && !job->sent &&
+		strcmp(job->action, "read") != 0;
 }
 
 static bool
@@ -731,12 +735,13 @@ work(void)
 	if (!share_sources())
 		return;
 	old = MemoryContextSwitchTo(turn_context);
+	park_keys();				/* before what may let them go */
 	answers_supply_credentials();
 	answers_record();
 	keep_house();
 	park_keys();
 	drain_log();
-	sending = sending_allowed();
+	sending = sending_now = sending_allowed();
 	if (sending)
 	{
 		release_keys();
@@ -926,7 +931,7 @@ turn(void)
 	if (work_to_do())
 		work();
 	settle();
-	lane_start();
+	lane_start(sending_now);
 	if (writeback_step())
 		more = true;
 	rest = is_away() ||

@@ -155,8 +155,17 @@ is $app->disagreement, '', '... the write is done';
 is calls($pds, 'server.refreshSession'), 1, '... after one refresh';
 is calls($pds, 'server.createSession'), 0, '... and no login';
 
-$pds->clear_log;
+# Three in a row are no reason to go on without a session: another time it ended the worker.
 my $worker = $app->worker;
+$pds->faults({ match => 'putRecord', status => 400, body => { error => 'ExpiredToken', message => 'Token has expired' }, count => 3 });
+$change->();
+ok $app->idle, 'a write whose token is refused three times';
+is $app->worker, $worker, '... the worker lives';
+$app->connect($_) for 0 .. $#{ $pds->accounts };
+ok $app->idle, '... whoever has to sign in does';
+is $app->disagreement, '', '... and it is done';
+
+$pds->clear_log;
 $pg->safe_psql('postgres', "SELECT pg_terminate_backend($worker)");
 $app->wait_worker($worker);
 $change->();

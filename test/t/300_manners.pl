@@ -168,6 +168,20 @@ $far->clear_faults;
 ok $app->idle(120), 'then the rest';
 is one('SELECT count(*) FROM rsvp_sync.failed'), 0, 'nothing was given up';
 
+# --- withdrawals that the limit has let pass are not counted again by a try that follows
+
+attend(3, 390, 399);
+ok $app->idle, 'ten more';
+$app->sql('TRUNCATE rsvp_sync._withdrawal');
+my $limit = 10;
+$pg->safe_psql('postgres', "ALTER SYSTEM SET rsvp_sync.withdraw_limit = $limit; SELECT pg_reload_conf()");
+$near->faults({ match => 'deleteRecord', status => 500, count => 3 });
+$app->sql('DELETE FROM attendance WHERE "userId" = 3 AND "eventId" BETWEEN 390 AND 399');
+ok $app->idle, 'as many withdrawals as are allowed, some of them twice';
+is one('SELECT count(*) FROM rsvp_sync.held'), 0, '... none is held';
+is one('SELECT sum(n) FROM rsvp_sync._withdrawal'), $limit, '... and each is counted once';
+$near->clear_faults;
+
 # --- pause
 
 $near->clear_log;
