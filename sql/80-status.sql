@@ -83,7 +83,7 @@ SELECT s.source_id, s.attendance, s.tenant, k.key AS attendance_id,
 		THEN pg_catalog.now() + (SELECT pg_catalog.make_interval(secs => CASE
 				WHEN pg_catalog.now() - h.down_since > interval '1 day' THEN 300
 				WHEN pg_catalog.now() - h.down_since > interval '1 hour' THEN 30
-				ELSE 4 END)
+				ELSE 2 END)
 			FROM rsvp_sync._host h WHERE h.host = k.waits_for)
 		ELSE (SELECT a.rate_limited_until FROM rsvp_sync._account a
 			WHERE a.did = k.waits_for) END END AS next_attempt_at,

@@ -31,7 +31,7 @@
 
 /* Between two probes of a server that is down: less often after a while. */
 #define FIRST_PROBE_MS	500
-#define PROBE_MS		4000
+#define PROBE_MS		2000
 #define HOUR_MS			(3600 * 1000)
 #define HOUR_PROBE_MS	30000
 #define DAY_MS			(24 * HOUR_MS)
