@@ -107,7 +107,8 @@ BEGIN
 		rsvp_sync._change_log, rsvp_sync._observed, rsvp_sync._account,
 		rsvp_sync._account_grant, rsvp_sync._found_credential,
 		rsvp_sync._identity, rsvp_sync._event,
-		rsvp_sync._withdrawal, rsvp_sync._history, rsvp_sync._pass
+		rsvp_sync._withdrawal, rsvp_sync._history, rsvp_sync._pass,
+		rsvp_sync._oauth_session
 		RESTART IDENTITY;
 	UPDATE model.event SET public = true;
 	INSERT INTO model.head SELECT did, 0 FROM model.person;
