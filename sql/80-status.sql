@@ -240,8 +240,9 @@ BEGIN
 	FROM rsvp_sync.status v
 	WHERE v.source_id = src.source_id
 		AND v.attendance_id = _sync_status.attendance_id;
-	IF NOT FOUND AND EXISTS (SELECT FROM rsvp_sync._desired(src.source_id,
-		ARRAY[_sync_status.attendance_id])) THEN
+	IF NOT FOUND AND _sync_status.attendance_id IS NOT NULL
+		AND EXISTS (SELECT FROM rsvp_sync._desired(src.source_id,
+			ARRAY[_sync_status.attendance_id])) THEN
 		/* Known to the application, not to the worker yet. */
 		state := 'waiting';
 		reason_code := 'queued';

@@ -94,6 +94,7 @@ is $app->fails("UPDATE events SET visibility = 'private' WHERE id = 1; UPDATE ev
 $app->idle('updated, deleted');
 is scalar $app->records(2), 1, '... what is withdrawn';
 like $app->fails("SELECT rsvp_sync.sync_status('attendance', '1')", user => 'clerk'), qr/permission denied for (?:schema rsvp_sync|function sync_status)/, '... and sees nothing of rsvp_sync';
+is $app->sql("SELECT state IS NULL FROM rsvp_sync.sync_status('attendance', NULL)"), 't', 'of no row in particular sync_status knows nothing';
 for my $call ("rsvp_sync._open('x', 'y')", "rsvp_sync._drain(1)", "rsvp_sync._sync_status(10, 'attendance', '1')", "rsvp_sync._attach(10, 'attendance', NULL, NULL, '{}')", "rsvp_sync._desired(1, NULL)") {
 	like $app->fails("SELECT $call"), qr/permission denied for function/, "not even the owner may call $call";
 }
