@@ -178,6 +178,13 @@ render_cdata(const char *in, size_t len, char *out)
  * iCalendar
  */
 
+/* LF, or a CR that none follows; of CRLF that is the second. */
+static bool
+ends_line(const char *in, const char *end)
+{
+	return *in == '\n' || (*in == '\r' && (in + 1 == end || in[1] != '\n'));
+}
+
 size_t
 render_ics_text(const char *in, size_t len, char *out)
 {
@@ -191,8 +198,7 @@ render_ics_text(const char *in, size_t len, char *out)
 			put_char(&sink, '\\');
 			put_char(&sink, *in);
 		}
-		else if (*in == '\n' ||
-				 (*in == '\r' && (in + 1 == end || in[1] != '\n')))
+		else if (ends_line(in, end))
 			put(&sink, "\\n");
 		else if (!is_control(*in) || *in == '\t')
 			put_char(&sink, *in);
@@ -212,7 +218,7 @@ render_ics_param(const char *in, size_t len, char *out)
 			put(&sink, "^^");
 		else if (*in == '"')
 			put(&sink, "^'");
-		else if (*in == '\n')
+		else if (ends_line(in, end))
 			put(&sink, "^n");
 		else if (!is_control(*in) || *in == '\t')
 			put_char(&sink, *in);
