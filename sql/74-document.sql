@@ -119,10 +119,16 @@ BEGIN
 	LOOP
 		relations := relations || jsonb_build_object(link.alias,
 			link.shape #> '{rel,0}');
+		/* No cast, as _join_condition() has it: to a domain it runs its checks. */
 		joins := joins || format(' LEFT JOIN %s %s ON %s',
-			rsvp_sync._live_relation(link.shape -> 'rel'), link.alias,
-			rsvp_sync._join_condition('a', a, link.shape -> 'via',
-				link.alias, link.shape -> 'rel', link.shape -> 'ref'));
+			rsvp_sync._live_relation(link.shape -> 'rel'), link.alias, (
+				SELECT string_agg(format('%s = %s',
+					rsvp_sync._live_column(link.alias, link.shape -> 'rel', t.ref),
+					rsvp_sync._live_column('a', a, f.ref)), ' AND ')
+				FROM jsonb_array_elements(link.shape -> 'via')
+					WITH ORDINALITY AS f (ref, place)
+				JOIN jsonb_array_elements(link.shape -> 'ref')
+					WITH ORDINALITY AS t (ref, place) USING (place)));
 	END LOOP;
 	SELECT coalesce(jsonb_object_agg(p.part, format('coalesce(%s)', (
 			SELECT string_agg(format('nullif(%s::text, '''')', c.name), ', ' ORDER BY c.place)
