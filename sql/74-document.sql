@@ -356,7 +356,8 @@ BEGIN
 		JOIN pg_class c ON c.oid = s.attendance
 			AND has_any_column_privilege(caller, c.oid, 'SELECT')
 		CROSS JOIN LATERAL rsvp_sync._actor_documents(caller, s, actor) d
-		WHERE d IS NOT NULL) x
+		/* Somebody's query that does not run is no reason to show nothing. */
+		WHERE s.state <> 'broken' AND d IS NOT NULL) x
 	WHERE x.activity IS NOT NULL;
 	pages := greatest((total + page_size - 1) / page_size, 1);
 
@@ -392,4 +393,4 @@ LANGUAGE C STABLE
 SET search_path = pg_catalog, pg_temp
 AS 'MODULE_PATHNAME', 'rsvp_sync_rsvp_outbox';
 COMMENT ON FUNCTION rsvp_sync.rsvp_outbox(text, integer) IS
-'Somebody''s RSVPs as activities, newest first, 50 a page: an OrderedCollectionPage; page 0 or NULL: the OrderedCollection with totalItems, first, last. actor: a URL; rows are his whose author_url it is, or that name no author and have a permalink below it. Of all attached tables that the caller may read, with the caller''s rights; withheld rows are left out. Errors: invalid_parameter_value (actor is no URL, no such page), those of desired queries.';
+'Somebody''s RSVPs as activities, newest first, 50 a page: an OrderedCollectionPage; page 0 or NULL: the OrderedCollection with totalItems, first, last. actor: a URL; rows are his whose author_url it is, or that name no author and have a permalink below it. Of all attached tables that the caller may read, with the caller''s rights; withheld rows and broken sources are left out. Errors: invalid_parameter_value (actor is no URL, no such page), those of desired queries.';
