@@ -25,7 +25,7 @@ use POSIX ();
 use Time::HiRes qw(time);
 use RsvpSyncTest;
 
-our @EXPORT = qw(median percentile now bench_server compiled node_peer server_cpu process_cpu rss cluster_pids);
+our @EXPORT = qw(median percentile ratio in_turn now pgbench bench_server compiled node_peer server_cpu process_cpu rss cluster_pids);
 
 my $ROOT = repo_root();
 
@@ -159,6 +159,37 @@ sub node_peer {
 	waitpid $pid, 0;
 	die "$script: status $?\n" if $? || !defined $said;
 	return from_json($said);
+}
+
+# pgbench($pg, db, script, clients => 1, seconds => 5 or transactions => N): transactions a second
+sub pgbench {
+	my ($pg, $db, $script, %opt) = @_;
+	my $clients = $opt{clients} // 1;
+	my @much = $opt{transactions} ? (-t => $opt{transactions}) : (-T => $opt{seconds});
+	my $out = RsvpSyncTest::must_run([ $pg->bin('pgbench'), '-n', -M => 'prepared', -h => $pg->host, -p => $pg->port, -U => 'postgres', -c => $clients,
+		-j => $clients < 2 ? 1 : 2, @much, -f => '/dev/stdin', @{ $opt{more} // [] }, $db ], stdin => $script);
+	my ($tps) = $out =~ /^tps = ([\d.]+)/m or die "pgbench: $out\n";
+	die "pgbench: $out\n" if $out =~ /failed transactions: [1-9]/;
+	return $tps;
+}
+
+# in_turn(rounds, {name => sub {...}, ...}): each once a round, each first in turn -> {name => [values]}
+sub in_turn {
+	my ($rounds, $ways) = @_;
+	my @names = sort keys %$ways;
+	my %values;
+	for my $round (1 .. $rounds) {
+		push @{ $values{$_} }, $ways->{$_}->() for @names;
+		push @names, shift @names;
+	}
+	return \%values;
+}
+
+# ratio([...], [...]): the median of the rounds' ratios; what else the machine does changes
+# from round to round, and hardly within one
+sub ratio {
+	my ($ours, $theirs) = @_;
+	return median(map { $ours->[$_] / $theirs->[$_] } 0 .. $#$ours);
 }
 
 # --- what it costs, in seconds of a processor
