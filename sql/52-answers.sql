@@ -135,7 +135,7 @@ COMMENT ON FUNCTION rsvp_sync._put_done(bigint, text, bigint, text, text, jsonb,
 /*
  * The same of several keys of a source at once, which is what there is to do
  * most of the time.  What is out of the ordinary with one of them is left to
- * _put_done().  By key = ANY and by place: see _park().
+ * _put_done().  Keys are looked up one by one: see _park().
  */
 CREATE FUNCTION rsvp_sync._puts_done(w_source bigint, keys text[],
 	generations text[], dids text[], rkeys text[], records text[],
@@ -147,11 +147,15 @@ SET enable_seqscan = off SET enable_hashjoin = off
 SET enable_mergejoin = off SET enable_bitmapscan = off
 AS $$
 DECLARE
+	published text := rsvp_sync._reason('published');
 	gone text[];
+	n bigint;
 BEGIN
 	IF EXISTS (SELECT FROM unnest(dids, pdses) w (did, pds)
-			WHERE w.pds <> rsvp_sync._pds_of(w.did))
-		OR EXISTS (SELECT FROM rsvp_sync._forgotten f
+			WHERE w.pds <> (SELECT h.pds FROM rsvp_sync._home h
+				WHERE h.did = w.did))
+		OR EXISTS (SELECT FROM rsvp_sync._forgotten)
+		AND EXISTS (SELECT FROM rsvp_sync._forgotten f
 			WHERE f.digest = ANY (ARRAY(
 				SELECT sha256(convert_to(d, 'UTF8')) FROM unnest(dids) d)))
 	THEN
@@ -169,7 +173,7 @@ BEGIN
 		r.record, nullif(w.rev, ''), now(), 'write'
 	FROM unnest(dids, rkeys, records, cids, revs)
 		w (did, rkey, record, cid, rev)
-	CROSS JOIN LATERAL (SELECT w.record::jsonb) r (record)
+	CROSS JOIN LATERAL (SELECT w.record::jsonb OFFSET 0) r (record)
 	ON CONFLICT (did, rkey) DO UPDATE SET
 		cid = excluded.cid, event_uri = excluded.event_uri,
 		event_cid = excluded.event_cid, status = excluded.status,
@@ -177,34 +181,49 @@ BEGIN
 		changed_at = CASE WHEN o.cid IS NOT DISTINCT FROM excluded.cid
 			THEN o.changed_at ELSE excluded.changed_at END,
 		source = excluded.source, seen_at = now();
-	UPDATE rsvp_sync._intent i SET
-		bond = coalesce(i.bond, 'own'), wrote = true,
-		rkey = rkeys[array_position(keys, i.key)],
-		base_local = i.sent_local,
-		base_cid = cids[array_position(keys, i.key)], sent_cids = '{}',
-		doubt = false, approved = false, state = 'done',
-		reason_code = 'published', reason = rsvp_sync._reason('published'),
-		synced_at = now(), writeback = true, writeback_at = now()
-	WHERE i.source_id = w_source AND i.key = ANY (keys);
+	WITH written AS (
+		UPDATE rsvp_sync._intent i SET
+			bond = coalesce(i.bond, 'own'), wrote = true, rkey = w.rkey,
+			base_local = i.sent_local, base_cid = w.cid, sent_cids = '{}',
+			doubt = false, approved = false, state = 'done',
+			reason_code = 'published', reason = published,
+			synced_at = now(), writeback = true, writeback_at = now()
+		FROM (SELECT v.*, (SELECT n.ctid FROM rsvp_sync._intent n
+				WHERE n.source_id = w_source AND n.key = v.key) AS place
+			FROM unnest(keys, rkeys, cids) v (key, rkey, cid) OFFSET 0) w
+		WHERE i.ctid = w.place
+		RETURNING i.key, i.live
+	)
+	/* A row that is gone has said its last word: then it is forgotten. */
+	SELECT array_agg(w.key) FILTER (WHERE NOT w.live), count(*)
+	INTO gone, n FROM written w;
+	IF n < cardinality(keys) THEN
+		RAISE EXCEPTION USING ERRCODE = 'serialization_failure',
+			MESSAGE = 'an intent has been changed meanwhile';
+	END IF;
 	INSERT INTO rsvp_sync._history (source_id, key, did, action, outcome,
 		status, uri, cid)
 	SELECT w_source, w.key, w.did, 'put', 'ok',
-		split_part(w.record::jsonb ->> 'status', '#', 2),
-		rsvp_sync._rsvp_uri(w.did, w.rkey), w.cid
+		split_part(w.record::json ->> 'status', '#', 2),
+		'at://' || w.did || '/community.lexicon.calendar.rsvp/' || w.rkey,
+		w.cid
 	FROM unnest(keys, dids, rkeys, records, cids)
 		w (key, did, rkey, record, cid);
 	UPDATE rsvp_sync._identity i
 	SET verify_at = now() + rsvp_sync._identity_fresh()
 	WHERE i.did = ANY (dids) AND i.verify_at IS NULL;
-	/* A row that is gone has said its last word: then it is forgotten. */
-	gone := ARRAY(SELECT i.key FROM rsvp_sync._intent i
-		WHERE i.source_id = w_source AND i.key = ANY (keys) AND NOT i.live);
 	DELETE FROM rsvp_sync._queue q
-	WHERE q.source_id = w_source AND q.key = ANY (keys)
-		AND q.generation = generations[array_position(keys, q.key)]::bigint
-		AND q.key <> ALL (gone);
-	UPDATE rsvp_sync._queue q SET lease = NULL
-	WHERE q.source_id = w_source AND q.key = ANY (keys);
+	USING (SELECT v.generation::bigint, (SELECT n.ctid
+			FROM rsvp_sync._queue n
+			WHERE n.source_id = w_source AND n.key = v.key) AS place
+		FROM unnest(keys, generations) v (key, generation)
+		WHERE gone IS NULL OR v.key <> ALL (gone) OFFSET 0) w
+	WHERE q.ctid = w.place AND q.generation = w.generation;
+	GET DIAGNOSTICS n = ROW_COUNT;
+	IF n < cardinality(keys) THEN
+		UPDATE rsvp_sync._queue q SET lease = NULL
+		WHERE q.source_id = w_source AND q.key = ANY (keys);
+	END IF;
 END
 $$;
 COMMENT ON FUNCTION rsvp_sync._puts_done(bigint, text[], text[], text[], text[], text[], text[], text[], text[]) IS
@@ -218,6 +237,41 @@ SELECT 'at://' || of_did || '/community.lexicon.calendar.rsvp/' || of_rkey
 $$;
 COMMENT ON FUNCTION rsvp_sync._rsvp_uri(text, text) IS
 'at-uri of an RSVP record.';
+
+/*
+ * Attendance rows that are still to be told, of one source, those that wait
+ * longest first; in the order of the one index that has no other rows.
+ */
+CREATE FUNCTION rsvp_sync._rows_to_tell(at_most integer)
+RETURNS TABLE (source_id bigint, key text, attendance oid, search_path text,
+	uri text, cid text, rkey text, synced_at timestamptz, waited_ms bigint,
+	detaching boolean)
+LANGUAGE sql VOLATILE
+SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off
+AS $$
+SELECT i.source_id, i.key, s.attendance, s.search_path,
+	CASE WHEN i.bond IS NOT NULL
+		THEN 'at://' || i.did || '/community.lexicon.calendar.rsvp/' || i.rkey
+		END,
+	i.base_cid, i.rkey, i.synced_at, (extract(epoch FROM clock_timestamp()
+		- i.writeback_at) * 1000)::bigint, s.detaching
+FROM (SELECT s.source_id, s.attendance::oid, s.search_path,
+		s.state = 'detaching' AS detaching
+	FROM rsvp_sync._source s
+	CROSS JOIN LATERAL (SELECT FROM rsvp_sync._intent o
+		WHERE o.source_id = s.source_id AND o.writeback
+			AND o.writeback_at <= now()
+		ORDER BY o.writeback_at LIMIT 1) o
+	WHERE s.state IN ('active', 'detaching')
+	ORDER BY s.source_id LIMIT 1) s
+CROSS JOIN LATERAL (SELECT n.* FROM rsvp_sync._intent n
+	WHERE n.source_id = s.source_id AND n.writeback
+		AND n.writeback_at <= now()
+	ORDER BY n.writeback_at LIMIT at_most) i
+$$;
+COMMENT ON FUNCTION rsvp_sync._rows_to_tell(integer) IS
+'Rows of a source whose write-back is due, and what they are to be told.';
 
 /* Planned once more afterwards: the row may have another wish by now. */
 CREATE FUNCTION rsvp_sync._delete_done(w_source bigint, w_key text,
