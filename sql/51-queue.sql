@@ -320,26 +320,26 @@ WITH ready AS MATERIALIZED (
 	WHERE s.state <> 'paused'
 		AND (s.retry_at IS NULL OR s.retry_at <= now())
 ), due AS MATERIALIZED (
-	SELECT d.source_id, d.key
+	SELECT d.place
 	FROM (SELECT r.source_id, k.*, row_number() OVER (
-		PARTITION BY k.priority ORDER BY k.nth, k.due_at) AS place
+		PARTITION BY k.priority ORDER BY k.nth, k.due_at) AS turn
 	FROM ready r
 	CROSS JOIN LATERAL (
-		SELECT p.priority, q.key, q.due_at,
+		SELECT p.priority, q.place, q.due_at,
 			row_number() OVER (PARTITION BY p.priority ORDER BY q.due_at) AS nth
 		FROM (VALUES (0), (CASE WHEN at_most_background > 0 THEN 1 END)) p (priority)
 		CROSS JOIN LATERAL (
-			SELECT o.key, o.due_at FROM rsvp_sync._queue o
+			SELECT o.ctid AS place, o.due_at FROM rsvp_sync._queue o
 			WHERE o.source_id = r.source_id AND o.priority = p.priority
 				AND o.lease IS NULL AND o.due_at < 'infinity'
 				AND o.due_at <= now()
 			ORDER BY o.due_at LIMIT r.share) q) k) d
-	WHERE d.priority = 0 OR d.place <= at_most_background
-	ORDER BY d.priority, d.place
+	WHERE d.priority = 0 OR d.turn <= at_most_background
+	ORDER BY d.priority, d.turn
 	LIMIT at_most
 ), leased AS (
 	UPDATE rsvp_sync._queue q SET lease = incarnation
-	FROM due d WHERE q.source_id = d.source_id AND q.key = d.key
+	FROM due d WHERE q.ctid = d.place
 	RETURNING q.source_id, q.key
 )
 SELECT l.source_id, array_agg(l.key) FROM leased l GROUP BY l.source_id
@@ -370,23 +370,39 @@ SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off SET enable_hashjoin = off
 SET enable_mergejoin = off SET enable_bitmapscan = off
 AS $$
+DECLARE
+	n bigint;
 BEGIN
 	/*
-	 * By key = ANY, and the rest by place: a join with the arrays would look
-	 * each key up once for each other one.
+	 * Each key is looked up by itself, and its row changed where it is.  In a
+	 * join by source and key, or by key = ANY, the planner would read all of
+	 * a source whose statistics, or whose kept plan, are of a time when it
+	 * was small.  A row that somebody changes at this moment is not found at
+	 * its old place: that is looked at.
 	 */
 	IF sure THEN
 		UPDATE rsvp_sync._intent i SET doubt = false,
-			sent_cids = array_remove(i.sent_cids,
-				cids[array_position(keys, i.key)])
-		WHERE i.source_id = of_source AND i.key = ANY (keys);
+			sent_cids = array_remove(i.sent_cids, w.cid)
+		FROM (SELECT v.cid, (SELECT n.ctid FROM rsvp_sync._intent n
+				WHERE n.source_id = of_source AND n.key = v.key) AS place
+			FROM unnest(keys, cids) v (key, cid) OFFSET 0) w
+		WHERE i.ctid = w.place;
 	END IF;
 	UPDATE rsvp_sync._queue q SET lease = NULL, waits_for = subject,
 		wait_code = code,
-		due_at = CASE WHEN q.generation
-				= generations[array_position(keys, q.key)]::bigint
+		due_at = CASE WHEN q.generation = w.generation
 			THEN 'infinity' ELSE now() END
-	WHERE q.source_id = of_source AND q.key = ANY (keys);
+	FROM (SELECT v.generation::bigint, (SELECT n.ctid
+			FROM rsvp_sync._queue n
+			WHERE n.source_id = of_source AND n.key = v.key) AS place
+		FROM unnest(keys, generations) v (key, generation) OFFSET 0) w
+	WHERE q.ctid = w.place;
+	GET DIAGNOSTICS n = ROW_COUNT;
+	IF n < cardinality(keys) THEN
+		UPDATE rsvp_sync._queue q SET lease = NULL
+		WHERE q.source_id = of_source AND q.key = ANY (keys)
+			AND q.lease IS NOT NULL;
+	END IF;
 	IF code = 'host_unreachable' THEN
 		/* See _verify_next(). */
 		UPDATE rsvp_sync._identity i SET
@@ -402,6 +418,20 @@ END
 $$;
 COMMENT ON FUNCTION rsvp_sync._park(bigint, text[], text[], text[], boolean, text, text) IS
 'Has leased keys wait for a server or a DID: host_unreachable, rate_limited, paused, or queued (it has enough to do).';
+
+/* Leased keys that are not to be planned now. */
+CREATE FUNCTION rsvp_sync._give_back(of_source bigint, keys text[])
+RETURNS void
+LANGUAGE sql VOLATILE
+SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET enable_hashjoin = off
+SET enable_mergejoin = off SET enable_bitmapscan = off
+AS $$
+UPDATE rsvp_sync._queue q SET lease = NULL
+WHERE q.source_id = of_source AND q.key = ANY (keys)
+$$;
+COMMENT ON FUNCTION rsvp_sync._give_back(bigint, text[]) IS
+'Ends the lease of keys.';
 
 /* Keys of all sources in turn, those that somebody waits for first. */
 CREATE FUNCTION rsvp_sync._release(subject text, at_most integer)
@@ -426,10 +456,10 @@ BEGIN
 			ORDER BY q.source_id LIMIT 1)
 		FROM waiting w WHERE w.source_id IS NOT NULL
 	), parked AS MATERIALIZED (
-		SELECT w.source_id, k.key
+		SELECT k.place
 		FROM waiting w
 		CROSS JOIN LATERAL (
-			SELECT q.key, q.priority, row_number() OVER () AS nth
+			SELECT q.ctid AS place, q.priority, row_number() OVER () AS nth
 			FROM rsvp_sync._queue q
 			WHERE q.waits_for = subject AND q.source_id = w.source_id
 				AND q.lease IS NULL AND q.due_at = 'infinity'
@@ -438,7 +468,7 @@ BEGIN
 		LIMIT at_most
 	)
 	UPDATE rsvp_sync._queue q SET due_at = now()
-	FROM parked p WHERE q.source_id = p.source_id AND q.key = p.key;
+	FROM parked p WHERE q.ctid = p.place;
 	GET DIAGNOSTICS released = ROW_COUNT;
 	RETURN released;
 END
@@ -722,21 +752,24 @@ BEGIN
 		es));
 	es := rsvp_sync._brake(of_source, es);
 	PERFORM rsvp_sync._take_over(of_source, es);
-	PERFORM rsvp_sync._record_decisions(of_source, es);
-	IF rehearsal THEN
-		PERFORM rsvp_sync._rehearse(of_source, es);
-	ELSE
+	IF NOT rehearsal THEN
 		SELECT array_agg(w) INTO work
 		FROM rsvp_sync._make_work(of_source, es) w;
-		PERFORM rsvp_sync._record_work(of_source, work);
+	END IF;
+	PERFORM rsvp_sync._record_decisions(of_source, es, work);
+	PERFORM rsvp_sync._count_withdrawals(of_source, work);
+	IF rehearsal THEN
+		PERFORM rsvp_sync._rehearse(of_source, es);
 	END IF;
 	/* Nothing left to do about its old slot: it is planned for the new one. */
 	UPDATE rsvp_sync._queue q SET lease = NULL, due_at = now()
-	WHERE q.source_id = of_source AND q.key = ANY (ARRAY(
-		SELECT e.key FROM unnest(es) e WHERE (e.d).reason_code = 'moved'));
+	WHERE q.ctid = ANY (ARRAY(SELECT (SELECT n.ctid FROM rsvp_sync._queue n
+			WHERE n.source_id = of_source AND n.key = e.key)
+		FROM unnest(es) e WHERE (e.d).reason_code = 'moved'));
 	DELETE FROM rsvp_sync._queue q
-	WHERE q.source_id = of_source AND q.key = ANY (ARRAY(
-		SELECT e.key FROM unnest(es) e
+	WHERE q.ctid = ANY (ARRAY(SELECT (SELECT n.ctid FROM rsvp_sync._queue n
+			WHERE n.source_id = of_source AND n.key = e.key)
+		FROM unnest(es) e
 		WHERE (rehearsal OR (e.d).action NOT IN ('put', 'delete', 'read',
 				'list'))
 			AND (e.d).reason_code IS DISTINCT FROM 'moved'));
@@ -817,11 +850,15 @@ AS $$
 DECLARE
 	withdrawing integer;
 	budget bigint;
-	/* Those have been let pass, and were counted then. */
-	counted text[] := ARRAY(SELECT q.key FROM rsvp_sync._queue q
-		WHERE q.source_id = of_source AND q.counted
-			AND q.key = ANY (ARRAY(SELECT e.key FROM unnest(es) e)));
+	counted text[];
 BEGIN
+	IF NOT EXISTS (SELECT FROM unnest(es) e WHERE (e.d).withdraws) THEN
+		RETURN es;
+	END IF;
+	/* Those have been let pass, and were counted then. */
+	counted := ARRAY(SELECT e.key FROM unnest(es) e
+		WHERE (SELECT q.counted FROM rsvp_sync._queue q
+			WHERE q.source_id = of_source AND q.key = e.key));
 	SELECT count(*) INTO withdrawing FROM unnest(es) e
 	WHERE (e.d).withdraws AND (e.d).action IN ('put', 'delete')
 		AND NOT (e.s).approved AND e.key <> ALL (counted);
@@ -910,13 +947,15 @@ $$;
 COMMENT ON FUNCTION rsvp_sync._take_over(bigint, rsvp_sync._evaluation[]) IS
 'Moves the bond where one key takes a slot over from another.';
 
-/* Decisions into intent; a key that is only forgotten leaves it. */
+/*
+ * Decisions into intent, and what is about to be sent, before it is sent; a
+ * key that is only forgotten leaves it.
+ */
 CREATE FUNCTION rsvp_sync._record_decisions(of_source bigint,
-	es rsvp_sync._evaluation[])
+	es rsvp_sync._evaluation[], work rsvp_sync._work[])
 RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
-SET enable_hashjoin = off
 AS $$
 DECLARE
 	unsent text[] := ARRAY(SELECT e.key FROM unnest(es) e
@@ -926,6 +965,9 @@ DECLARE
 		WHERE (e.d).withdraws);
 	takers text[] := ARRAY(SELECT e.key FROM unnest(es) e
 		WHERE e.from_key IS NOT NULL);
+	/* No record key is known yet: the one of the call is new. */
+	minted text[] := ARRAY(SELECT e.key FROM unnest(es) e
+		WHERE (e.d).rkey IS NULL AND e.rkey IS NULL);
 BEGIN
 	/* A write whose answer was lost turns out to have been made. */
 	PERFORM rsvp_sync._count_operation(of_source, 'create',
@@ -933,8 +975,9 @@ BEGIN
 	FROM unnest(es) e WHERE (e.s).remote_sent;
 
 	DELETE FROM rsvp_sync._intent i
-	WHERE i.source_id = of_source AND i.key = ANY (ARRAY(
-		SELECT e.key FROM unnest(es) e
+	WHERE i.ctid = ANY (ARRAY(SELECT (SELECT n.ctid FROM rsvp_sync._intent n
+			WHERE n.source_id = of_source AND n.key = e.key)
+		FROM unnest(es) e
 		WHERE (e.d).action IN ('forget', 'handover')
 			AND NOT (e.s).present));
 
@@ -945,10 +988,13 @@ BEGIN
 	SELECT of_source, e.key, e.did, e.event_uri, (e.d).live, (e.s).local,
 		e.local_at, coalesce((e.s).first_local, (e.s).local),
 		CASE WHEN (e.d).action <> 'handover' THEN (e.d).bond END,
-		(e.s).wrote OR (e.s).remote_sent, coalesce((e.d).rkey, e.rkey),
+		(e.s).wrote OR (e.s).remote_sent,
+		coalesce(w.rkey, (e.d).rkey, e.rkey),
 		e.record_created_at, (e.d).base_local, (e.d).base_cid,
-		CASE WHEN (e.d).confirmed THEN '{}' ELSE e.sent_cids END,
-		(e.s).sent_local, (e.s).doubt AND NOT (e.d).confirmed,
+		CASE WHEN w.cid IS NULL OR w.cid = ANY (sent.cids) THEN sent.cids
+			ELSE sent.cids || w.cid END,
+		CASE WHEN w.key IS NULL THEN (e.s).sent_local ELSE w.sent_local END,
+		(e.s).doubt AND NOT (e.d).confirmed OR w.key IS NOT NULL,
 		CASE WHEN (e.s).remote_sent THEN (e.s).remote_cid END,
 		CASE WHEN (e.s).remote_sent THEN (e.s).remote_status END,
 		c.state, c.code, CASE c.code
@@ -966,6 +1012,10 @@ BEGIN
 			AND e.key = ANY (unsent), now()
 	FROM unnest(es) e
 	CROSS JOIN LATERAL rsvp_sync._standing(e) c
+	CROSS JOIN LATERAL (SELECT CASE WHEN (e.d).confirmed THEN '{}'
+		ELSE e.sent_cids END) sent (cids)
+	LEFT JOIN unnest(work) w ON w.key = e.key
+		AND w.need IS NULL AND w.action IN ('put', 'delete')
 	WHERE (e.s).present
 		OR (e.d).action NOT IN ('forget', 'handover')
 	ON CONFLICT (source_id, key) DO UPDATE SET
@@ -994,7 +1044,8 @@ BEGIN
 		state = excluded.state, reason_code = excluded.reason_code,
 		reason = excluded.reason,
 		writeback = i.writeback OR excluded.writeback
-			OR excluded.rkey IS DISTINCT FROM i.rkey
+			OR CASE WHEN excluded.key = ANY (minted) THEN i.rkey IS NOT NULL
+				ELSE excluded.rkey IS DISTINCT FROM i.rkey END
 			OR excluded.base_cid IS DISTINCT FROM i.base_cid,
 		writeback_at = CASE WHEN i.writeback THEN i.writeback_at
 			ELSE now() END,
@@ -1002,8 +1053,8 @@ BEGIN
 			THEN now() ELSE i.synced_at END;
 END
 $$;
-COMMENT ON FUNCTION rsvp_sync._record_decisions(bigint, rsvp_sync._evaluation[]) IS
-'Writes what plan() said into _intent.';
+COMMENT ON FUNCTION rsvp_sync._record_decisions(bigint, rsvp_sync._evaluation[], rsvp_sync._work[]) IS
+'Writes into _intent what plan() said, and commits to the calls before they are made: record key, cid, doubt.';
 
 CREATE FUNCTION rsvp_sync._make_work(of_source bigint,
 	es rsvp_sync._evaluation[])
@@ -1058,8 +1109,8 @@ $$;
 COMMENT ON FUNCTION rsvp_sync._make_work(bigint, rsvp_sync._evaluation[]) IS
 'Calls to be made, with record key, record and its cid.';
 
-/* What is about to be sent, before it is sent. */
-CREATE FUNCTION rsvp_sync._record_work(of_source bigint,
+/* Withdrawals about to be sent, for the brake. */
+CREATE FUNCTION rsvp_sync._count_withdrawals(of_source bigint,
 	work rsvp_sync._work[])
 RETURNS void
 LANGUAGE plpgsql VOLATILE
@@ -1068,43 +1119,23 @@ SET enable_hashjoin = off
 AS $$
 DECLARE
 	keys text[];
-	rkeys text[];
-	cids text[];
-	values text[];
-	counted_keys text[];
 BEGIN
-	/* What is known by key = ANY and by place needs no join; see _park(). */
-	SELECT array_agg(w.key), array_agg(w.rkey), array_agg(w.cid),
-		array_agg(w.sent_local),
-		array_agg(w.key) FILTER (WHERE w.withdraws)
-	INTO keys, rkeys, cids, values, counted_keys
-	FROM unnest(work) w
-	WHERE w.need IS NULL AND w.action IN ('put', 'delete');
-
-	UPDATE rsvp_sync._intent i SET
-		rkey = rkeys[array_position(keys, i.key)], doubt = true,
-		sent_cids = CASE
-			WHEN cids[array_position(keys, i.key)] IS NULL
-				OR cids[array_position(keys, i.key)] = ANY (i.sent_cids)
-			THEN i.sent_cids
-			ELSE i.sent_cids || cids[array_position(keys, i.key)] END,
-		sent_local = values[array_position(keys, i.key)]
-	WHERE i.source_id = of_source AND i.key = ANY (keys);
-	IF counted_keys IS NULL THEN
+	SELECT array_agg(w.key) INTO keys FROM unnest(work) w
+	WHERE w.need IS NULL AND w.action IN ('put', 'delete') AND w.withdraws;
+	IF keys IS NULL THEN
 		RETURN;
 	END IF;
-
 	INSERT INTO rsvp_sync._withdrawal AS t (source_id, minute, n)
-	VALUES (of_source, date_trunc('minute', now()), cardinality(counted_keys))
+	VALUES (of_source, date_trunc('minute', now()), cardinality(keys))
 	ON CONFLICT (source_id, minute) DO UPDATE SET n = t.n + excluded.n;
 	UPDATE rsvp_sync._queue q SET counted = true
-	WHERE q.source_id = of_source AND q.key = ANY (counted_keys);
+	WHERE q.source_id = of_source AND q.key = ANY (keys);
 	DELETE FROM rsvp_sync._withdrawal t
 	WHERE t.source_id = of_source AND t.minute < now() - interval '1 hour';
 END
 $$;
-COMMENT ON FUNCTION rsvp_sync._record_work(bigint, rsvp_sync._work[]) IS
-'Commits to calls before they are made: record key, cid, doubt.';
+COMMENT ON FUNCTION rsvp_sync._count_withdrawals(bigint, rsvp_sync._work[]) IS
+'Counts the withdrawals among calls that are about to be made.';
 
 /* Mode dry_run: what would be sent goes to the history only. */
 CREATE FUNCTION rsvp_sync._rehearse(of_source bigint,

@@ -170,7 +170,7 @@ COMMENT ON FUNCTION rsvp_sync._put_done(bigint, text, bigint, text, text, jsonb,
 /*
  * The same of several keys of a source at once, which is what there is to do
  * most of the time.  What is out of the ordinary with one of them is left to
- * _put_done().  By key = ANY and by place: see _park().
+ * _put_done().  Keys are looked up one by one: see _park().
  */
 CREATE FUNCTION rsvp_sync._puts_done(w_source bigint, keys text[],
 	generations text[], dids text[], rkeys text[], records text[],
@@ -182,11 +182,15 @@ SET enable_seqscan = off SET enable_hashjoin = off
 SET enable_mergejoin = off SET enable_bitmapscan = off
 AS $$
 DECLARE
+	published text := rsvp_sync._reason('published');
 	gone text[];
+	n bigint;
 BEGIN
 	IF EXISTS (SELECT FROM unnest(dids, pdses) w (did, pds)
-			WHERE w.pds <> rsvp_sync._pds_of(w.did))
-		OR EXISTS (SELECT FROM rsvp_sync._forgotten f
+			WHERE w.pds <> (SELECT h.pds FROM rsvp_sync._home h
+				WHERE h.did = w.did))
+		OR EXISTS (SELECT FROM rsvp_sync._forgotten)
+		AND EXISTS (SELECT FROM rsvp_sync._forgotten f
 			WHERE f.digest = ANY (ARRAY(
 				SELECT sha256(convert_to(d, 'UTF8')) FROM unnest(dids) d)))
 		/* Overtaken, see there. */
@@ -210,7 +214,7 @@ BEGIN
 		coalesce(least(rsvp_sync._tid_time(w.rev), now()), now()), 'write'
 	FROM unnest(dids, rkeys, records, cids, revs)
 		w (did, rkey, record, cid, rev)
-	CROSS JOIN LATERAL (SELECT w.record::jsonb) r (record)
+	CROSS JOIN LATERAL (SELECT w.record::jsonb OFFSET 0) r (record)
 	ON CONFLICT (did, rkey) DO UPDATE SET
 		cid = excluded.cid, event_uri = excluded.event_uri,
 		event_cid = excluded.event_cid, status = excluded.status,
@@ -221,37 +225,52 @@ BEGIN
 		heard_by = CASE WHEN o.cid IS NOT DISTINCT FROM excluded.cid
 			THEN o.heard_by END
 	WHERE excluded.rev IS NULL OR o.rev IS NULL OR excluded.rev >= o.rev;
-	UPDATE rsvp_sync._intent i SET
-		bond = coalesce(i.bond, 'own'), wrote = true,
-		rkey = rkeys[array_position(keys, i.key)],
-		base_local = i.sent_local,
-		base_cid = cids[array_position(keys, i.key)], sent_cids = '{}',
-		heard_cid = cids[array_position(keys, i.key)],
-		heard_status = split_part(records[array_position(keys, i.key)]::jsonb
-			->> 'status', '#', 2),
-		doubt = false, approved = false, state = 'done',
-		reason_code = 'published', reason = rsvp_sync._reason('published'),
-		synced_at = now(), writeback = true, writeback_at = now()
-	WHERE i.source_id = w_source AND i.key = ANY (keys);
+	WITH written AS (
+		UPDATE rsvp_sync._intent i SET
+			bond = coalesce(i.bond, 'own'), wrote = true, rkey = w.rkey,
+			base_local = i.sent_local, base_cid = w.cid, sent_cids = '{}',
+			heard_cid = w.cid, heard_status = w.status,
+			doubt = false, approved = false, state = 'done',
+			reason_code = 'published', reason = published,
+			synced_at = now(), writeback = true, writeback_at = now()
+		FROM (SELECT v.*, split_part(v.record::jsonb ->> 'status', '#', 2)
+				AS status, (SELECT n.ctid FROM rsvp_sync._intent n
+				WHERE n.source_id = w_source AND n.key = v.key) AS place
+			FROM unnest(keys, rkeys, cids, records)
+				v (key, rkey, cid, record) OFFSET 0) w
+		WHERE i.ctid = w.place
+		RETURNING i.key, i.live
+	)
+	/* A row that is gone has said its last word: then it is forgotten. */
+	SELECT array_agg(w.key) FILTER (WHERE NOT w.live), count(*)
+	INTO gone, n FROM written w;
+	IF n < cardinality(keys) THEN
+		RAISE EXCEPTION USING ERRCODE = 'serialization_failure',
+			MESSAGE = 'an intent has been changed meanwhile';
+	END IF;
 	INSERT INTO rsvp_sync._history (source_id, key, did, action, outcome,
 		status, uri, cid)
 	SELECT w_source, w.key, w.did, 'put', 'ok',
-		split_part(w.record::jsonb ->> 'status', '#', 2),
-		rsvp_sync._rsvp_uri(w.did, w.rkey), w.cid
+		split_part(w.record::json ->> 'status', '#', 2),
+		'at://' || w.did || '/community.lexicon.calendar.rsvp/' || w.rkey,
+		w.cid
 	FROM unnest(keys, dids, rkeys, records, cids)
 		w (key, did, rkey, record, cid);
 	UPDATE rsvp_sync._identity i
 	SET verify_at = now() + rsvp_sync._identity_fresh()
 	WHERE i.did = ANY (dids) AND i.verify_at IS NULL;
-	/* A row that is gone has said its last word: then it is forgotten. */
-	gone := ARRAY(SELECT i.key FROM rsvp_sync._intent i
-		WHERE i.source_id = w_source AND i.key = ANY (keys) AND NOT i.live);
 	DELETE FROM rsvp_sync._queue q
-	WHERE q.source_id = w_source AND q.key = ANY (keys)
-		AND q.generation = generations[array_position(keys, q.key)]::bigint
-		AND q.key <> ALL (gone);
-	UPDATE rsvp_sync._queue q SET lease = NULL
-	WHERE q.source_id = w_source AND q.key = ANY (keys);
+	USING (SELECT v.generation::bigint, (SELECT n.ctid
+			FROM rsvp_sync._queue n
+			WHERE n.source_id = w_source AND n.key = v.key) AS place
+		FROM unnest(keys, generations) v (key, generation)
+		WHERE gone IS NULL OR v.key <> ALL (gone) OFFSET 0) w
+	WHERE q.ctid = w.place AND q.generation = w.generation;
+	GET DIAGNOSTICS n = ROW_COUNT;
+	IF n < cardinality(keys) THEN
+		UPDATE rsvp_sync._queue q SET lease = NULL
+		WHERE q.source_id = w_source AND q.key = ANY (keys);
+	END IF;
 END
 $$;
 COMMENT ON FUNCTION rsvp_sync._puts_done(bigint, text[], text[], text[], text[], text[], text[], text[], text[]) IS

@@ -65,7 +65,7 @@ is_being_made(Relation intents, Relation pkey, int64 source_id, Datum key)
 				Int64GetDatum(source_id));
 	ScanKeyEntryInitialize(&scan_keys[1], 0, 2, BTEqualStrategyNumber,
 						   TEXTOID, DEFAULT_COLLATION_OID, F_TEXTEQ, key);
-	scan = rs_index_beginscan(intents, pkey, &dirty, 2);
+	scan = compat_index_beginscan(intents, pkey, &dirty, 2);
 	index_rescan(scan, scan_keys, 2, NULL, 0);
 	while (!found && index_getnext_slot(scan, ForwardScanDirection, slot))
 		found = TransactionIdIsValid(dirty.xmin) &&
