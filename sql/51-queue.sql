@@ -197,6 +197,7 @@ BEGIN
 			UPDATE rsvp_sync._source s SET missed = true
 			WHERE s.source_id = entry.source_id;
 		END;
+		PERFORM rsvp_sync._events_changed(entry.source_id);
 	ELSIF entry.op = 'b' THEN
 		PERFORM rsvp_sync._source_failed(entry.source_id, '42704',
 			'the table has no primary key');
@@ -549,6 +550,22 @@ $$;
 COMMENT ON FUNCTION rsvp_sync._clock_check() IS
 'Notices, at the worker''s start, that the clock was set back.';
 
+CREATE FUNCTION rsvp_sync._inbound_next_due() RETURNS timestamptz
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET enable_bitmapscan = off
+AS $$
+SELECT least(
+	(SELECT min(b.due_at) FROM rsvp_sync._inbound b WHERE b.state = 'apply'),
+	(SELECT min(x.due_at) FROM rsvp_sync._external x
+	WHERE x.due_at IS NOT NULL),
+	(SELECT min(s.strangers_at) FROM rsvp_sync._source s
+	WHERE s.state = 'active' AND s.strangers_at IS NOT NULL))
+WHERE current_setting('rsvp_sync.mode') = 'live'
+$$;
+COMMENT ON FUNCTION rsvp_sync._inbound_next_due() IS
+'When something that was said on the network is to be tried again.';
+
 /*
  * When something becomes due, or NULL.  What is due already was leased just
  * now, or belongs to a source at rest.
@@ -568,7 +585,8 @@ SELECT least(
 			AND q.due_at > now()
 		ORDER BY q.due_at LIMIT 1) k),
 	(SELECT min(s.retry_at) FROM rsvp_sync._source s
-	WHERE s.state <> 'paused' AND s.retry_at > now()))
+	WHERE s.state <> 'paused' AND s.retry_at > now()),
+	rsvp_sync._inbound_next_due())
 $$;
 COMMENT ON FUNCTION rsvp_sync._next_due() IS
 'When the worker has to look again without being told.';
@@ -605,6 +623,105 @@ COMMENT ON FUNCTION rsvp_sync._rsvp_record(jsonb, text, text, text, text) IS
 'The record to write, over what is there: unknown fields stay. Lexicon community.lexicon.calendar.rsvp.';
 
 /*
+ * Somebody who merges what was said on the network has the intents of his
+ * slots until his transaction ends, which may be the application's and last.
+ * Neither waits for the other: keys whose intent cannot be had are looked at
+ * again in a moment.  So are those whose first intent he has just made.
+ */
+CREATE FUNCTION rsvp_sync._hold_intents(of_source bigint, keys text[])
+RETURNS text[]
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET enable_bitmapscan = off
+AS $$
+DECLARE
+	held text[] := ARRAY(SELECT i.key FROM rsvp_sync._intent i
+		WHERE i.source_id = of_source AND i.key = ANY (keys)
+		FOR NO KEY UPDATE SKIP LOCKED);
+	taken text[];
+BEGIN
+	IF cardinality(held) = cardinality(keys) THEN
+		RETURN keys;
+	END IF;
+	taken := ARRAY(SELECT i.key FROM rsvp_sync._intent i
+		WHERE i.source_id = of_source AND i.key = ANY (keys)
+			AND i.key <> ALL (held))
+		|| rsvp_sync._intents_being_made(of_source, ARRAY(
+			SELECT k FROM unnest(keys) k WHERE k <> ALL (held)));
+	IF taken = '{}' THEN
+		RETURN keys;
+	END IF;
+	PERFORM rsvp_sync._give_back(of_source, taken);
+	RETURN ARRAY(SELECT k FROM unnest(keys) k WHERE k <> ALL (taken));
+END
+$$;
+COMMENT ON FUNCTION rsvp_sync._hold_intents(bigint, text[]) IS
+'Locks the intents of keys that are planned; gives back, and leaves out, those that somebody else has.';
+
+CREATE FUNCTION rsvp_sync._intents_being_made(of_source bigint, keys text[])
+RETURNS text[]
+LANGUAGE C VOLATILE STRICT
+AS 'MODULE_PATHNAME', 'rsvp_sync_intents_being_made';
+COMMENT ON FUNCTION rsvp_sync._intents_being_made(bigint, text[]) IS
+'Of these keys those whose intent is being inserted by a transaction under way.';
+
+CREATE FUNCTION rsvp_sync._give_back(of_source bigint, keys text[])
+RETURNS void
+LANGUAGE sql VOLATILE
+SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET enable_bitmapscan = off
+AS $$
+UPDATE rsvp_sync._queue q SET lease = NULL,
+	due_at = now() + interval '50 milliseconds'
+WHERE q.source_id = of_source AND q.key = ANY (keys)
+$$;
+COMMENT ON FUNCTION rsvp_sync._give_back(bigint, text[]) IS
+'Has leased keys looked at again in a moment; no try is used up.';
+
+/* A record that changes hands concerns another intent, too. */
+CREATE FUNCTION rsvp_sync._hold_partners(of_source bigint,
+	es rsvp_sync._evaluation[])
+RETURNS rsvp_sync._evaluation[]
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
+AS $$
+DECLARE
+	partners integer;
+	alone text[];
+BEGIN
+	SELECT count(*) INTO partners FROM unnest(es) e
+	WHERE e.from_key IS NOT NULL OR (e.d).action = 'handover';
+	IF partners = 0 THEN
+		RETURN es;
+	END IF;
+	WITH pair AS MATERIALIZED (
+		SELECT e.key, CASE WHEN (e.d).action = 'handover' THEN e.heir_source
+				ELSE e.from_source END AS partner_source,
+			CASE WHEN (e.d).action = 'handover' THEN e.heir_key
+				ELSE e.from_key END AS partner_key
+		FROM unnest(es) e
+		WHERE e.from_key IS NOT NULL OR (e.d).action = 'handover'
+	), held AS MATERIALIZED (
+		SELECT i.source_id, i.key FROM pair p
+		CROSS JOIN LATERAL (SELECT n.source_id, n.key FROM rsvp_sync._intent n
+			WHERE n.source_id = p.partner_source AND n.key = p.partner_key
+			FOR NO KEY UPDATE SKIP LOCKED) i
+	)
+	SELECT coalesce(array_agg(p.key), '{}') INTO alone FROM pair p
+	WHERE NOT EXISTS (SELECT FROM held h
+		WHERE h.source_id = p.partner_source AND h.key = p.partner_key);
+	IF alone = '{}' THEN
+		RETURN es;
+	END IF;
+	PERFORM rsvp_sync._give_back(of_source, alone);
+	RETURN ARRAY(SELECT e FROM unnest(es) e WHERE e.key <> ALL (alone));
+END
+$$;
+COMMENT ON FUNCTION rsvp_sync._hold_partners(bigint, rsvp_sync._evaluation[]) IS
+'Locks the intents that a batch''s records come from or go to; gives back the keys for which that cannot be done now.';
+
+/*
  * Plan leased keys, record the decisions, and hand out the network's part.
  * The caller commits before anything is sent.
  *
@@ -624,13 +741,15 @@ DECLARE
 	work rsvp_sync._work[];
 	rehearsal boolean := current_setting('rsvp_sync.mode') = 'dry_run';
 BEGIN
+	keys := rsvp_sync._hold_intents(of_source, keys);
 	SELECT array_agg(e) INTO es
 	FROM rsvp_sync._evaluate(of_source, keys, false) e;
 	IF rsvp_sync._find_credentials(of_source, es) THEN
 		SELECT array_agg(e) INTO es
 		FROM rsvp_sync._evaluate(of_source, keys, false) e;
 	END IF;
-	es := rsvp_sync._in_turn(of_source, es);
+	es := rsvp_sync._in_turn(of_source, rsvp_sync._hold_partners(of_source,
+		es));
 	es := rsvp_sync._brake(of_source, es);
 	PERFORM rsvp_sync._take_over(of_source, es);
 	IF NOT rehearsal THEN
@@ -817,7 +936,8 @@ BEGIN
 	/* This key leaves; the other one goes on with its record. */
 	UPDATE rsvp_sync._intent h SET bond = i.bond, rkey = i.rkey,
 		wrote = i.wrote, base_local = i.base_local, base_cid = i.base_cid,
-		record_created_at = i.record_created_at
+		record_created_at = i.record_created_at,
+		heard_cid = i.heard_cid, heard_status = i.heard_status
 	FROM unnest(es) e
 	JOIN rsvp_sync._intent i ON i.source_id = of_source AND i.key = e.key
 	WHERE (e.d).action = 'handover'
@@ -843,6 +963,8 @@ DECLARE
 	/* Approved until it is done, whatever it has to wait for. */
 	withdrawing text[] := ARRAY(SELECT e.key FROM unnest(es) e
 		WHERE (e.d).withdraws);
+	takers text[] := ARRAY(SELECT e.key FROM unnest(es) e
+		WHERE e.from_key IS NOT NULL);
 	/* No record key is known yet: the one of the call is new. */
 	minted text[] := ARRAY(SELECT e.key FROM unnest(es) e
 		WHERE (e.d).rkey IS NULL AND e.rkey IS NULL);
@@ -861,8 +983,8 @@ BEGIN
 
 	INSERT INTO rsvp_sync._intent AS i (source_id, key, did, event_uri, live,
 		local, local_at, first_local, bond, wrote, rkey, record_created_at,
-		base_local, base_cid, sent_cids, sent_local, doubt,
-		state, reason_code, reason, writeback, writeback_at)
+		base_local, base_cid, sent_cids, sent_local, doubt, heard_cid,
+		heard_status, state, reason_code, reason, writeback, writeback_at)
 	SELECT of_source, e.key, e.did, e.event_uri, (e.d).live, (e.s).local,
 		e.local_at, coalesce((e.s).first_local, (e.s).local),
 		CASE WHEN (e.d).action <> 'handover' THEN (e.d).bond END,
@@ -873,6 +995,8 @@ BEGIN
 			ELSE sent.cids || w.cid END,
 		CASE WHEN w.key IS NULL THEN (e.s).sent_local ELSE w.sent_local END,
 		(e.s).doubt AND NOT (e.d).confirmed OR w.key IS NOT NULL,
+		CASE WHEN (e.s).remote_sent THEN (e.s).remote_cid END,
+		CASE WHEN (e.s).remote_sent THEN (e.s).remote_status END,
 		c.state, c.code, CASE c.code
 			WHEN 'withheld' THEN coalesce((e.d).reason_code, 'withheld')
 			WHEN 'unmapped_status'
@@ -903,6 +1027,17 @@ BEGIN
 		base_local = excluded.base_local, base_cid = excluded.base_cid,
 		sent_cids = excluded.sent_cids, sent_local = excluded.sent_local,
 		doubt = excluded.doubt,
+		/* What it has of another key, it has with what that one heard. */
+		heard_cid = CASE WHEN excluded.heard_cid IS NOT NULL
+				OR excluded.key = ANY (takers)
+				OR (i.did, i.event_uri) IS DISTINCT FROM
+					(excluded.did, excluded.event_uri)
+			THEN excluded.heard_cid ELSE i.heard_cid END,
+		heard_status = CASE WHEN excluded.heard_cid IS NOT NULL
+				OR excluded.key = ANY (takers)
+				OR (i.did, i.event_uri) IS DISTINCT FROM
+					(excluded.did, excluded.event_uri)
+			THEN excluded.heard_status ELSE i.heard_status END,
 		truncated = i.truncated AND NOT excluded.live,
 		approved = i.approved AND (excluded.state = 'held'
 			OR excluded.key = ANY (withdrawing)),
