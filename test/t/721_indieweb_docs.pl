@@ -63,10 +63,34 @@ is $pg->safe_psql('app', $form), 'maybe', 'the form';
 
 SKIP: {
 	skip 'process_external_rsvp() is not there yet', 1 if $pg->safe_psql('app', q{SELECT count(*) FROM pg_proc WHERE pronamespace = 'rsvp_sync'::regnamespace AND proname IN ('process_external_rsvp', 'delete_external_rsvp')}) < 2;
-	my $accept = json({ type => 'Accept', id => 'https://b.example/1', actor => 'https://b.example/', object => 'https://nowhere.example/1' });
-	my $undo = json({ type => 'Undo', actor => 'https://b.example/', object => 'https://b.example/1' });
-	is $pg->safe_psql('app', "$inbox\nEXECUTE inbox('{\"type\": \"Like\"}')"), '', 'the inbox: what is no RSVP does nothing';
-	ok from_json($pg->safe_psql('app', "$inbox\nEXECUTE inbox('$_')"))->{success}, '... one that concerns nothing here is fine' for $accept, $undo;
+	$pg->safe_psql('app', <<'SQL');
+CREATE FUNCTION app.answer(did text, event_uri text, status text, rsvp jsonb) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+	of_event int := (SELECT e.id FROM app.events e WHERE e.url = event_uri);
+BEGIN
+	IF of_event IS NULL THEN RETURN NULL; END IF;
+	INSERT INTO app.members VALUES (7, did, did) ON CONFLICT DO NOTHING;
+	INSERT INTO app.rsvps VALUES (7, 7, of_event, 'yes') ON CONFLICT DO NOTHING;
+	UPDATE app.rsvps r SET answer = CASE answer.status WHEN 'going' THEN 'yes' WHEN 'interested' THEN 'maybe' ELSE 'no' END WHERE r.id = 7;
+	RETURN 7;
+END
+$$;
+SELECT rsvp_sync.attach('app.rsvps', apply => 'app.answer(text, text, text, jsonb)');
+SQL
+	my $answer = sub { my ($type, $n, %more) = @_; return json({ type => $type, id => "https://b.example/$n", actor => 'https://b.example/', object => 'https://events.example.com/1', published => "2026-02-0${n}T00:00:00Z", %more }) };
+	my $get = sub { return $pg->safe_psql('app', "$inbox\nEXECUTE inbox('$_[0]')") };
+	my $word = sub { return $pg->safe_psql('app', 'SELECT m.name, r.answer FROM app.rsvps r JOIN app.members m ON m.id = r.member_id WHERE r.id = 7') };
+	is $get->($_), '', 'the inbox: what is no RSVP does nothing' for json({ type => 'Like' }), $answer->('Accept', 1, object => { type => 'Follow' }), $answer->('Accept', 1, id => undef);
+	my $unknown = $get->($answer->('Accept', 1, object => 'https://nowhere.example/1'));
+	is from_json($unknown)->{action}, 'parked', '... one for an unknown event is kept' or diag $unknown;
+	is $word->(), '', '... and nothing happens';
+	$get->($answer->('Accept', 2));
+	is $word->(), 'https://b.example/|yes', '... an Accept: he comes';
+	$get->($answer->('TentativeAccept', 3));
+	is $word->(), 'https://b.example/|maybe', '... another answer';
+	$get->($answer->('Undo', 4, object => from_json($answer->('TentativeAccept', 3))));
+	isnt $word->(), 'https://b.example/|maybe', '... which he takes back';
+	$pg->safe_psql('app', 'DELETE FROM app.rsvps WHERE id = 7');
 }
 
 # --- Express
