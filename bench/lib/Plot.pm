@@ -13,7 +13,7 @@ use warnings;
 
 use Exporter qw(import);
 use List::Util qw(max min);
-use POSIX ();
+use Bench qw(thousands);
 
 our @EXPORT = qw(bars lines targets);
 
@@ -57,9 +57,7 @@ sub write_svg {
 sub number {
 	my ($n) = @_;
 	return sprintf '%.3g', $n if abs($n) < 100;
-	my $text = sprintf '%.0f', $n;
-	1 while $text =~ s/^(\d+)(\d{3})/$1,$2/;
-	return $text;
+	return thousands(sprintf '%.0f', $n);
 }
 
 # rows: [name, value, kind]; kind: ours, other, bound
@@ -67,7 +65,7 @@ sub bars {
 	my ($file, %opt) = @_;
 	my @rows = @{ $opt{rows} };
 	my ($left, $right) = (230, 110);
-	my $most = max(map { $_->[1] } @rows) || 1;
+	my $most = max(map { $_->[1] // 0 } @rows) || 1;
 	my ($y, $body) = (44, '');
 	for my $row (@rows) {
 		my ($name, $value, $kind) = @$row;
