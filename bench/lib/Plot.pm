@@ -100,7 +100,7 @@ sub lines {
 		$body .= sprintf qq{<polyline points="%s" fill="none" stroke="%s" stroke-width="2.5"/>\n}, join(' ', map { sprintf '%.1f,%.1f', @$_ } @at), $colour;
 		$body .= text($at[-1][0] + 8, $at[-1][1] + ($name eq ($opt{ours} // '') ? -2 : 12), $name, colour => $colour);
 	}
-	$body .= text($left, $top + $h + 24, $opt{x}, size => 12) . text(16, $top - 6, $opt{unit}, size => 12);
+	$body .= text($left, $top + $h + 24, $opt{x}, size => 12) . text(16, $top - 14, $opt{unit}, size => 12);
 	write_svg($file, $top + $h + 40, $opt{title}, $body);
 	return;
 }
