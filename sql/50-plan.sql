@@ -130,10 +130,7 @@ COMMENT ON FUNCTION rsvp_sync._subject_uri(jsonb) IS
 
 CREATE FUNCTION rsvp_sync._datetime(at timestamptz) RETURNS text
 LANGUAGE sql STABLE STRICT PARALLEL SAFE
-SET search_path = pg_catalog, pg_temp
-AS $$
-SELECT to_char(at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"')
-$$;
+RETURN to_char(at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"');
 COMMENT ON FUNCTION rsvp_sync._datetime(timestamptz) IS
 'A datetime as AT Protocol records have it: UTC, milliseconds.';
 
@@ -558,12 +555,15 @@ $$;
 COMMENT ON FUNCTION rsvp_sync._evaluate(bigint, text[], boolean) IS
 'Situation and decision of these keys of a source (NULL: all). all_listed: take every account''s records for current.';
 
-/* How a key stands once its decision is recorded. */
-CREATE FUNCTION rsvp_sync._standing(e rsvp_sync._evaluation,
-	OUT state text, OUT code text)
-LANGUAGE sql IMMUTABLE
-SET search_path = pg_catalog, pg_temp
-AS $$
+/*
+ * How a key stands once its decision is recorded.  Bodies like this one are
+ * bound to what they name when they are made, whatever the search_path, and
+ * become part of the query that calls them.
+ */
+CREATE FUNCTION rsvp_sync._standing(e rsvp_sync._evaluation)
+RETURNS TABLE (state text, code text)
+LANGUAGE sql IMMUTABLE ROWS 1
+BEGIN ATOMIC
 SELECT CASE
 		WHEN (e.d).state IS NOT NULL THEN (e.d).state
 		WHEN (e.d).action <> 'none' OR e.old_state = 'done'
@@ -581,7 +581,7 @@ SELECT CASE
 		THEN coalesce(e.old_reason_code, 'queued')
 		/* They were left to differ, by the key that had the record before. */
 		WHEN (e.d).bond IS NOT NULL THEN 'remote_newer'
-		ELSE 'not_backfilled' END
-$$;
+		ELSE 'not_backfilled' END;
+END;
 COMMENT ON FUNCTION rsvp_sync._standing(rsvp_sync._evaluation) IS
 'State and reason code of a key once its decision is recorded.';

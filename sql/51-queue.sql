@@ -621,17 +621,14 @@ CREATE TYPE rsvp_sync._work AS (
 CREATE FUNCTION rsvp_sync._rsvp_record(old_record jsonb, event_uri text,
 	event_cid text, value text, created_at text)
 RETURNS jsonb
-LANGUAGE sql IMMUTABLE
-SET search_path = pg_catalog, pg_temp
-AS $$
-SELECT coalesce(old_record, '{}') || jsonb_build_object(
+LANGUAGE sql STABLE
+RETURN coalesce(old_record, '{}') || jsonb_build_object(
 	'$type', 'community.lexicon.calendar.rsvp',
 	'subject', CASE WHEN jsonb_typeof(old_record -> 'subject') = 'object'
 		THEN old_record -> 'subject' ELSE '{}' END
 		|| jsonb_build_object('uri', event_uri, 'cid', event_cid),
 	'status', 'community.lexicon.calendar.rsvp#' || value,
-	'createdAt', created_at)
-$$;
+	'createdAt', created_at);
 COMMENT ON FUNCTION rsvp_sync._rsvp_record(jsonb, text, text, text, text) IS
 'The record to write, over what is there: unknown fields stay. Lexicon community.lexicon.calendar.rsvp.';
 

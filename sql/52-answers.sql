@@ -254,8 +254,7 @@ BEGIN
 		status, uri, cid)
 	SELECT w_source, w.key, w.did, 'put', 'ok',
 		split_part(w.record::json ->> 'status', '#', 2),
-		'at://' || w.did || '/community.lexicon.calendar.rsvp/' || w.rkey,
-		w.cid
+		rsvp_sync._rsvp_uri(w.did, w.rkey), w.cid
 	FROM unnest(keys, dids, rkeys, records, cids)
 		w (key, did, rkey, record, cid);
 	UPDATE rsvp_sync._identity i
@@ -280,10 +279,7 @@ COMMENT ON FUNCTION rsvp_sync._puts_done(bigint, text[], text[], text[], text[],
 
 CREATE FUNCTION rsvp_sync._rsvp_uri(of_did text, of_rkey text) RETURNS text
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
-SET search_path = pg_catalog, pg_temp
-AS $$
-SELECT 'at://' || of_did || '/community.lexicon.calendar.rsvp/' || of_rkey
-$$;
+RETURN 'at://' || of_did || '/community.lexicon.calendar.rsvp/' || of_rkey;
 COMMENT ON FUNCTION rsvp_sync._rsvp_uri(text, text) IS
 'at-uri of an RSVP record.';
 
@@ -303,9 +299,7 @@ AS $$
 BEGIN
 	RETURN QUERY
 	SELECT i.source_id, i.key, s.attendance, s.search_path,
-		CASE WHEN i.bond IS NOT NULL
-			THEN 'at://' || i.did || '/community.lexicon.calendar.rsvp/' || i.rkey
-			END,
+		CASE WHEN i.bond IS NOT NULL THEN rsvp_sync._rsvp_uri(i.did, i.rkey) END,
 		i.base_cid, i.rkey, i.synced_at, (extract(epoch FROM clock_timestamp()
 			- i.writeback_at) * 1000)::bigint, s.detaching
 	FROM (SELECT s.source_id, s.attendance::oid, s.search_path,
