@@ -168,8 +168,7 @@ CREATE TABLE rsvp_sync._observed (
 	heard_by bigint[],				-- sources that were told of this version; NULL: all
 	PRIMARY KEY (did, rkey)
 );
-CREATE INDEX _observed_slot ON rsvp_sync._observed (did, event_uri);
-CREATE INDEX _observed_event ON rsvp_sync._observed (event_uri);
+CREATE INDEX _observed_slot ON rsvp_sync._observed (event_uri, did);
 
 /*
  * Records, or their deletions, that are known and not applied yet.

@@ -291,7 +291,7 @@ BEGIN
 		CASE WHEN of_key IS NOT NULL THEN ARRAY[of_key] END, true) e
 	CROSS JOIN LATERAL (SELECT CASE
 		WHEN (e.d).action IN ('put', 'delete', 'read') THEN NULL
-		ELSE (rsvp_sync._standing(e)).code END AS code) x
+		ELSE (SELECT c.code FROM rsvp_sync._standing(e) c) END AS code) x
 	ORDER BY e.key;
 END
 $$;
