@@ -15,7 +15,8 @@ AS $$
 		WHERE i.indrelid = relation AND i.indisvalid
 			AND (i.indpred IS NULL OR pg_get_expr(i.indpred, i.indrelid)
 				= format('(%s IS NOT NULL)', expression))
-			AND pg_get_indexdef(i.indexrelid, 1, false) = expression)
+			AND pg_get_indexdef(i.indexrelid, 1, false)
+				IN (expression, format('(%s)', expression)))
 $$;
 REVOKE ALL ON FUNCTION rsvp_sync._is_indexed(oid, text) FROM PUBLIC;
 COMMENT ON FUNCTION rsvp_sync._is_indexed(oid, text) IS

@@ -365,11 +365,13 @@ SELECT is(advice(), NULL, 'once they are there it is content');
 ALTER TABLE snake.events RENAME source_id TO "Source Id";
 SELECT is(advice(), NULL, 'under whatever name');
 ANALYZE snake.users, snake.events;
+CREATE FUNCTION scans() RETURNS bigint LANGUAGE sql AS $$
+	SELECT pg_stat_get_xact_numscans('snake.users'::regclass) + pg_stat_get_xact_numscans('snake.events'::regclass) $$;
 BEGIN;
+SELECT scans() AS scans \gset
 SELECT is(batch(:snake, '{did:plc:n7,did:plc:n8,did:plc:n9}', ARRAY[uri(10), uri(2000), uri(99)],
 	'{going,going,going}'), 'confirmed,confirmed,unknown', 'apply with them');
-SELECT is(pg_stat_get_xact_numscans('snake.users'::regclass) + pg_stat_get_xact_numscans('snake.events'::regclass),
-	0::bigint, 'reads no table as a whole');
+SELECT is(scans() - :scans, 0::bigint, 'reads no table as a whole');
 COMMIT;
 
 -- The schema changes: renames are followed, spare columns may go, needed ones
