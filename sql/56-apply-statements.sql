@@ -369,9 +369,10 @@ COMMENT ON FUNCTION rsvp_sync._find_own_events(jsonb) IS
 
 /*
  * By where it was imported from: the record's did and key, or the source's
- * id or url.  A source of NULL is any.
+ * id; what is no at-uri by the source's id or url.  A source of NULL is any.
  */
-CREATE FUNCTION rsvp_sync._find_imported_events(shape jsonb) RETURNS text
+CREATE FUNCTION rsvp_sync._find_imported_events(shape jsonb, records boolean)
+RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
@@ -398,10 +399,11 @@ BEGIN
 			'%s = q.uri AND lower(%2$s::text)'
 			' = coalesce(q.source, lower(%2$s::text))'),
 		(3, rsvp_sync._spare_column('e', rel, more -> 'source_url'),
-			'%s = q.uri AND q.uri NOT LIKE ''at://%%'''
-			' AND lower(%2$s::text) = coalesce(q.source, lower(%2$s::text))')
+			'%s = q.uri AND lower(%2$s::text)'
+			' = coalesce(q.source, lower(%2$s::text))')
 		) AS b (how, col, condition)
-	WHERE type IS NOT NULL AND b.col IS NOT NULL;
+	WHERE type IS NOT NULL AND b.col IS NOT NULL
+		AND b.how <> CASE WHEN records THEN 3 ELSE 1 END;
 	IF branches IS NULL THEN
 		RETURN NULL;
 	END IF;
@@ -413,8 +415,8 @@ BEGIN
 		' ORDER BY f.n, f.how, f.ref', branches);
 END
 $$;
-REVOKE ALL ON FUNCTION rsvp_sync._find_imported_events(jsonb) FROM PUBLIC;
-COMMENT ON FUNCTION rsvp_sync._find_imported_events(jsonb) IS
+REVOKE ALL ON FUNCTION rsvp_sync._find_imported_events(jsonb, boolean) FROM PUBLIC;
+COMMENT ON FUNCTION rsvp_sync._find_imported_events(jsonb, boolean) IS
 'private: SELECT of events by where they were imported from: $1 uris, $2 sources; NULL if there are no such columns';
 
 CREATE FUNCTION rsvp_sync._user_facts(shape jsonb, OUT ref text,

@@ -40,8 +40,9 @@
 #define MAX_TIMEOUTS 3
 
 static const char *const step_names[APPLY_STEPS] = {
-	"function", "own_events", "imported_events", "identity", "users",
-	"create_users", "members", "attendance", "count", "update", "insert"
+	"function", "own_events", "imported_events", "foreign_events",
+	"identity", "users", "create_users", "members", "attendance", "count",
+	"update", "insert"
 };
 
 static HTAB *sources = NULL;

@@ -221,9 +221,21 @@ changed_meanwhile(const char *what)
  */
 
 static bool
-event_unknown(const ApplyItem *item)
+is_record(const ApplyItem *item)
 {
-	return item->event == NULL;
+	return strncmp(item->uri, "at://", 5) == 0;
+}
+
+static bool
+unknown_record(const ApplyItem *item)
+{
+	return item->event == NULL && is_record(item);
+}
+
+static bool
+unknown_page(const ApplyItem *item)
+{
+	return item->event == NULL && !is_record(item);
 }
 
 static bool
@@ -233,9 +245,9 @@ event_known(const ApplyItem *item)
 }
 
 static void
-find_events(const ApplyBatch *batch, ApplyStep step)
+find_events(const ApplyBatch *batch, ApplyStep step, Pick wanted)
 {
-	ApplyBatch	some = pick(batch, event_unknown);
+	ApplyBatch	some = pick(batch, wanted);
 	Datum		args[2];
 
 	if (some.n == 0 || some.source->steps[step].sql == NULL)
@@ -261,8 +273,9 @@ find_events(const ApplyBatch *batch, ApplyStep step)
 void
 apply_find_events(ApplyBatch *batch)
 {
-	find_events(batch, STEP_OWN_EVENTS);
-	find_events(batch, STEP_IMPORTED_EVENTS);
+	find_events(batch, STEP_OWN_EVENTS, unknown_record);
+	find_events(batch, STEP_IMPORTED_EVENTS, unknown_record);
+	find_events(batch, STEP_FOREIGN_EVENTS, unknown_page);
 }
 
 /*
