@@ -388,7 +388,8 @@ BEGIN
 			rsvp_sync._live_relation(rel), format(b.condition, b.col, type),
 			concat_ws(' AND ',
 				rsvp_sync._event_is_public(shape),
-				'nullif(' || own || '::text, '''') IS NULL')),
+				CASE WHEN records THEN
+					'nullif(' || own || '::text, '''') IS NULL' END)),
 		' UNION ALL ' ORDER BY b.how) INTO branches
 	FROM (VALUES
 		(1, data, '(%s ->> ''rkey'') = split_part(q.uri, ''/'', 5)'

@@ -31,8 +31,7 @@ INSERT INTO "events" ("id", "name", "startDate", "visibility", "atprotoUri",
 	"requireApproval", "requireGroupMembership", "groupId", "maxAttendees",
 	"allowWaitlist", "sourceType", "sourceId", "sourceUrl")
 SELECT e.id, e.name, '2020-01-01', e.visibility::"events_visibility_enum",
-	CASE WHEN e.source IS NULL THEN
-		'at://did:plc:alice/community.lexicon.calendar.event/' || e.name END,
+	'at://did:plc:alice/community.lexicon.calendar.event/' || e.name,
 	e.approval, e.members, 5, e.max, e.waitlist,
 	e.source::public.event_source_type, e.source_id, e.source_url
 FROM (VALUES
