@@ -442,7 +442,7 @@ AS $$
 	SELECT format('SELECT q.n, %s, %s FROM unnest($1::text[], $2::text[])'
 			' WITH ORDINALITY AS q (did, provider, n)'
 			' JOIN %s i ON %s = q.did JOIN %s u ON %s'
-			' WHERE q.provider = ''bluesky'' AND %s ORDER BY 1, 3, 2',
+			' WHERE q.provider = ''bluesky'' AND %s ORDER BY 1, 2',
 		f.ref, f.shadow, rsvp_sync._live_relation(t.i -> 'rel'),
 		rsvp_sync._live_column('i', t.i -> 'rel', t.i -> 'did'),
 		rsvp_sync._live_relation(t.u -> 'rel'),
@@ -489,7 +489,7 @@ BEGIN
 		' unnest($1::text[], $2::text[])'
 		' WITH ORDINALITY AS d (did, provider, n))'
 		' SELECT f.n, f.ref, f.shadow FROM (%s) AS f (n, how, ref, shadow)'
-		' ORDER BY f.n, f.shadow, f.how, f.ref', branches);
+		' ORDER BY f.n, f.how, f.ref', branches);
 END
 $$;
 REVOKE ALL ON FUNCTION rsvp_sync._find_users(jsonb) FROM PUBLIC;

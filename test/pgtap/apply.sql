@@ -283,8 +283,8 @@ BEGIN
 	CREATE TEMP TABLE answer ON COMMIT DROP AS
 		SELECT * FROM rsvp_sync._apply(source, dids, events, statuses,
 			array_fill(NULL::text, ARRAY[cardinality(dids)]));
-	SELECT string_agg(coalesce(r.code, nullif(a.status, ''), r.key, 'unknown'),
-		',' ORDER BY r.n) INTO said
+	SELECT string_agg(coalesce(r.code || r.key || ' and a key', r.code,
+		nullif(a.status, ''), r.key, 'unknown'), ',' ORDER BY r.n) INTO said
 	FROM answer r LEFT JOIN att a ON a.key = r.key;
 	DROP TABLE answer;
 	RETURN said;

@@ -1,7 +1,8 @@
 -- Apply by the application's own function: what attach() asks of it, what its
 -- answers mean, and that whatever it tries it does as the table's owner.
 -- Likewise what a hostile owner hangs on a recognised table.  No network, no
--- worker.
+-- worker.  Run from the top of the tree.
+\set page `cat docs/attach.md`
 \set ON_ERROR_STOP on
 SET client_min_messages = warning;
 CREATE EXTENSION IF NOT EXISTS rsvp_sync;
@@ -194,5 +195,23 @@ SET search_path = public;
 SELECT is(apply(:own, '{did:plc:a}', '{at://did:plc:club/e}', '{going}'), 'mine', 'a function beside a recognised schema');
 SELECT is(array_agg(coalesce(event_key, '?') ORDER BY event_key), '{1,?}', 'events may be known to either')
 FROM rsvp_sync._known_events(:own, '{at://did:plc:club/e,at://x}');
+
+-- The example of docs/attach.md
+SET ROLE regress_apply_owner;
+CREATE SCHEMA app;
+CREATE TABLE app.meetings (id bigint PRIMARY KEY, at_uri text UNIQUE, is_open boolean);
+CREATE TABLE app.guests (id bigserial PRIMARY KEY, did text UNIQUE, name text);
+CREATE TABLE app.seats (id bigserial PRIMARY KEY, meeting_id bigint REFERENCES app.meetings,
+	guest_id bigint REFERENCES app.guests, answer text, UNIQUE (meeting_id, guest_id));
+INSERT INTO app.meetings VALUES (1, 'at://did:plc:club/e', true), (2, 'at://did:plc:club/f', false);
+SELECT substring(:'page' FROM E'```sql\n(CREATE FUNCTION app\\.take_rsvp.*?)```') AS example \gset
+:example
+RESET ROLE;
+SELECT source_id AS example FROM rsvp_sync._source WHERE attendance = 'app.seats'::regclass \gset
+SELECT is(apply(:example, '{did:plc:a,did:plc:a,did:plc:b,did:plc:a,did:plc:c}',
+	'{at://did:plc:club/e,at://did:plc:club/f,at://did:plc:club/e,at://did:plc:club/e,at://did:plc:club/e}',
+	'{going,going,interested,NULL,notgoing}'), '1, unknown, 2, 1, ', 'the example of the documentation');
+SELECT is(array_agg(d.did || ' ' || d.status ORDER BY d.key), '{did:plc:a no,did:plc:b perhaps}', 'does what it says')
+FROM rsvp_sync._desired(:example, NULL) d;
 
 SELECT * FROM finish();

@@ -223,6 +223,10 @@ RESET ROLE;
 SELECT alike(apply('did:plc:max', 'at://did:plc:carol/community.lexicon.calendar.event/3lqwertyui2k2', 'going'), '22023 the application has no status for "going"%',
 	'a map by which nothing means going');
 SELECT is(follow('did:plc:alice', 'approval', 1, NULL, 'interested'), 'maybe', 'waitlist is never what somebody answers');
+SET ROLE regress_apply_openmeet;
+SELECT rsvp_sync.attach('"eventAttendees"', options => '{"status_map": {"confirmed": "going", "rejected": "notgoing"}}');
+RESET ROLE;
+SELECT is(follow('did:plc:alice', 'web', 1, 'rejected'), 'rejected', 'a refusal is one, whatever it is published as');
 
 -- What cannot be filled in
 SET ROLE regress_apply_openmeet;
