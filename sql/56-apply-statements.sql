@@ -685,7 +685,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
 AS $$
 	SELECT format('SELECT q.n, (SELECT count(*) FROM %s a WHERE %s'
 			' AND %s = ''going'') FROM unnest($1::text[])'
-			' WITH ORDINALITY AS q (ev, n)',
+			' WITH ORDINALITY AS q (ev, n) ORDER BY 1',
 		rsvp_sync._live_relation(t.a),
 		rsvp_sync._ref_match('a', t.a, shape #> '{event,via}', 'q.ev'),
 		rsvp_sync._meaning(rsvp_sync._live_column('a', t.a, shape -> 'status')

@@ -268,6 +268,7 @@ find_events(const ApplyBatch *batch, ApplyStep step, Pick wanted)
 		item->room = result_int(r, 6);
 		item->gate.has_waitlist = result_bool(r, 7);
 	}
+	SPI_freetuptable(SPI_tuptable);
 }
 
 void
@@ -310,6 +311,7 @@ find_users(const ApplyBatch *batch, ApplyStep step)
 		item->user = result(r, 2);
 		item->shadow = shadow;
 	}
+	SPI_freetuptable(SPI_tuptable);
 }
 
 static bool
@@ -516,6 +518,7 @@ find_rows(const ApplyBatch *batch)
 		item->means = answer_of(result(r, 4));
 		item->marked = result_bool(r, 5);
 	}
+	SPI_freetuptable(SPI_tuptable);
 }
 
 /*
@@ -556,6 +559,7 @@ find_members(const ApplyBatch *batch)
 	run_step(some.source, STEP_MEMBERS, 2, args);
 	for (uint64 r = 0; r < SPI_processed; r++)
 		item_of(&some, r)->gate.not_a_member = false;
+	SPI_freetuptable(SPI_tuptable);
 }
 
 static int
@@ -597,6 +601,7 @@ take_places(const ApplyBatch *batch)
 			!item->gate.not_a_member)
 			taken++;
 	}
+	SPI_freetuptable(SPI_tuptable);
 }
 
 /*
@@ -683,6 +688,7 @@ insert_rows(const ApplyBatch *batch)
 	run_step(some.source, STEP_INSERT, 7, args);
 	for (uint64 r = 0; r < SPI_processed; r++)
 		item_of(&some, r)->key = result(r, 2);
+	SPI_freetuptable(SPI_tuptable);
 	if (SPI_processed != some.n)
 		changed_meanwhile("an attendance row could not be created");
 }

@@ -302,6 +302,12 @@ SELECT is(batch(s.source, ARRAY['did:plc:c1', 'did:plc:c1', 'did:plc:c2', 'did:p
 	'cancelled,confirmed,maybe,cancelled',
 	s.schema || ': a stranger several times in a batch, twice for one event')
 FROM sources s;
+SELECT is(batch(s.source, '{did:plc:ann,did:plc:ann}', ARRAY[uri(1), uri(1)], '{notgoing,going}'),
+	'confirmed,confirmed', s.schema || ': twice, the last one counts')
+FROM sources s;
+SELECT is(batch(s.source, '{did:plc:ann,did:plc:ann}', ARRAY[uri(1), uri(1)], '{notgoing,going}'),
+	'confirmed,confirmed', s.schema || ': also of a row that is there')
+FROM sources s;
 SELECT is(count(*), 1::bigint, 'one user') FROM snake.users u
 WHERE u.preferences::text LIKE '%did:plc:c1"%';
 SELECT is((SELECT count(*) FROM rsvp_sync._apply(:snake, '{}', '{}', '{}', '{}')),

@@ -30,7 +30,7 @@ BEGIN
 	END IF;
 	-- Without a path of its own: the one of attach() holds.
 	INSERT INTO note VALUES (concat_ws(' ', current_user,
-		current_setting('search_path'), status, rsvp ->> 'rkey'));
+		replace(current_setting('search_path'), ', pg_temp', ''), status, rsvp ->> 'rkey'));
 	INSERT INTO "Guest" AS g ("club", "person", "meeting", "answer")
 	VALUES ('chess', did, event_uri, coalesce(status, 'withdrawn'))
 	ON CONFLICT ("person", "meeting") DO UPDATE SET "answer" = EXCLUDED."answer"
@@ -124,7 +124,7 @@ BEGIN
 		WHEN 'itself' THEN RETURN (SELECT key FROM rsvp_sync._apply(1, '{}', '{}', '{}', '{}'));
 		ELSE NULL;
 	END CASE;
-	RETURN concat_ws(' ', current_user, current_setting('search_path'), current_setting('row_security'),
+	RETURN concat_ws(' ', current_user, replace(current_setting('search_path'), ', pg_temp', ''), current_setting('row_security'),
 		current_setting('rsvp_sync.skip'));
 END
 $$;
@@ -160,13 +160,27 @@ CREATE CONSTRAINT TRIGGER trap AFTER INSERT ON public.trap DEFERRABLE INITIALLY 
 	FOR EACH ROW EXECUTE FUNCTION public.look();
 RESET ROLE;
 -- As a public function does that runs as its owner
-CREATE FUNCTION public.door(source bigint) RETURNS text LANGUAGE sql SECURITY DEFINER AS
+CREATE FUNCTION public.door(source bigint) RETURNS text LANGUAGE sql SECURITY DEFINER
+	SET search_path = pg_catalog, pg_temp AS
 	$$ SELECT public.apply(source, '{did:plc:a}', '{x}', '{going}') $$;
 BEGIN;
 SET LOCAL ROLE regress_apply_stranger;
 INSERT INTO public.trap VALUES (1);
 SELECT public.door(:source) AS said \gset
 SELECT is(array_agg(who), '{regress_apply_stranger}', 'a stranger''s trigger runs as the stranger') FROM public.seen;
+COMMIT;
+
+-- Nor is a type that somebody has made for his session taken for another.
+CREATE FUNCTION public.steal(pg_catalog.text) RETURNS boolean LANGUAGE plpgsql AS
+	$$ BEGIN INSERT INTO public.seen VALUES (current_user); RETURN true; END $$;
+TRUNCATE public.seen;
+BEGIN;
+SET LOCAL ROLE regress_apply_stranger;
+CREATE DOMAIN pg_temp.text AS pg_catalog.text CHECK (public.steal(VALUE::pg_catalog.text));
+SELECT public.door(:source) AS said \gset
+RESET ROLE;
+DROP DOMAIN pg_temp.text;
+SELECT is(array_agg(DISTINCT who), NULL, 'a temporary type is nobody''s but its maker''s') FROM public.seen;
 COMMIT;
 
 -- A source without an apply function takes nothing in.

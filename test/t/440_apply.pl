@@ -132,6 +132,14 @@ for my $schema (sort keys %schema) {
 	$app->query('ROLLBACK');
 	is rows($schema), '1 maybe, 3 confirmed, 4 confirmed', "$schema: and is left as it is";
 
+	# A table that is locked does not keep us for every row of it
+	$app->query("BEGIN; LOCK TABLE $s->{attendance}");
+	my $begun = time;
+	$said = $us->query("SET lock_timeout = '1s'; " . apply($schema, map { ['did:plc:ann', $_, 'going'] } 1 .. 50));
+	is scalar(() = $said =~ /^\d+\|\|55P03\|/mg), 50, "$schema: a table that is locked fails all";
+	cmp_ok time - $begun, '<', 30, '... but is not waited for fifty times';
+	$app->query('ROLLBACK');
+
 	# A cancel is the user's own: it is no RSVP's error
 	$app->query("BEGIN; SELECT FROM $s->{attendance} FOR UPDATE");
 	like $us->query("SET lock_timeout = 0; SET statement_timeout = '200ms'; " . apply($schema, ['did:plc:ann', 1, 'going'])), qr/^ERROR:  canceling statement due to statement timeout/,
