@@ -523,6 +523,13 @@ BEGIN
 		WHERE jsonb_typeof(rsvp_sync._shape(s) #> '{metadata,0}') = 'number'
 			AND rsvp_sync._metadata_index(s.attendance,
 				(rsvp_sync._shape(s) #>> '{metadata,0}')::smallint) IS NULL;
+		/* Only where RSVPs come in all the time. */
+		RETURN QUERY SELECT 'warning', 'apply_index', called,
+			format('Each batch of RSVPs made elsewhere reads all of %s: no index serves %s.',
+				a.relation, a.expression),
+			rsvp_sync._apply_index_ddl(a.relation, a.expression)
+		FROM rsvp_sync._apply_scans(s) a
+		WHERE current_setting('rsvp_sync.jetstream_url', true) <> '';
 	END IF;
 EXCEPTION WHEN OTHERS THEN
 	RETURN QUERY SELECT 'error', 'source', called, SQLERRM, NULL::text;
