@@ -177,7 +177,7 @@ BEGIN
 		d.local, b.bond, b.kept AND w.wrote,
 		CASE WHEN b.kept THEN w.rkey WHEN b.bond IS NOT NULL THEN m.rkey END,
 		d.local, CASE WHEN b.kept THEN w.remote_cid ELSE m.cid END,
-		m.cid, m.status, 'done', 'from_network',
+		coalesce(m.cid, ''), m.status, 'done', 'from_network',
 		rsvp_sync._reason('from_network'), now(),
 		b.bond IS NOT NULL OR w.bond IS NOT NULL, now()
 	FROM unnest(meetings) m
@@ -230,7 +230,7 @@ BEGIN
 		writeback_at = CASE WHEN i.writeback THEN i.writeback_at
 			ELSE excluded.writeback_at END;
 	/* A row that spoke for the slot, where the application took another. */
-	UPDATE rsvp_sync._intent i SET heard_cid = m.cid,
+	UPDATE rsvp_sync._intent i SET heard_cid = coalesce(m.cid, ''),
 		heard_status = m.status
 	FROM unnest(meetings) m
 	WHERE m.key <> m.taken_key AND i.source_id = src.source_id
@@ -253,7 +253,7 @@ SET enable_seqscan = off SET enable_mergejoin = off SET jit = off
 AS $$
 BEGIN
 	UPDATE rsvp_sync._intent i SET
-		heard_cid = m.cid, heard_status = m.status,
+		heard_cid = coalesce(m.cid, ''), heard_status = m.status,
 		base_local = CASE WHEN settled AND m.local IS NOT DISTINCT FROM
 			coalesce(m.status, 'notgoing') THEN m.local ELSE i.base_local END,
 		base_cid = CASE WHEN settled AND (m.cid IS NULL OR i.rkey = m.rkey
@@ -322,41 +322,41 @@ DECLARE
 	began timestamptz := clock_timestamp();
 	mode text := current_setting('rsvp_sync.mode');
 	meetings rsvp_sync._meeting[];
-	some rsvp_sync._meeting[];
+	chosen rsvp_sync._meeting[];
 	applied rsvp_sync._meeting[];
 BEGIN
 	meetings := rsvp_sync._meet(src, dids, uris, known_uris);
-	some := ARRAY(SELECT m FROM unnest(meetings) m
+	chosen := ARRAY(SELECT m FROM unnest(meetings) m
 		WHERE m.verdict IN ('agree', 'local'));
-	IF some <> '{}' THEN
-		PERFORM rsvp_sync._note_heard(src, some);
+	IF chosen <> '{}' THEN
+		PERFORM rsvp_sync._note_heard(src, chosen);
 	END IF;
-	some := ARRAY(SELECT m FROM unnest(meetings) m
+	chosen := ARRAY(SELECT m FROM unnest(meetings) m
 		WHERE m.verdict = 'verify');
-	IF some <> '{}' THEN
-		PERFORM rsvp_sync._put_off(src, some, 'verify', false, now());
+	IF chosen <> '{}' THEN
+		PERFORM rsvp_sync._put_off(src, chosen, 'verify', false, now());
 	END IF;
-	some := ARRAY(SELECT m FROM unnest(meetings) m
+	chosen := ARRAY(SELECT m FROM unnest(meetings) m
 		WHERE m.verdict IN ('apply', 'cancel'));
-	IF some = '{}' THEN
+	IF chosen = '{}' THEN
 		RETURN meetings;
 	END IF;
 	IF mode <> 'live' OR src.state <> 'active' THEN
-		PERFORM rsvp_sync._put_off(src, some, 'apply', false,
+		PERFORM rsvp_sync._put_off(src, chosen, 'apply', false,
 			now() + interval '10 seconds');
 		IF mode = 'dry_run' THEN
-			PERFORM rsvp_sync._note_applied(src, some, 'dry_run');
+			PERFORM rsvp_sync._note_applied(src, chosen, 'dry_run');
 		END IF;
 		RETURN ARRAY(SELECT m FROM unnest(meetings) m
 				WHERE m.verdict NOT IN ('apply', 'cancel'))
 			|| ARRAY(SELECT ROW(m.did, m.event_uri, m.key, m.local, m.rkey,
 				m.cid, m.status, m.rev, m.source, m.record, m.at, 'put_off',
-				NULL, NULL)::rsvp_sync._meeting FROM unnest(some) m);
+				NULL, NULL)::rsvp_sync._meeting FROM unnest(chosen) m);
 	END IF;
 
-	some := rsvp_sync._apply_meetings(src, some, of_handle);
+	chosen := rsvp_sync._apply_meetings(src, chosen, of_handle);
 	/* '': it knows the event, and needs no row for that. */
-	applied := ARRAY(SELECT m FROM unnest(some) m
+	applied := ARRAY(SELECT m FROM unnest(chosen) m
 		WHERE m.taken_key <> '' AND m.error IS NULL);
 	IF applied <> '{}' THEN
 		PERFORM rsvp_sync._agree_applied(src, applied);
@@ -364,12 +364,12 @@ BEGIN
 		PERFORM rsvp_sync._count_applied(src.tenant, applied,
 			clock_timestamp() - began);
 	END IF;
-	IF cardinality(applied) < cardinality(some) THEN
-		PERFORM rsvp_sync._not_applied(src, ARRAY(SELECT m FROM unnest(some) m
+	IF cardinality(applied) < cardinality(chosen) THEN
+		PERFORM rsvp_sync._not_applied(src, ARRAY(SELECT m FROM unnest(chosen) m
 			WHERE m.taken_key IS NULL OR m.error IS NOT NULL));
 	END IF;
 	RETURN ARRAY(SELECT m FROM unnest(meetings) m
-		WHERE m.verdict NOT IN ('apply', 'cancel')) || some;
+		WHERE m.verdict NOT IN ('apply', 'cancel')) || chosen;
 END
 $$;
 COMMENT ON FUNCTION rsvp_sync._merge_source(rsvp_sync._source, text[], text[], text[], text) IS
