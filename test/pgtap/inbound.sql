@@ -187,7 +187,9 @@ SELECT is(plan(), 'nothing', 'nothing is sent');
 CREATE FUNCTION both_changed(option text, at double precision) RETURNS text LANGUAGE plpgsql AS $$
 DECLARE
 	said text;
+	of_rkey text := (SELECT i.rkey FROM rsvp_sync._intent i WHERE i.did = did(5));
 BEGIN
+	DELETE FROM rsvp_sync._observed WHERE did = did(5);
 	PERFORM rsvp_sync._put_done(i.source_id, i.key, 0, i.did, i.rkey, record(2, 'going'), rsvp_sync.record_cid(record(2, 'going')), rev(-30))
 	FROM rsvp_sync._intent i WHERE i.did = did(5);
 	UPDATE rsvp_sync._observed SET rev = rev(-30), changed_at = now() - interval '30 s' WHERE did = did(5);
@@ -200,7 +202,7 @@ BEGIN
 	UPDATE rsvp_sync._change_log SET changed_at = now() - interval '10 s';
 	PERFORM rsvp_sync._drain(10);
 	UPDATE rsvp_sync._queue SET changed_at = now() - interval '10 s';
-	said := process(5, 2, 'notgoing', (SELECT rkey FROM rsvp_sync._observed WHERE did = did(5) LIMIT 1), at);
+	said := process(5, 2, 'notgoing', of_rkey, at);
 	RETURN concat_ws(' ', said, status(5, 2), plan());
 END $$;
 UPDATE app.attendance SET status = 'confirmed' WHERE id = :row5;
@@ -354,21 +356,44 @@ INSERT INTO rsvp_sync._forgotten (digest) VALUES (sha256(convert_to(did(9), 'UTF
 SELECT is(process(9, 1, 'going', '3mmmmmmmmmmmm', -5), 'ignored', 'who asked to be forgotten');
 SELECT is((SELECT count(*) FROM rsvp_sync._observed WHERE did = did(9)) + (SELECT count(*) FROM rsvp_sync._stranger WHERE did = did(9)), 0::bigint, '... is');
 
--- What is no record
+-- What is no record, to a table with an apply function of its own
+SET ROLE regress_inbound;
+CREATE SCHEMA own;
+CREATE TABLE own.answers (id text PRIMARY KEY, event text, who text, word text);
+CREATE FUNCTION own.take(did text, event_uri text, status text, rsvp jsonb) RETURNS text LANGUAGE sql AS $$
+INSERT INTO own.answers SELECT md5(did || event_uri), event_uri, did, coalesce(status, 'notgoing') WHERE event_uri LIKE '%/e1'
+ON CONFLICT (id) DO UPDATE SET word = excluded.word RETURNING id $$;
+SELECT rsvp_sync.attach('own.answers', 'SELECT id, CASE WHEN who LIKE ''did:%'' THEN who END AS did, event AS event_uri, word AS status FROM own.answers',
+	'own.take(text, text, text, jsonb)', '{"tenant": "two", "status_map": {"going": "going", "interested": "interested", "notgoing": "notgoing"}}');
+RESET ROLE;
+SELECT is(rsvp_sync.process_external_rsvp(payload(1, 1, 'going', '3nnnnnnnnnnnn', -1), 'two') ->> 'action', 'created', 'another tenant, with its own apply function');
+SELECT is((SELECT word FROM own.answers), 'going', '... which was called');
+SELECT is(status(1, 1), 'cancelled', 'rows of the first tenant are as they were');
+SELECT is(rsvp_sync.process_external_rsvp(payload(1, 1, 'going', '3nnnnnnnnnnnn', -1), 'one') ->> 'action', 'updated', '... until it is told, too');
+SELECT is(rsvp_sync.process_external_rsvp(payload(1, 8, 'going', '3ppppppppppppp', -1), 'two') ->> 'action', 'parked', 'its function does not know the event: parked');
+SELECT is((SELECT count(*) FROM rsvp_sync._stranger WHERE event_uri = uri(8)), 1::bigint, '... as a stub');
+SELECT is((SELECT message FROM rsvp_sync.delete_external_rsvp(rsvp(1, '3nnnnnnnnnnnn'), 'bluesky', 'two')), 'Successfully cancelled 1 attendance record(s) using RSVP URI', 'deleted for the second');
+SELECT is((SELECT word FROM own.answers), 'notgoing', '... whose function was told');
+SELECT is(status(1, 1), 'confirmed', '... and not the first');
+SELECT is((SELECT message FROM rsvp_sync.delete_external_rsvp(rsvp(1, '3nnnnnnnnnnnn'), 'bluesky', 'one')), 'Successfully cancelled 1 attendance record(s) using RSVP URI', '... until it is told, too');
+SELECT is(plan(), 'nothing', 'nothing is sent');
 CREATE FUNCTION web(word text, at text, id text DEFAULT 'https://ann.example/1') RETURNS jsonb LANGUAGE sql AS $$
 SELECT rsvp_sync.process_external_rsvp(jsonb_build_object('eventSourceId', uri(1), 'eventSourceType', 'web', 'userDid', 'https://ann.example/', 'userHandle', 'Ann',
-	'status', word, 'timestamp', at, 'sourceId', id), 'one') $$;
+	'status', word, 'timestamp', at, 'sourceId', id), 'two') $$;
 SELECT is(web('going', '2026-01-01T00:00:00Z') ->> 'action', 'created', 'by the web: going');
 SELECT is((SELECT status FROM rsvp_sync.external_rsvp), 'going', '... is in its view');
-SELECT is((SELECT a.status FROM app.attendance a JOIN rsvp_sync.external_rsvp x ON x.attendance_id = a.id::text), 'confirmed', '... and a row');
+SELECT is((SELECT a.word FROM own.answers a JOIN rsvp_sync.external_rsvp x ON x.attendance_id = a.id), 'going', '... and a row');
 SELECT is(web('going', '2026-01-01T00:00:00Z') ->> 'action', 'unchanged', 'again: nothing');
 SELECT is(web('notgoing', '2025-01-01T00:00:00Z') ->> 'action', 'ignored', 'older: nothing');
 SELECT is(web('maybe so', '2026-01-02T00:00:00Z') ->> 'action', 'kept', 'an unknown word: kept');
 SELECT is(web('interested', '2099-01-02T00:00:00Z') ->> 'action', 'updated', 'later: counts');
 SELECT ok((SELECT said_at <= now() FROM rsvp_sync.external_rsvp), '... though not from the future');
 SELECT is(plan(), 'nothing', 'nothing is sent');
-SELECT is((SELECT d::text FROM rsvp_sync.delete_external_rsvp('https://ann.example/2', 'web', 'one') d), '(t,"RSVP not found for deletion - ignoring")', 'an unknown one is deleted: nothing');
-SELECT is((SELECT success FROM rsvp_sync.delete_external_rsvp('https://ann.example/1', 'web', 'one')), true, 'deleted');
-SELECT is((SELECT string_agg(a.status, ',') FROM app.attendance a JOIN app.users u ON u.id = a.user_id WHERE u.preferences #>> '{bluesky,did}' IS NULL), 'cancelled', '... its attendance is cancelled');
+SELECT is((SELECT d::text FROM rsvp_sync.delete_external_rsvp('https://ann.example/2', 'web', 'two') d), '(t,"RSVP not found for deletion - ignoring")', 'an unknown one is deleted: nothing');
+SELECT is((SELECT success FROM rsvp_sync.delete_external_rsvp('https://ann.example/1', 'web', 'two')), true, 'deleted');
+SELECT is((SELECT word FROM own.answers WHERE who LIKE 'https%'), 'notgoing', '... its attendance is cancelled');
+SELECT is(rsvp_sync.process_external_rsvp(payload(1, 1, 'going', 'x', 1) || '{"eventSourceType": "web", "userDid": "https://x.example/"}', 'one') ->> 'action', 'parked',
+	'a table that has no users of this kind: parked');
+SELECT isnt((SELECT last_error FROM rsvp_sync.external_rsvp WHERE author = 'https://x.example/'), NULL, '... with the reason');
 
 SELECT * FROM finish();
