@@ -38,6 +38,7 @@ RETURNS rsvp_sync._meeting[]
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off SET enable_mergejoin = off SET jit = off
+SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
 	intents rsvp_sync._intent[];
@@ -128,6 +129,7 @@ RETURNS rsvp_sync._meeting[]
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off SET jit = off
+SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
 	uris text[] := ARRAY(SELECT m.event_uri FROM unnest(meetings) m);
@@ -141,8 +143,9 @@ BEGIN
 	LEFT JOIN rsvp_sync._apply(src.source_id,
 		ARRAY(SELECT m.did FROM unnest(meetings) m), uris,
 		ARRAY(SELECT m.status FROM unnest(meetings) m),
-		ARRAY(SELECT jsonb_build_object(
-				'uri', rsvp_sync._rsvp_uri(m.did, m.rkey), 'cid', m.cid,
+		ARRAY(SELECT json_build_object(
+				'uri', 'at://' || m.did || '/community.lexicon.calendar.rsvp/'
+					|| m.rkey, 'cid', m.cid,
 				'rkey', m.rkey, 'status', m.status, 'record', m.record,
 				'handle', coalesce(of_handle, (SELECT d.handle
 					FROM rsvp_sync._identity d
@@ -165,6 +168,7 @@ RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off SET enable_mergejoin = off SET jit = off
+SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
 	map jsonb := rsvp_sync._status_map(src.source_id);
@@ -250,6 +254,7 @@ RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off SET enable_mergejoin = off SET jit = off
+SET plan_cache_mode = force_generic_plan
 AS $$
 BEGIN
 	UPDATE rsvp_sync._intent i SET
@@ -406,14 +411,17 @@ COMMENT ON FUNCTION rsvp_sync._not_applied(rsvp_sync._source, rsvp_sync._meeting
 CREATE FUNCTION rsvp_sync._note_applied(src rsvp_sync._source,
 	meetings rsvp_sync._meeting[], what text)
 RETURNS void
-LANGUAGE sql VOLATILE
+LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
-INSERT INTO rsvp_sync._history (source_id, key, did, action, outcome, status,
-	uri, cid)
-SELECT src.source_id, coalesce(m.taken_key, m.key), m.did, 'apply', what,
-	m.status, rsvp_sync._rsvp_uri(m.did, m.rkey), m.cid
-FROM unnest(meetings) m
+BEGIN
+	INSERT INTO rsvp_sync._history (source_id, key, did, action, outcome,
+		status, uri, cid)
+	SELECT src.source_id, coalesce(m.taken_key, m.key), m.did, 'apply', what,
+		m.status, 'at://' || m.did || '/community.lexicon.calendar.rsvp/'
+			|| m.rkey, m.cid
+	FROM unnest(meetings) m;
+END
 $$;
 COMMENT ON FUNCTION rsvp_sync._note_applied(rsvp_sync._source, rsvp_sync._meeting[], text) IS
 'History of what was applied.';
@@ -422,15 +430,17 @@ COMMENT ON FUNCTION rsvp_sync._note_applied(rsvp_sync._source, rsvp_sync._meetin
 CREATE FUNCTION rsvp_sync._count_applied(of_tenant text,
 	meetings rsvp_sync._meeting[], took interval)
 RETURNS void
-LANGUAGE sql VOLATILE
+LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
-SELECT rsvp_sync._count_integration(of_tenant, 'bluesky',
-	count(*) FILTER (WHERE m.cid IS NOT NULL
-		AND m.key IS DISTINCT FROM m.taken_key),
-	count(*) FILTER (WHERE m.cid IS NOT NULL AND m.key = m.taken_key),
-	count(*) FILTER (WHERE m.cid IS NULL), took)
-FROM unnest(meetings) m
+BEGIN
+	PERFORM rsvp_sync._count_integration(of_tenant, 'bluesky',
+		count(*) FILTER (WHERE m.cid IS NOT NULL
+			AND m.key IS DISTINCT FROM m.taken_key),
+		count(*) FILTER (WHERE m.cid IS NOT NULL AND m.key = m.taken_key),
+		count(*) FILTER (WHERE m.cid IS NULL), took)
+	FROM unnest(meetings) m;
+END
 $$;
 COMMENT ON FUNCTION rsvp_sync._count_applied(text, rsvp_sync._meeting[], interval) IS
 'Counts what was applied, for the metrics.';
