@@ -22,6 +22,7 @@ BEGIN
 				'is_record_key', 'is_tid', 'is_datetime', 'is_cid',
 				'parse_at_uri', 'tid_now', 'record_cid',
 				'rsvp_status_map', 'plan', 'classify', '_log_change',
+				'webmention_endpoint', 'parse_h_entry',
 				'_may_see', '_is_all_paused', '_queued_state', '_reason', '_rsvp_uri',
 				'_copied', '_stat_worker']::pg_catalog.name[])
 	LOOP
