@@ -157,6 +157,7 @@ extern dlist_head *lanes_active(void);
 
 /* call.c */
 extern void call_startup(MemoryContext parent);
+extern int	calls_under_way(void);
 extern void start_probes(int64 now);
 
 /* manners.c */

@@ -102,9 +102,7 @@ static Statement compare_later = {
 	"SELECT rsvp_sync._compare_later($1)", 1, {INT8OID}
 };
 static Statement give_back = {
-	"UPDATE rsvp_sync._queue SET lease = NULL"
-	" WHERE source_id OPERATOR(pg_catalog.=) $1"
-	" AND key OPERATOR(pg_catalog.=) ANY ($2)", 2, {INT8OID, TEXTARRAYOID}
+	"SELECT rsvp_sync._give_back($1, $2)", 2, {INT8OID, TEXTARRAYOID}
 };
 static Statement several_wait = {
 	"SELECT pg_catalog.count(*) OPERATOR(pg_catalog.>) 1 FROM"
@@ -160,6 +158,9 @@ static dlist_head planned = DLIST_STATIC_INIT(planned);
 
 /* Is there certainly more to do than the last turn took? */
 static bool more = true;
+
+/* Was this process told something since the last transaction? */
+static bool told = true;
 
 /* When the next turn is due without being told. */
 static TimestampTz wake_at = 0;
@@ -620,6 +621,7 @@ work(void)
 	end_work();
 	MemoryContextReset(turn_context);
 	lane_outcomes_recorded();
+	told = false;
 	writeback_poke();
 	while (!dlist_is_empty(&planned))
 		lane_add(dlist_container(Job, node, dlist_pop_head_node(&planned)));
@@ -675,11 +677,21 @@ is_away(void)
 	return GetCurrentTimestamp() < away_until;
 }
 
+/*
+ * Answers are recorded together while they keep coming in and lanes have other
+ * jobs to go on with; a change that somebody waits for does not wait for that.
+ */
+static bool
+gathering(void)
+{
+	return !told && lane_outcomes_flow();
+}
+
 /* Is there anything that only a transaction can move on? */
 static bool
 work_to_do(void)
 {
-	if (is_away())
+	if (is_away() || gathering())
 		return false;
 	return more || !dlist_is_empty(lane_outcomes()) ||
 		!dlist_is_empty(lane_replans()) || !dlist_is_empty(lane_parked()) ||
@@ -701,7 +713,8 @@ static bool
 wait_for_events(void)
 {
 	TimestampTz now = GetCurrentTimestamp();
-	long		ms = more ? 0 : TimestampDifferenceMilliseconds(now, wake_at);
+	long		ms = gathering() ? 1 : more ? 0 :
+		TimestampDifferenceMilliseconds(now, wake_at);
 	int			events;
 
 	ms = Max(ms, TimestampDifferenceMilliseconds(now, away_until));
@@ -790,20 +803,22 @@ turn(void)
 	harvest();
 	renew_sessions();
 	settle();
+	if (lane_may_go_on())
+		lane_start(sending_now);
 	if (work_to_do())
 		work();
 	settle();
 	lane_start(sending_now);
-	if (writeback_step())
+	if (!gathering() && writeback_step())
 		more = true;
-	rest = is_away() ||
+	rest = is_away() || gathering() ||
 		(dlist_is_empty(lane_outcomes()) && dlist_is_empty(lane_replans()) &&
 		 dlist_is_empty(lane_parked()) &&
 		 lane_credentials_wanted() == NIL && !lane_renewals_wanted());
 	MemoryContextSwitchTo(old);
 	MemoryContextReset(turn_context);
 	if (rest && wait_for_events())
-		more = true;
+		more = told = true;
 	react_to_signals();
 }
 
