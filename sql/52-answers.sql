@@ -5,7 +5,8 @@
 
 /* One record as it is out there; NULL cid: there is none. */
 CREATE FUNCTION rsvp_sync._observe(of_did text, of_rkey text, new_cid text,
-	new_record jsonb, new_rev text, how text, at timestamptz)
+	new_record jsonb, new_rev text, how text, at timestamptz,
+	asked timestamptz DEFAULT NULL)
 RETURNS void
 LANGUAGE sql VOLATILE
 SET search_path = pg_catalog, pg_temp
@@ -29,10 +30,11 @@ ON CONFLICT (did, rkey) DO UPDATE SET
 	heard_by = CASE WHEN o.cid IS NOT DISTINCT FROM excluded.cid
 		THEN o.heard_by END
 /* Something newer may have come by another way meanwhile. */
-WHERE excluded.rev IS NULL OR o.rev IS NULL OR excluded.rev >= o.rev
+WHERE (excluded.rev IS NULL OR o.rev IS NULL OR excluded.rev >= o.rev)
+	AND coalesce(o.seen_at <= asked OR o.source IN ('write', 'list'), true)
 $$;
-COMMENT ON FUNCTION rsvp_sync._observe(text, text, text, jsonb, text, text, timestamptz) IS
-'Records what is known of one RSVP record; NULL cid: known to be absent. Nothing of who asked to be forgotten, nor what is older than what is known.';
+COMMENT ON FUNCTION rsvp_sync._observe(text, text, text, jsonb, text, text, timestamptz, timestamptz) IS
+'Records what is known of one RSVP record; NULL cid: known to be absent. asked: since when it was asked for. Nothing of who asked to be forgotten, nor what is older than what is known.';
 
 /* What was learnt about these slots of an account concerns rows, too. */
 CREATE FUNCTION rsvp_sync._merge_learnt(of_did text, uris text[])
@@ -360,7 +362,7 @@ COMMENT ON FUNCTION rsvp_sync._delete_done(bigint, text, bigint, text, text, tex
  */
 CREATE FUNCTION rsvp_sync._read_done(w_source bigint, w_key text,
 	w_did text, w_rkey text, w_cid text, w_record jsonb,
-	w_pds text DEFAULT NULL)
+	w_pds text DEFAULT NULL, asked timestamptz DEFAULT NULL)
 RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
@@ -371,7 +373,7 @@ BEGIN
 	END IF;
 	PERFORM rsvp_sync._observe(w_did, w_rkey,
 		coalesce(w_cid, rsvp_sync.record_cid(w_record)), w_record, NULL, 'read',
-		coalesce(rsvp_sync._record_time(w_record), now()));
+		coalesce(rsvp_sync._record_time(w_record), now()), asked);
 	/* A deletion whose answer was lost turns out to have been made. */
 	IF w_cid IS NULL AND w_record IS NULL THEN
 		PERFORM rsvp_sync._count_operation(w_source, 'delete', NULL)
@@ -387,12 +389,12 @@ BEGIN
 	WHERE i.source_id = w_source AND i.key = w_key;
 END
 $$;
-COMMENT ON FUNCTION rsvp_sync._read_done(bigint, text, text, text, text, jsonb, text) IS
+COMMENT ON FUNCTION rsvp_sync._read_done(bigint, text, text, text, text, jsonb, text, timestamptz) IS
 'A record was read from its PDS; neither cid nor record: it is not there.';
 
 /* All records of an account, every page. */
 CREATE FUNCTION rsvp_sync._list_done(of_did text, records jsonb,
-	of_pds text DEFAULT NULL)
+	of_pds text DEFAULT NULL, asked timestamptz DEFAULT NULL)
 RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
@@ -414,11 +416,13 @@ BEGIN
 		CONTINUE WHEN r.rkey IS NULL OR r.cid IS NULL;
 		seen := seen || r.rkey;
 		PERFORM rsvp_sync._observe(of_did, r.rkey, r.cid, r.value, NULL,
-			'list', coalesce(rsvp_sync._record_time(r.value), now()));
+			'list', coalesce(rsvp_sync._record_time(r.value), now()), asked);
 	END LOOP;
 	UPDATE rsvp_sync._observed o SET cid = NULL, record = NULL,
 		status = NULL, changed_at = now(), source = 'list', seen_at = now()
-	WHERE o.did = of_did AND o.cid IS NOT NULL AND o.rkey <> ALL (seen);
+	WHERE o.did = of_did AND o.cid IS NOT NULL AND o.rkey <> ALL (seen)
+		AND coalesce(o.seen_at <= asked OR o.source IN ('write', 'list'),
+			true);
 	/* Of an account that has moved, what is missing is not the user's doing. */
 	IF NOT EXISTS (SELECT FROM rsvp_sync._identity i
 		WHERE i.did = of_did AND i.lost_since IS NOT NULL) THEN
@@ -430,7 +434,7 @@ BEGIN
 	PERFORM rsvp_sync._rewind(of_did);
 END
 $$;
-COMMENT ON FUNCTION rsvp_sync._list_done(text, jsonb, text) IS
+COMMENT ON FUNCTION rsvp_sync._list_done(text, jsonb, text, timestamptz) IS
 'The RSVP records of an account, all pages of listRecords; what is not among them is gone.';
 
 CREATE FUNCTION rsvp_sync._event_done(of_uri text, new_cid text)

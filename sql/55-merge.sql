@@ -435,6 +435,44 @@ $$;
 COMMENT ON FUNCTION rsvp_sync._count_applied(text, rsvp_sync._meeting[], interval) IS
 'Counts what was applied, for the metrics.';
 
+CREATE FUNCTION rsvp_sync._in_worker() RETURNS boolean
+LANGUAGE C VOLATILE
+AS 'MODULE_PATHNAME', 'rsvp_sync_in_worker';
+COMMENT ON FUNCTION rsvp_sync._in_worker() IS
+'Is this one of our own processes, and not a session?';
+
+/* A source whose query does not run, or is locked: later. */
+CREATE FUNCTION rsvp_sync._cannot_merge(src rsvp_sync._source, dids text[],
+	uris text[], known_uris text[], message text)
+RETURNS rsvp_sync._meeting[]
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET enable_mergejoin = off
+AS $$
+DECLARE
+	meetings rsvp_sync._meeting[] := ARRAY(
+		SELECT ROW(s.did, s.event_uri, NULL, NULL, o.rkey, o.cid, o.status,
+			o.rev, o.source, NULL, o.changed_at, 'put_off', NULL,
+			message)::rsvp_sync._meeting
+		FROM unnest(dids, uris) s (did, event_uri)
+		LEFT JOIN LATERAL (SELECT r.* FROM rsvp_sync._observed r
+			WHERE r.did = s.did AND r.event_uri = s.event_uri
+			ORDER BY r.changed_at DESC NULLS LAST LIMIT 1) o ON true
+		WHERE s.event_uri = ANY (known_uris)
+			OR EXISTS (SELECT FROM rsvp_sync._intent i
+				WHERE i.did = s.did AND i.event_uri = s.event_uri
+					AND i.source_id = src.source_id));
+BEGIN
+	IF meetings <> '{}' THEN
+		PERFORM rsvp_sync._put_off(src, meetings, 'apply', true,
+			now() + rsvp_sync._backoff(0));
+	END IF;
+	RETURN meetings;
+END
+$$;
+COMMENT ON FUNCTION rsvp_sync._cannot_merge(rsvp_sync._source, text[], text[], text[], text) IS
+'Keeps the slots of a source that could not be merged at all for another try.';
+
 /*
  * Merges slots into all sources that have to do with them (or those given).
  * Nothing is applied twice: what a source has heard of a slot is remembered.
@@ -450,6 +488,7 @@ DECLARE
 	s rsvp_sync._source;
 	meetings rsvp_sync._meeting[];
 	waiting text[] := '{}';
+	known text[];
 BEGIN
 	SELECT array_agg(d.did), array_agg(d.uri) INTO dids, uris
 	FROM (SELECT DISTINCT u.did, u.uri FROM unnest(dids, uris) u (did, uri)
@@ -467,9 +506,20 @@ BEGIN
 	FOR s IN SELECT * FROM rsvp_sync._listeners() l
 		WHERE of_sources IS NULL OR l.source_id = ANY (of_sources)
 	LOOP
-		meetings := rsvp_sync._merge_source(s, dids, uris, ARRAY(
-			SELECT k.uri FROM unnest(known_sources, known_uris)
-				k (source_id, uri) WHERE k.source_id = s.source_id), of_handle);
+		known := ARRAY(SELECT k.uri
+			FROM unnest(known_sources, known_uris) k (source_id, uri)
+			WHERE k.source_id = s.source_id);
+		BEGIN
+			meetings := rsvp_sync._merge_source(s, dids, uris, known,
+				of_handle);
+		EXCEPTION WHEN query_canceled OR OTHERS THEN
+			/* Whoever cancels his own call means it. */
+			IF SQLSTATE = '57014' AND NOT rsvp_sync._in_worker() THEN
+				RAISE;
+			END IF;
+			meetings := rsvp_sync._cannot_merge(s, dids, uris, known,
+				SQLERRM);
+		END;
 		waiting := waiting || ARRAY(SELECT m.did || ' ' || m.event_uri
 			FROM unnest(meetings) m WHERE m.error IS NOT NULL
 				OR m.verdict IN ('put_off', 'verify'));
@@ -589,3 +639,28 @@ WHERE s.source_id = of_source
 $$;
 COMMENT ON FUNCTION rsvp_sync._events_changed(bigint) IS
 'A row that the source''s query depends on changed: an event may be known now.';
+
+/* All of that, where something is due; true: there may be more to do. */
+CREATE FUNCTION rsvp_sync._inbound_work() RETURNS boolean
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	due timestamptz := rsvp_sync._inbound_next_due();
+	more boolean;
+BEGIN
+	IF coalesce(due > now(), true) THEN
+		RETURN false;
+	END IF;
+	more := rsvp_sync._inbound_retry(100) = 100;
+	IF rsvp_sync._external_retry(20) = 20 THEN
+		more := true;
+	END IF;
+	IF rsvp_sync._ask_strangers(1000) THEN
+		more := true;
+	END IF;
+	RETURN more;
+END
+$$;
+COMMENT ON FUNCTION rsvp_sync._inbound_work() IS
+'Some of what was said on the network and is due to be looked at again.';

@@ -28,6 +28,7 @@
 
 #include "compat.h"
 #include "definer.h"
+#include "owner.h"
 
 PG_FUNCTION_INFO_V1(rsvp_sync_process_external_rsvp);
 PG_FUNCTION_INFO_V1(rsvp_sync_delete_external_rsvp);
@@ -42,6 +43,14 @@ Datum
 rsvp_sync_delete_external_rsvp(PG_FUNCTION_ARGS)
 {
 	return definer_call(fcinfo, "_delete_external_rsvp");
+}
+
+/* _in_worker(): are deadlines of our own in force, instead of a session's? */
+PG_FUNCTION_INFO_V1(rsvp_sync_in_worker);
+Datum
+rsvp_sync_in_worker(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_BOOL(owner_arms_deadline);
 }
 
 /*

@@ -135,6 +135,10 @@ static Statement identities_to_verify = {
 static Statement handles_to_check = {
 	"SELECT h.did, h.handle FROM rsvp_sync._handles_to_check() h", 0
 };
+/* What was said on the network and could not be applied then. */
+static Statement inbound_work = {
+	"SELECT rsvp_sync._inbound_work()", 0
+};
 static Statement clock_check = {
 	"SELECT rsvp_sync._clock_check()", 0
 };
@@ -576,6 +580,35 @@ keep_house(void)
 		next = TimestampTzPlusMilliseconds(now, HOUSE_MS);
 }
 
+static void
+run_inbound_work(void *arg)
+{
+	bool		isnull;
+
+	run_statement(&inbound_work, NULL);
+	if (DatumGetBool(SPI_getbinval(SPI_tuptable->vals[0],
+								   SPI_tuptable->tupdesc, 1, &isnull)))
+		more = true;
+}
+
+/* It is application SQL that is run there: its errors are not ours. */
+static void
+apply_inbound(void)
+{
+	static TimestampTz not_before = 0;
+	ErrorData  *error;
+
+	if (GetCurrentTimestamp() < not_before)
+		return;
+	error = guarded(run_inbound_work, NULL);
+	if (error == NULL)
+		return;
+	not_before = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), POLL_MS);
+	ereport(LOG,
+				(errmsg("what was said on the network cannot be applied: %s",
+						error->message)));
+}
+
 /* Have sources for ourselves, or come back later. */
 static bool
 share_sources(void)
@@ -610,6 +643,7 @@ work(void)
 		more = waiting_release() || more;
 		plan_again();
 		verify_identities();
+		apply_inbound();
 		lease_and_plan();
 	}
 	else
