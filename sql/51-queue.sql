@@ -544,6 +544,9 @@ UPDATE rsvp_sync._identity SET looked_at = looked_at - by_how_much,
 WHERE looked_at > now() OR resolved_at > now() OR verify_at > now();
 UPDATE rsvp_sync._event SET read_at = read_at - by_how_much
 WHERE read_at > now();
+UPDATE rsvp_sync._webmention SET due_at = due_at - by_how_much,
+	status_due = status_due - by_how_much
+WHERE due_at > now() OR status_due > now();
 $$;
 COMMENT ON FUNCTION rsvp_sync._clock_set_back(interval) IS
 'Brings forward by this much what is waited for.';
@@ -771,6 +774,7 @@ BEGIN
 	END IF;
 	PERFORM rsvp_sync._record_decisions(of_source, es, work);
 	PERFORM rsvp_sync._count_withdrawals(of_source, work);
+	PERFORM rsvp_sync._note_webmentions(of_source, keys);
 	IF rehearsal THEN
 		PERFORM rsvp_sync._rehearse(of_source, es);
 	END IF;
@@ -1261,6 +1265,8 @@ SELECT NOT EXISTS (SELECT FROM rsvp_sync._queue q
 			AND (i.bond IS NOT NULL OR i.doubt
 				/* The row is told that its record is gone. */
 				OR i.writeback AND i.writeback_failures < 3))
+	AND NOT EXISTS (SELECT FROM rsvp_sync._webmention w
+		WHERE w.source_id = of_source AND w.due_at IS NOT NULL)
 $$;
 COMMENT ON FUNCTION rsvp_sync._is_detached(bigint) IS
 'Is nothing of a source out there any more, and every row told?';
