@@ -16,7 +16,8 @@ my ($attach, $feeds, $deliver, $inbox, $form) = map { $_->{code} } grep { $_->{l
 my ($express) = map { $_->{code} } grep { $_->{language} eq 'js' } @blocks;
 my ($django) = map { $_->{code} } grep { $_->{language} eq 'python' } @blocks;
 
-my $pg = start_server(conf => { 'rsvp_sync.plc_url' => 'http://127.0.0.1:9' });
+# Without a worker, who would tell the events' pages of these answers.
+my $pg = start_server(conf => { 'rsvp_sync.plc_url' => 'http://127.0.0.1:9', max_worker_processes => 1 });
 $pg->create_db('app');
 $pg->safe_psql('app', <<'SQL');
 CREATE SCHEMA app;
