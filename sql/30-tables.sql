@@ -66,7 +66,7 @@ CREATE TABLE rsvp_sync._intent (
 	base_cid text,					-- remote cid at that moment
 	sent_cids text[] NOT NULL DEFAULT '{}',	-- committed before each call, not yet confirmed
 	sent_local text,				-- local value the newest of them stands for
-	/* The record that spoke for the slot when it was last merged, see 54. */
+	/* The record that spoke for the slot when it was last merged; '': none. */
 	heard_cid text,
 	heard_status text,
 	doubt boolean NOT NULL DEFAULT false,	-- a call's outcome is unknown: read first
@@ -169,8 +169,7 @@ CREATE TABLE rsvp_sync._observed (
 	heard_by bigint[],				-- sources that were told of this version; NULL: all
 	PRIMARY KEY (did, rkey)
 );
-CREATE INDEX _observed_slot ON rsvp_sync._observed (did, event_uri);
-CREATE INDEX _observed_event ON rsvp_sync._observed (event_uri);
+CREATE INDEX _observed_slot ON rsvp_sync._observed (event_uri, did);
 
 /*
  * Records, or their deletions, that are known and not applied yet.

@@ -130,6 +130,7 @@ BEGIN
 	s := rsvp_sync._set_apply(s, apply, path);
 	s.source_id := rsvp_sync._store_source(s, known);
 	PERFORM rsvp_sync._warn_slow_lookup(s.source_id);
+	PERFORM rsvp_sync._tell_apply_scans(s);
 
 	/*
 	 * The baseline takes its time and locks nothing; what is committed

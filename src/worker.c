@@ -59,7 +59,7 @@
 /* Between two looks at what has become old. */
 #define HOUSE_MS		(10 * 60 * 1000)
 /* Keys nobody waits for that are planned at once. */
-#define BACKGROUND_BATCH	128
+#define BACKGROUND_BATCH	256
 /* After so many of them had to go back, none are taken for a moment. */
 #define CROWD			32
 #define CROWDED_MS		250
@@ -103,7 +103,7 @@ static Statement compare_later = {
 	"SELECT rsvp_sync._compare_later($1)", 1, {INT8OID}
 };
 static Statement give_back = {
-	"SELECT rsvp_sync._give_back($1, $2)", 2, {INT8OID, TEXTARRAYOID}
+	"SELECT rsvp_sync._end_lease($1, $2)", 2, {INT8OID, TEXTARRAYOID}
 };
 static Statement several_wait = {
 	"SELECT pg_catalog.count(*) OPERATOR(pg_catalog.>) 1 FROM"
@@ -631,6 +631,7 @@ work(void)
 	process_leave_if_dropped();
 	if (!share_sources())
 		return;
+	renew_plans();
 	old = MemoryContextSwitchTo(turn_context);
 	waiting_park();				/* before what may let them go */
 	answers_supply_credentials();
@@ -638,6 +639,7 @@ work(void)
 	keep_house();
 	waiting_park();
 	drain_log();
+	renew_plans();
 	sending = sending_now = sending_allowed();
 	if (sending)
 	{

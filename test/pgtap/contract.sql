@@ -307,8 +307,9 @@ SELECT is_empty(
 SELECT is_empty(
 	$$SELECT name, arguments FROM installed
 	WHERE lanname IN ('sql', 'plpgsql')
-		AND NOT coalesce('search_path=pg_catalog, pg_temp' = ANY (proconfig), false)$$,
-	'every function in SQL or PL/pgSQL has a fixed search_path');
+		AND NOT coalesce('search_path=pg_catalog, pg_temp' = ANY (proconfig), false)
+		AND NOT EXISTS (SELECT FROM pg_proc b WHERE b.oid = installed.oid AND b.prosqlbody IS NOT NULL)$$,
+	'every function in SQL or PL/pgSQL has a fixed search_path, or is bound to its names');
 SELECT is_empty(
 	$$SELECT name, arguments FROM installed
 	WHERE prosecdef AND NOT coalesce('search_path=pg_catalog, pg_temp' = ANY (proconfig), false)$$,
