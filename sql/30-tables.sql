@@ -390,6 +390,7 @@ CREATE INDEX _webmention_due ON rsvp_sync._webmention (due_at)
 	WHERE lease IS NULL AND due_at IS NOT NULL;
 CREATE INDEX _webmention_status ON rsvp_sync._webmention (status_due)
 	WHERE lease IS NULL AND status_due IS NOT NULL;
+CREATE INDEX _webmention_digest ON rsvp_sync._webmention (digest);
 CREATE INDEX _webmention_pending ON rsvp_sync._webmention (source_id)
 	WHERE due_at IS NOT NULL;
 CREATE INDEX _webmention_lease ON rsvp_sync._webmention (webmention_id)

@@ -70,7 +70,10 @@ SELECT k.key, CASE
 			OR d.status IS NULL THEN 'leave'
 		WHEN map.words ->> d.status IS NULL
 			OR NOT (rsvp_sync._is_page(d.permalink)
-				AND rsvp_sync._is_page(d.event_url)) THEN 'gone'
+				AND rsvp_sync._is_page(d.event_url))
+			/* The application need not be told of its own rows. */
+			OR starts_with(d.event_url, src.options ->> 'event_pages')
+		THEN 'gone'
 		WHEN coalesce(d.ends_at, d.starts_at) < now()
 			AND NOT coalesce((src.options
 				->> 'publish_past_events')::boolean, false) THEN 'leave'
@@ -189,6 +192,41 @@ $$;
 COMMENT ON FUNCTION rsvp_sync._note_webmentions(bigint, text[]) IS
 'Compares what the pages of keys say with what their targets were to know, and has them told; does nothing for a source whose query gives no event_url.';
 
+/* Of these rows those whose pages say something else than was noted. */
+CREATE FUNCTION rsvp_sync._differing_mentions(of_source bigint, after text,
+	until text)
+RETURNS text[]
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	src rsvp_sync._source;
+BEGIN
+	SELECT * INTO src FROM rsvp_sync._source s
+	WHERE s.source_id = of_source AND s.mentions;
+	IF NOT FOUND THEN
+		RETURN '{}';
+	END IF;
+	RETURN ARRAY(SELECT n.key
+		FROM rsvp_sync._mention_wishes(src, ARRAY(SELECT p.key
+			FROM rsvp_sync._page(of_source, after, until) p)) n
+		WHERE n.wish <> 'leave'
+			AND (EXISTS (SELECT FROM rsvp_sync._webmention w
+					WHERE w.source_id = of_source AND w.key = n.key
+						AND w.wanted <> 'gone'
+						AND (n.wish IN ('gone', 'erase')
+							OR w.digest <> n.digest))
+				OR n.wish NOT IN ('gone', 'erase') AND NOT EXISTS (
+					SELECT FROM rsvp_sync._webmention w
+					WHERE w.source_id = of_source AND w.key = n.key
+						AND w.digest = n.digest AND w.wanted = n.wish))
+			AND NOT EXISTS (SELECT FROM rsvp_sync._queue q
+				WHERE q.source_id = of_source AND q.key = n.key));
+END
+$$;
+COMMENT ON FUNCTION rsvp_sync._differing_mentions(bigint, text, text) IS
+'private: attendance rows after one key and up to another whose webmentions are not as they should be';
+
 /*
  * Rows that were there before: their pages are known, and told to nobody
  * until the row changes.
@@ -200,24 +238,28 @@ LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
 	src rsvp_sync._source;
-	wishes rsvp_sync._mention_wish[];
 BEGIN
 	SELECT * INTO src FROM rsvp_sync._source f
 	WHERE f.source_id = s.source_id AND f.mentions;
 	IF NOT FOUND THEN
 		RETURN;
 	END IF;
-	SELECT array_agg(n) INTO wishes
-	FROM rsvp_sync._mention_wishes(src, keys) n;
-	PERFORM rsvp_sync._remember_pages(s.source_id,
-		ARRAY(SELECT n.target FROM unnest(wishes) n));
 	DELETE FROM rsvp_sync._webmention w
 	WHERE w.source_id = s.source_id AND w.key = ANY (keys) AND NOT w.tried;
+	WITH wishes AS MATERIALIZED (
+		SELECT n.* FROM rsvp_sync._mention_wishes(src, keys) n
+	), pages AS (
+		INSERT INTO rsvp_sync._event_page (source_id, digest, url)
+		SELECT s.source_id, rsvp_sync._digest_of(u.target), u.target
+		FROM (SELECT DISTINCT n.target FROM wishes n) u
+		WHERE rsvp_sync._is_page(u.target)
+		ON CONFLICT DO NOTHING
+	)
 	INSERT INTO rsvp_sync._webmention (source_id, key, permalink, target,
 		digest, wanted, state)
 	SELECT s.source_id, n.key, n.permalink, n.target, n.digest, n.wish,
 		'not_backfilled'
-	FROM unnest(wishes) n
+	FROM wishes n
 	/* What is published after all is not in the way of that. */
 	JOIN rsvp_sync._intent i ON i.source_id = s.source_id AND i.key = n.key
 	WHERE n.wish IN ('going', 'interested', 'notgoing')

@@ -99,6 +99,12 @@ BEGIN
 			USING ERRCODE = 'undefined_object',
 				HINT = 'A page is known by the event_url of an attached query, or by option event_pages, of a table that takes answers (it has an apply function, or its schema is recognised); answer the request with 400.';
 	END IF;
+	IF EXISTS (SELECT FROM rsvp_sync._webmention w
+		WHERE w.digest = pair) THEN
+		RAISE EXCEPTION 'the source is the page of an attendance row here'
+			USING ERRCODE = 'invalid_parameter_value',
+				HINT = 'Its row counts already. Answer the request with 400; option event_pages keeps rows from telling pages of their own application.';
+	END IF;
 	IF NOT EXISTS (SELECT FROM rsvp_sync._webmention_in w
 		WHERE w.digest = pair) THEN
 		PERFORM rsvp_sync._check_mention_room(source);
@@ -118,7 +124,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION rsvp_sync.receive_webmention(text, text) IS
-'Takes a webmention for an event''s page: source says that it links to target. Checked at once, verified by the worker, and applied as process_external_rsvp() does; the same pair again is an update. Returns an id, under which view webmention_received shows what became of it. Errors: null_value_not_allowed, invalid_parameter_value (no web addresses, or the same), undefined_object (no event''s page), configuration_limit_exceeded (too many wait). Source: W3C Webmention 3.2.';
+'Takes a webmention for an event''s page: source says that it links to target. Checked at once, verified by the worker, and applied as process_external_rsvp() does; the same pair again is an update. Returns an id, under which view webmention_received shows what became of it. Errors: null_value_not_allowed, invalid_parameter_value (no web addresses, the same, or a row''s own page), undefined_object (no event''s page), configuration_limit_exceeded (too many wait). Source: W3C Webmention 3.2.';
 
 /*
  * The worker's part

@@ -111,6 +111,11 @@ $receive->('/new', 2);
 $app->idle('the later is gone');
 like($answers->(), qr/^2 WEB\/me going/m, 'and when that is gone, the other');
 
+# --- a page of our own
+
+$app->sql("INSERT INTO rsvp_sync._webmention (source_id, key, permalink, target, digest, wanted, state) SELECT source_id, 'own', 'https://app.example/rsvp/1', $good, rsvp_sync._digest_of('https://app.example/rsvp/1', $good), 'going', 'told' FROM rsvp_sync._source");
+like($fails->("'https://app.example/rsvp/1'", $good), qr/22023: the source is the page of an attendance row here/, 'a row does not answer twice');
+
 # --- what is not believed, or not there
 
 $web->pages(
