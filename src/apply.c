@@ -495,6 +495,30 @@ call_find_events(void *arg)
 	apply_find_events(arg);
 }
 
+static void
+find_events_as_owner(void *arg)
+{
+	ApplyBatch *batch = arg;
+
+	as_owner(batch->source, call_find_events, batch);
+}
+
+/*
+ * In a worker our own deadline is an error like any, which PL/pgSQL can catch;
+ * a cancel is not.
+ */
+static void
+find_events_in_time(ApplyBatch *batch)
+{
+	ErrorData  *error = guarded(find_events_as_owner, batch);
+
+	if (error == NULL)
+		return;
+	if (error->sqlerrcode == ERRCODE_QUERY_CANCELED && owner_arms_deadline)
+		error->sqlerrcode = ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE;
+	ReThrowError(error);
+}
+
 Datum
 rsvp_sync_known_events(PG_FUNCTION_ARGS)
 {
@@ -520,7 +544,7 @@ rsvp_sync_known_events(PG_FUNCTION_ARGS)
 		batch.items[batch.n++]->uri = TextDatumGetCString(uris[i]);
 	}
 	if (batch.n > 0)
-		as_owner(batch.source, call_find_events, &batch);
+		find_events_in_time(&batch);
 	for (int i = 0; i < batch.n; i++)
 		if (batch.items[i]->event != NULL || asks)
 			emit(rsinfo, 2, 0, (char *[]) {
