@@ -257,6 +257,11 @@ BEGIN
 		RETURN false;
 	END IF;
 	w := f.w;
+	/* A new record key: not before the account is listed. */
+	IF f.answer IS NULL AND w.need IS NULL AND w.mint AND w.action IN ('put', 'delete')
+		AND NOT EXISTS (SELECT FROM conv.lane l WHERE l.did = w.did AND l.head IS NOT NULL) THEN
+		w.need := 'list';
+	END IF;
 	IF f.answer IS NULL AND w.need IS NULL AND w.action IN ('put', 'delete') THEN
 		IF fault AND random() < 0.2 THEN
 			f.answer := 'lost';
