@@ -345,7 +345,10 @@ BEGIN
 		IF r.value IS DISTINCT FROM r.remote AND NOT coalesce(
 			r.remote_cid IS NOT NULL AND r.remote IS NULL
 			OR r.status IN ('rejected', 'pending', 'invited') AND (r.remote IS NOT NULL OR r.value IS NULL)
+			OR r.status = 'waitlist' AND r.remote = 'going'
 			OR r.value = r.own
+			/* Withdrawn, and another client's record is left. */
+			OR r.value = 'notgoing' AND r.reason_code = 'withdrawn'
 			OR r.remote_cid IS NULL AND (r.value = 'notgoing' OR r.user_id = 4 OR r.reason_code IN ('not_backfilled', 'from_network')), false) THEN
 			INSERT INTO conv.failure (text) VALUES (format('%s/%s: row %s says %s, network %s (own %s), %s/%s base %s', r.user_id, r.event_id, r.id, r.status, r.remote, r.own, r.state, r.reason_code, r.base_local));
 		END IF;
