@@ -81,7 +81,8 @@ BEGIN
 	WHERE (of_source IS NULL OR s.source_id = of_source)
 		AND pg_has_role(caller, c.relowner, 'USAGE');
 	GET DIAGNOSTICS n = ROW_COUNT;
-	RETURN n + rsvp_sync._retry_inbound(caller, of_source, of_did);
+	RETURN n + rsvp_sync._retry_inbound(caller, of_source, of_did)
+		+ rsvp_sync._retry_webmentions(caller, of_source, of_did, NULL);
 END
 $$;
 COMMENT ON FUNCTION rsvp_sync._retry_keys(oid, bigint, text) IS
@@ -99,6 +100,8 @@ BEGIN
 	IF attendance_id IS NULL THEN
 		RETURN rsvp_sync._retry_keys(caller, src.source_id, NULL);
 	END IF;
+	PERFORM rsvp_sync._retry_webmentions(caller, src.source_id, NULL,
+		attendance_id);
 	/* Named by itself, a key is looked at however it stands. */
 	IF NOT EXISTS (SELECT FROM rsvp_sync._intent i
 			WHERE i.source_id = src.source_id
@@ -172,6 +175,7 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
 	src rsvp_sync._source := rsvp_sync._owned_source(caller, attendance);
+	discarded boolean;
 BEGIN
 	UPDATE rsvp_sync._intent i SET reason_code = 'discarded',
 		reason = rsvp_sync._reason('discarded')
@@ -179,7 +183,9 @@ BEGIN
 		AND i.state = 'failed'
 		AND NOT EXISTS (SELECT FROM rsvp_sync._queue q
 			WHERE q.source_id = i.source_id AND q.key = i.key);
-	RETURN FOUND;
+	discarded := FOUND;
+	RETURN rsvp_sync._discard_webmentions(src.source_id, attendance_id)
+		OR discarded;
 END
 $$;
 COMMENT ON FUNCTION rsvp_sync._discard(oid, regclass, text) IS
@@ -560,6 +566,13 @@ BEGIN
 		WHERE jsonb_typeof(rsvp_sync._shape(s) #> '{metadata,0}') = 'number'
 			AND rsvp_sync._metadata_index(s.attendance,
 				(rsvp_sync._shape(s) #>> '{metadata,0}')::smallint) IS NULL;
+		/* Only where RSVPs come in all the time. */
+		RETURN QUERY SELECT 'warning', 'apply_index', called,
+			format('Each batch of RSVPs made elsewhere reads all of %s: no index serves %s.',
+				a.relation, a.expression),
+			rsvp_sync._apply_index_ddl(a.relation, a.expression)
+		FROM rsvp_sync._apply_scans(s) a
+		WHERE current_setting('rsvp_sync.jetstream_url', true) <> '';
 	END IF;
 EXCEPTION WHEN OTHERS THEN
 	RETURN QUERY SELECT 'error', 'source', called, SQLERRM, NULL::text;
