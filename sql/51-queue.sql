@@ -651,15 +651,21 @@ BEGIN
 		WHERE (e.d).reason_code IN ('remote_newer', 'changed_elsewhere')) THEN
 		RETURN;
 	END IF;
+	/* Whatever the merge made of it, the row does not say so. */
+	WITH unheard AS (
+		UPDATE rsvp_sync._intent i SET heard_cid = NULL, heard_status = NULL
+		FROM unnest(es) e
+		WHERE (e.d).reason_code IN ('remote_newer', 'changed_elsewhere')
+			AND (e.s).remote_status <> (e.s).local
+			AND i.source_id = of_source AND i.key = e.key
+			AND EXISTS (SELECT FROM rsvp_sync._listeners() l
+				WHERE l.source_id = of_source)
+		RETURNING e.did, (e.s).remote_rkey AS rkey, e.event_uri
+	)
 	INSERT INTO rsvp_sync._inbound (did, rkey, event_uri, state, source_id)
-	SELECT e.did, (e.s).remote_rkey, e.event_uri, 'apply', of_source
-	FROM unnest(es) e
-	JOIN rsvp_sync._intent i ON i.source_id = of_source AND i.key = e.key
-	WHERE (e.d).reason_code IN ('remote_newer', 'changed_elsewhere')
-		AND (e.s).remote_status IS NOT NULL
-		AND i.heard_cid IS DISTINCT FROM (e.s).remote_cid
-		AND EXISTS (SELECT FROM rsvp_sync._listeners() l
-			WHERE l.source_id = of_source)
+	SELECT DISTINCT ON (u.did, u.rkey) u.did, u.rkey, u.event_uri, 'apply',
+		of_source
+	FROM unheard u
 	ON CONFLICT (did, rkey) DO NOTHING;
 END
 $$;
