@@ -647,8 +647,8 @@ SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off SET enable_hashjoin = off
 AS $$
 BEGIN
-	IF NOT EXISTS (SELECT FROM unnest(es) e
-		WHERE (e.d).reason_code IN ('remote_newer', 'changed_elsewhere')) THEN
+	IF NOT EXISTS (SELECT FROM unnest(es) e WHERE (e.d).reason_code
+			IN ('remote_newer', 'changed_elsewhere', 'deleted_elsewhere')) THEN
 		RETURN;
 	END IF;
 	/* Whatever the merge made of it, the row does not say so. */
@@ -665,7 +665,12 @@ BEGIN
 	INSERT INTO rsvp_sync._inbound (did, rkey, event_uri, state, source_id)
 	SELECT DISTINCT ON (u.did, u.rkey) u.did, u.rkey, u.event_uri, 'apply',
 		of_source
-	FROM unheard u
+	FROM (SELECT * FROM unheard
+		UNION ALL
+		SELECT e.did, e.rkey, e.event_uri FROM unnest(es) e
+		WHERE (e.d).reason_code = 'deleted_elsewhere' AND e.rkey IS NOT NULL
+			AND EXISTS (SELECT FROM rsvp_sync._listeners() l
+				WHERE l.source_id = of_source)) u
 	ON CONFLICT (did, rkey) DO NOTHING;
 END
 $$;
