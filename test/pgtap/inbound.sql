@@ -38,10 +38,11 @@ CREATE FUNCTION uri(e integer) RETURNS text LANGUAGE sql AS $$
 SELECT 'at://did:plc:' || repeat('o', 24) || '/community.lexicon.calendar.event/e' || e $$;
 CREATE FUNCTION rsvp(u integer, rkey text) RETURNS text LANGUAGE sql AS $$
 SELECT rsvp_sync._rsvp_uri(did(u), rkey) $$;
-/* A rev of so many seconds from now. */
+CREATE TABLE began AS SELECT extract(epoch FROM now()) AS at;
+/* A rev of so many seconds from then. */
 CREATE FUNCTION rev(seconds double precision) RETURNS text LANGUAGE sql AS $$
 SELECT string_agg(substr('234567abcdefghijklmnopqrstuvwxyz',
-	(((((extract(epoch FROM now()) + seconds) * 1000000)::bigint << 10) >> (60 - 5 * i)) & 31)::integer + 1, 1), '' ORDER BY i)
+	((((((SELECT at FROM began) + seconds) * 1000000)::bigint << 10) >> (60 - 5 * i)) & 31)::integer + 1, 1), '' ORDER BY i)
 FROM generate_series(0, 12) i $$;
 CREATE FUNCTION record(e integer, word text, extra jsonb DEFAULT '{}') RETURNS jsonb LANGUAGE sql AS $$
 SELECT jsonb_build_object('$type', 'community.lexicon.calendar.rsvp', 'subject',
