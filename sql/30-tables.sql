@@ -38,6 +38,8 @@ CREATE TABLE rsvp_sync._source (
 	retry_at timestamptz,			-- a failed query is not asked again before
 	missed boolean NOT NULL DEFAULT false,	-- changes were lost to an error: compare as a whole
 	compare_at timestamptz,			-- but not before, as it took too long
+	strangers_at timestamptz,		-- when to ask it for events that nobody knew
+	strangers_from text,			-- from this event on; NULL: from the first
 	attached_at timestamptz NOT NULL DEFAULT now()
 );
 
@@ -63,6 +65,9 @@ CREATE TABLE rsvp_sync._intent (
 	base_cid text,					-- remote cid at that moment
 	sent_cids text[] NOT NULL DEFAULT '{}',	-- committed before each call, not yet confirmed
 	sent_local text,				-- local value the newest of them stands for
+	/* The record that spoke for the slot when it was last merged, see 54. */
+	heard_cid text,
+	heard_status text,
 	doubt boolean NOT NULL DEFAULT false,	-- a call's outcome is unknown: read first
 	truncated boolean NOT NULL DEFAULT false,	-- its row went by TRUNCATE
 	approved boolean NOT NULL DEFAULT false,	-- a human let the withdrawal pass
@@ -157,12 +162,74 @@ CREATE TABLE rsvp_sync._observed (
 	record jsonb,
 	rev text,						-- commit that carried it, where known
 	changed_at timestamptz,			-- that commit's time, else createdAt
-	source text NOT NULL,			-- write, list, read, stream
+	source text NOT NULL,			-- write, list, read, stream, application
 	seen_at timestamptz NOT NULL DEFAULT now(),
+	verified boolean NOT NULL DEFAULT true,	-- its author's PDS, or somebody we trust, says so
+	heard_by bigint[],				-- sources that were told of this version; NULL: all
 	PRIMARY KEY (did, rkey)
 );
 CREATE INDEX _observed_slot ON rsvp_sync._observed (did, event_uri);
 CREATE INDEX _observed_event ON rsvp_sync._observed (event_uri);
+
+/*
+ * Records, or their deletions, that are known and not applied yet.
+ * verify: its author's PDS is to be asked first.  apply: the application could
+ * not take it just now.  failed: it could not, too often.
+ */
+CREATE TABLE rsvp_sync._inbound (
+	did text NOT NULL,
+	rkey text NOT NULL,
+	event_uri text,
+	state text NOT NULL CHECK (state IN ('verify', 'apply', 'failed')),
+	source_id bigint				-- NULL: all that know the event
+		REFERENCES rsvp_sync._source ON DELETE CASCADE,
+	due_at timestamptz NOT NULL DEFAULT now(),
+	attempts integer NOT NULL DEFAULT 0,
+	last_error text,
+	seen_at timestamptz NOT NULL DEFAULT now(),
+	PRIMARY KEY (did, rkey)
+) WITH (fillfactor = 70);
+CREATE INDEX _inbound_due ON rsvp_sync._inbound (state, due_at);
+CREATE INDEX _inbound_source ON rsvp_sync._inbound (source_id)
+	WHERE source_id IS NOT NULL;
+
+/*
+ * Records about events that nobody here knows: that there is one, not what it
+ * says.  Bounded, and forgotten after a while; see _forget_strangers().
+ */
+CREATE TABLE rsvp_sync._stranger (
+	did text NOT NULL,
+	rkey text NOT NULL,
+	event_uri text NOT NULL,
+	rev text,
+	seen_at timestamptz NOT NULL DEFAULT now(),
+	PRIMARY KEY (did, rkey)
+);
+CREATE INDEX _stranger_event ON rsvp_sync._stranger (event_uri);
+CREATE INDEX _stranger_seen ON rsvp_sync._stranger (seen_at);
+
+/* RSVPs made elsewhere that are no AT Protocol records.  Never sent. */
+CREATE TABLE rsvp_sync._external (
+	tenant text NOT NULL,
+	source_type text NOT NULL,
+	source_id text NOT NULL,
+	event_id text NOT NULL,
+	author text NOT NULL,
+	handle text,
+	status text,					-- going, interested, notgoing; NULL: unknown word
+	said text,						-- the word as it came
+	said_at timestamptz NOT NULL,
+	metadata jsonb,
+	attendance bigint				-- the source that took it, and its key
+		REFERENCES rsvp_sync._source ON DELETE SET NULL,
+	key text,
+	seen_at timestamptz NOT NULL DEFAULT now(),
+	PRIMARY KEY (tenant, source_type, source_id)
+);
+CREATE INDEX _external_author
+	ON rsvp_sync._external (tenant, author, event_id);
+CREATE INDEX _external_attendance ON rsvp_sync._external (attendance)
+	WHERE attendance IS NOT NULL;
 
 /* Accounts we may write for.  credential and session are envelopes. */
 CREATE TABLE rsvp_sync._account (
@@ -321,6 +388,7 @@ SELECT pg_catalog.pg_extension_config_dump('rsvp_sync._source', '');
 SELECT pg_catalog.pg_extension_config_dump('rsvp_sync._source_source_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('rsvp_sync._intent', '');
 SELECT pg_catalog.pg_extension_config_dump('rsvp_sync._pause', '');
+SELECT pg_catalog.pg_extension_config_dump('rsvp_sync._external', '');
 SELECT pg_catalog.pg_extension_config_dump('rsvp_sync._account', '');
 SELECT pg_catalog.pg_extension_config_dump('rsvp_sync._account_grant', '');
 SELECT pg_catalog.pg_extension_config_dump('rsvp_sync._forgotten', '');

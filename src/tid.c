@@ -36,7 +36,6 @@
 
 #include "tid.h"
 
-#define TID_CLOCK_BITS	10
 #define TID_MICROS_MASK	((UINT64CONST(1) << 53) - 1)
 
 typedef struct TidClock

@@ -11,6 +11,8 @@
 #include "syntax.h"
 
 #define TID_SIZE	(TID_LEN + 1)	/* with the terminator */
+/* The rest of it is microseconds since 1970. */
+#define TID_CLOCK_BITS	10
 
 extern void tid_shmem_request(void);
 extern void tid_shmem_init(void);
