@@ -64,6 +64,8 @@ static Statement listed = {
 
 PG_FUNCTION_INFO_V1(rsvp_sync_list_rsvps);
 PG_FUNCTION_INFO_V1(rsvp_sync_list_rsvps_of);
+PG_FUNCTION_INFO_V1(rsvp_sync_create_rsvp);
+PG_FUNCTION_INFO_V1(rsvp_sync_delete_rsvp);
 
 /* ------------------------------------------------------------------------
  * Errors
@@ -441,6 +443,24 @@ rsvp_sync_list_rsvps_of(PG_FUNCTION_ARGS)
 	emit(l, (ReturnSetInfo *) fcinfo->resultinfo);
 	SPI_finish();
 	return (Datum) 0;
+}
+
+/*
+ * The other explicit calls are rows, and await nothing: sql/59-explicit.sql.
+ */
+
+/* rsvp_sync.create_rsvp(did text, event_uri text, status text, tenant text) */
+Datum
+rsvp_sync_create_rsvp(PG_FUNCTION_ARGS)
+{
+	return definer_call(fcinfo, "_create_rsvp");
+}
+
+/* rsvp_sync.delete_rsvp(uri text, did text) */
+Datum
+rsvp_sync_delete_rsvp(PG_FUNCTION_ARGS)
+{
+	return definer_call(fcinfo, "_delete_rsvp");
 }
 
 /* rsvp_sync.list_rsvps(did text) */
