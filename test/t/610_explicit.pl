@@ -107,6 +107,13 @@ is take_back($theirs->{uri}, 2), 't', 'delete_rsvp() takes the real uri, too';
 $app->idle('taken back');
 is $app->said(2), 'none', '... and deletes a record that we never wrote: it was asked to';
 
+elsewhere(2, 6, 'going', '3lzzzzzzzzzz6');
+$told = create(2, 6, 'going');
+$app->idle('adopted as it is');
+take_back($told, 2);
+$app->idle('taken back');
+is $app->said(2), 'none', '... by the uri that was told first, too';
+
 # known before
 $theirs = elsewhere(2, 3, 'going', '3lzzzzzzzzzz4');
 $app->admin(sprintf "SELECT rsvp_sync._observe('%s', '3lzzzzzzzzzz4', '%s', '%s', NULL, 'list', now())", $did[2], $theirs->{cid}, json($app->record(2)->{value}));
@@ -196,6 +203,12 @@ $app->sql("SELECT rsvp_sync.grant_account('$did[6]', 'app')", user => 'other');
 $app->idle('granted');
 is $app->record(6)->{uri}, $waiting, 'granted: it is, under the uri that was told';
 is $app->sql("SELECT rsvp_sync.delete_rsvp('at://$did[7]/" . RSVP . "/x', '$did[7]')"), 'f', 'an account that nobody has connected has no record that we could delete';
+create(7, 1, 'going');
+$app->idle('not connected');
+create(7, 1, 'notgoing');
+$app->connect_account(7);
+$app->idle('connected');
+is $app->said(7), 'notgoing', 'declined before it could be said: it is said all the same';
 
 # --- failing, and trying again
 
@@ -251,7 +264,7 @@ is_deeply [ $app->writes ], [], '... and has nothing to write';
 
 my $export = from_json($app->sql("SELECT rsvp_sync.export('$did[5]')"));
 is_deeply [ sort map { $_->{id} } @{ $export->{calls} } ], [ sort map { rkey($_) } $failing, $lost ], 'export() has the calls';
-is_deeply from_json($app->sql("SELECT rsvp_sync.export('$did[7]')", user => 'other'))->{calls}, [], '... and an empty list where there are none';
+is_deeply from_json($app->sql("SELECT rsvp_sync.export('$did[8]')", user => 'other'))->{calls}, [], '... and an empty list where there are none';
 $app->sql("SELECT rsvp_sync.forget('$did[5]')");
 $app->idle('forgotten');
 ok wait_for { $app->admin("SELECT count(*) FROM rsvp_sync._account WHERE did = '$did[5]'") eq '0' }, 'forget(): the account goes';
