@@ -251,9 +251,14 @@ CREATE TABLE rsvp_sync._external (
 	attendance bigint				-- the source that took it, and its key
 		REFERENCES rsvp_sync._source ON DELETE SET NULL,
 	key text,
+	due_at timestamptz,				-- not applied yet: when to try again
+	attempts integer NOT NULL DEFAULT 0,
+	last_error text,
 	seen_at timestamptz NOT NULL DEFAULT now(),
 	PRIMARY KEY (tenant, source_type, source_id)
 );
+CREATE INDEX _external_due ON rsvp_sync._external (due_at)
+	WHERE due_at IS NOT NULL;
 CREATE INDEX _external_author
 	ON rsvp_sync._external (tenant, author, event_id);
 CREATE INDEX _external_attendance ON rsvp_sync._external (attendance)

@@ -147,7 +147,7 @@ AS $$
 SELECT CASE
 	WHEN EXISTS (SELECT FROM rsvp_sync._history h
 		WHERE h.at > now() - rsvp_sync._identity_margin()
-			AND h.did = of_did AND h.outcome = 'ok')
+			AND h.did = of_did AND h.outcome = 'ok' AND h.action <> 'apply')
 		THEN now() + rsvp_sync._identity_fresh()
 	WHEN EXISTS (SELECT FROM rsvp_sync._account a WHERE a.did = of_did
 		AND a.state IN ('needs_login', 'wrong_password', 'deactivated',
@@ -314,12 +314,13 @@ BEGIN
 		wrote = i.wrote AND o.cid IS NOT NULL,
 		base_cid = CASE WHEN o.cid = i.base_cid OR h.ours THEN o.cid END,
 		base_local = CASE WHEN o.cid = i.base_cid THEN i.base_local
-			WHEN h.ours THEN o.status END
+			WHEN h.ours THEN o.status END,
+		heard_cid = NULL, heard_status = NULL
 	FROM rsvp_sync._intent was
 	LEFT JOIN rsvp_sync._observed o
 		ON o.did = of_did AND o.rkey = was.rkey AND o.cid IS NOT NULL
 	CROSS JOIN LATERAL (SELECT EXISTS (SELECT FROM rsvp_sync._history h
-		WHERE h.did = of_did AND h.cid = o.cid
+		WHERE h.did = of_did AND h.cid = o.cid AND h.action <> 'apply'
 			AND h.uri = rsvp_sync._rsvp_uri(of_did, o.rkey))) AS h (ours)
 	WHERE was.did = of_did AND was.doubt AND was.bond IS NOT NULL
 		AND was.synced_at >= since

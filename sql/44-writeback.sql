@@ -55,6 +55,8 @@ DECLARE
 BEGIN
 	IF kind IN ('plan', 'openmeet') THEN
 		shape := rsvp_sync._recognise(attendance, meta);
+		shape := shape || jsonb_build_object('apply',
+			rsvp_sync._apply_shape(shape));
 	ELSE
 		shape := jsonb_build_object('kind', kind,
 			'attendance', attendance::oid::bigint,

@@ -111,7 +111,7 @@ LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
 AS $$
 SELECT pg_catalog.substring(record ->> 'status',
-	'^(?:(?:community\.lexicon|events\.smokesignal)\.calendar\.rsvp#)?(going|interested|notgoing)$')
+	'^(?:[a-zA-Z0-9.-]+#)?(going|interested|notgoing)$')
 $$;
 COMMENT ON FUNCTION rsvp_sync._status_word(jsonb) IS
 'going, interested or notgoing of an RSVP record; NULL: unknown token.';
@@ -275,6 +275,27 @@ CREATE TYPE rsvp_sync._evaluation AS (
 	old_state text,
 	old_reason_code text
 );
+
+/*
+ * Of a record that somebody only told us about we do not know the fields that
+ * a change of it has to keep.
+ */
+CREATE FUNCTION rsvp_sync._read_before_put(d rsvp_sync.decision)
+RETURNS rsvp_sync.decision
+LANGUAGE plpgsql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	IF d.action IN ('put', 'delete') THEN
+		d.action := 'read';
+		d.send := NULL;
+		d.withdraws := false;
+	END IF;
+	RETURN d;
+END
+$$;
+COMMENT ON FUNCTION rsvp_sync._read_before_put(rsvp_sync.decision) IS
+'A decision about a record whose content is not known: it is read before it is written.';
 
 /* Only the worker knows, and only of accounts whose lane it has. */
 CREATE FUNCTION rsvp_sync._is_listed(did text) RETURNS boolean
@@ -440,6 +461,8 @@ BEGIN
 		SELECT k.*, o.rkey AS remote_rkey, o.cid AS remote_cid,
 			o.status AS remote_status, o.record, o.changed_at AS remote_at,
 			o.did IS NOT NULL AS remote_seen,
+			coalesce(o.cid IS NOT NULL AND o.record IS NULL
+				AND o.source = 'application', false) AS told_only,
 			coalesce(o.rkey <> k.rkey, false) AS replaced
 		FROM joined k
 		/*
@@ -523,7 +546,10 @@ BEGIN
 		coalesce(CASE WHEN rsvp_sync.is_cid(k.event_cid) THEN k.event_cid END,
 			e.cid, CASE WHEN rsvp_sync._subject_uri(k.record) = k.event_uri
 				THEN k.record -> 'subject' ->> 'cid' END),
-		k.sent_cids, k.attempts, k.changed_at, k.s, rsvp_sync.plan(k.s),
+		k.sent_cids, k.attempts, k.changed_at, k.s,
+		CASE WHEN k.told_only
+			THEN rsvp_sync._read_before_put(rsvp_sync.plan(k.s))
+			ELSE rsvp_sync.plan(k.s) END,
 		(k.intent).state, (k.intent).reason_code
 	FROM situated k
 	LEFT JOIN rsvp_sync._event e ON e.uri = k.event_uri

@@ -197,6 +197,7 @@ BEGIN
 			UPDATE rsvp_sync._source s SET missed = true
 			WHERE s.source_id = entry.source_id;
 		END;
+		PERFORM rsvp_sync._events_changed(entry.source_id);
 	ELSIF entry.op = 'b' THEN
 		PERFORM rsvp_sync._source_failed(entry.source_id, '42704',
 			'the table has no primary key');
@@ -319,26 +320,26 @@ WITH ready AS MATERIALIZED (
 	WHERE s.state <> 'paused'
 		AND (s.retry_at IS NULL OR s.retry_at <= now())
 ), due AS MATERIALIZED (
-	SELECT d.source_id, d.key
+	SELECT d.place
 	FROM (SELECT r.source_id, k.*, row_number() OVER (
-		PARTITION BY k.priority ORDER BY k.nth, k.due_at) AS place
+		PARTITION BY k.priority ORDER BY k.nth, k.due_at) AS turn
 	FROM ready r
 	CROSS JOIN LATERAL (
-		SELECT p.priority, q.key, q.due_at,
+		SELECT p.priority, q.place, q.due_at,
 			row_number() OVER (PARTITION BY p.priority ORDER BY q.due_at) AS nth
 		FROM (VALUES (0), (CASE WHEN at_most_background > 0 THEN 1 END)) p (priority)
 		CROSS JOIN LATERAL (
-			SELECT o.key, o.due_at FROM rsvp_sync._queue o
+			SELECT o.ctid AS place, o.due_at FROM rsvp_sync._queue o
 			WHERE o.source_id = r.source_id AND o.priority = p.priority
 				AND o.lease IS NULL AND o.due_at < 'infinity'
 				AND o.due_at <= now()
 			ORDER BY o.due_at LIMIT r.share) q) k) d
-	WHERE d.priority = 0 OR d.place <= at_most_background
-	ORDER BY d.priority, d.place
+	WHERE d.priority = 0 OR d.turn <= at_most_background
+	ORDER BY d.priority, d.turn
 	LIMIT at_most
 ), leased AS (
 	UPDATE rsvp_sync._queue q SET lease = incarnation
-	FROM due d WHERE q.source_id = d.source_id AND q.key = d.key
+	FROM due d WHERE q.ctid = d.place
 	RETURNING q.source_id, q.key
 )
 SELECT l.source_id, array_agg(l.key) FROM leased l GROUP BY l.source_id
@@ -369,23 +370,39 @@ SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off SET enable_hashjoin = off
 SET enable_mergejoin = off SET enable_bitmapscan = off
 AS $$
+DECLARE
+	n bigint;
 BEGIN
 	/*
-	 * By key = ANY, and the rest by place: a join with the arrays would look
-	 * each key up once for each other one.
+	 * Each key is looked up by itself, and its row changed where it is.  In a
+	 * join by source and key, or by key = ANY, the planner would read all of
+	 * a source whose statistics, or whose kept plan, are of a time when it
+	 * was small.  A row that somebody changes at this moment is not found at
+	 * its old place: that is looked at.
 	 */
 	IF sure THEN
 		UPDATE rsvp_sync._intent i SET doubt = false,
-			sent_cids = array_remove(i.sent_cids,
-				cids[array_position(keys, i.key)])
-		WHERE i.source_id = of_source AND i.key = ANY (keys);
+			sent_cids = array_remove(i.sent_cids, w.cid)
+		FROM (SELECT v.cid, (SELECT n.ctid FROM rsvp_sync._intent n
+				WHERE n.source_id = of_source AND n.key = v.key) AS place
+			FROM unnest(keys, cids) v (key, cid) OFFSET 0) w
+		WHERE i.ctid = w.place;
 	END IF;
 	UPDATE rsvp_sync._queue q SET lease = NULL, waits_for = subject,
 		wait_code = code,
-		due_at = CASE WHEN q.generation
-				= generations[array_position(keys, q.key)]::bigint
+		due_at = CASE WHEN q.generation = w.generation
 			THEN 'infinity' ELSE now() END
-	WHERE q.source_id = of_source AND q.key = ANY (keys);
+	FROM (SELECT v.generation::bigint, (SELECT n.ctid
+			FROM rsvp_sync._queue n
+			WHERE n.source_id = of_source AND n.key = v.key) AS place
+		FROM unnest(keys, generations) v (key, generation) OFFSET 0) w
+	WHERE q.ctid = w.place;
+	GET DIAGNOSTICS n = ROW_COUNT;
+	IF n < cardinality(keys) THEN
+		UPDATE rsvp_sync._queue q SET lease = NULL
+		WHERE q.source_id = of_source AND q.key = ANY (keys)
+			AND q.lease IS NOT NULL;
+	END IF;
 	IF code = 'host_unreachable' THEN
 		/* See _verify_next(). */
 		UPDATE rsvp_sync._identity i SET
@@ -401,6 +418,20 @@ END
 $$;
 COMMENT ON FUNCTION rsvp_sync._park(bigint, text[], text[], text[], boolean, text, text) IS
 'Has leased keys wait for a server or a DID: host_unreachable, rate_limited, paused, or queued (it has enough to do).';
+
+/* Leased keys that are not to be planned now. */
+CREATE FUNCTION rsvp_sync._give_back(of_source bigint, keys text[])
+RETURNS void
+LANGUAGE sql VOLATILE
+SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET enable_hashjoin = off
+SET enable_mergejoin = off SET enable_bitmapscan = off
+AS $$
+UPDATE rsvp_sync._queue q SET lease = NULL
+WHERE q.source_id = of_source AND q.key = ANY (keys)
+$$;
+COMMENT ON FUNCTION rsvp_sync._give_back(bigint, text[]) IS
+'Ends the lease of keys.';
 
 /* Keys of all sources in turn, those that somebody waits for first. */
 CREATE FUNCTION rsvp_sync._release(subject text, at_most integer)
@@ -425,10 +456,10 @@ BEGIN
 			ORDER BY q.source_id LIMIT 1)
 		FROM waiting w WHERE w.source_id IS NOT NULL
 	), parked AS MATERIALIZED (
-		SELECT w.source_id, k.key
+		SELECT k.place
 		FROM waiting w
 		CROSS JOIN LATERAL (
-			SELECT q.key, q.priority, row_number() OVER () AS nth
+			SELECT q.ctid AS place, q.priority, row_number() OVER () AS nth
 			FROM rsvp_sync._queue q
 			WHERE q.waits_for = subject AND q.source_id = w.source_id
 				AND q.lease IS NULL AND q.due_at = 'infinity'
@@ -437,7 +468,7 @@ BEGIN
 		LIMIT at_most
 	)
 	UPDATE rsvp_sync._queue q SET due_at = now()
-	FROM parked p WHERE q.source_id = p.source_id AND q.key = p.key;
+	FROM parked p WHERE q.ctid = p.place;
 	GET DIAGNOSTICS released = ROW_COUNT;
 	RETURN released;
 END
@@ -519,6 +550,22 @@ $$;
 COMMENT ON FUNCTION rsvp_sync._clock_check() IS
 'Notices, at the worker''s start, that the clock was set back.';
 
+CREATE FUNCTION rsvp_sync._inbound_next_due() RETURNS timestamptz
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET enable_bitmapscan = off
+AS $$
+SELECT least(
+	(SELECT min(b.due_at) FROM rsvp_sync._inbound b WHERE b.state = 'apply'),
+	(SELECT min(x.due_at) FROM rsvp_sync._external x
+	WHERE x.due_at IS NOT NULL),
+	(SELECT min(s.strangers_at) FROM rsvp_sync._source s
+	WHERE s.state = 'active' AND s.strangers_at IS NOT NULL))
+WHERE current_setting('rsvp_sync.mode') = 'live'
+$$;
+COMMENT ON FUNCTION rsvp_sync._inbound_next_due() IS
+'When something that was said on the network is to be tried again.';
+
 /*
  * When something becomes due, or NULL.  What is due already was leased just
  * now, or belongs to a source at rest.
@@ -538,7 +585,8 @@ SELECT least(
 			AND q.due_at > now()
 		ORDER BY q.due_at LIMIT 1) k),
 	(SELECT min(s.retry_at) FROM rsvp_sync._source s
-	WHERE s.state <> 'paused' AND s.retry_at > now()))
+	WHERE s.state <> 'paused' AND s.retry_at > now()),
+	rsvp_sync._inbound_next_due())
 $$;
 COMMENT ON FUNCTION rsvp_sync._next_due() IS
 'When the worker has to look again without being told.';
@@ -575,6 +623,105 @@ COMMENT ON FUNCTION rsvp_sync._rsvp_record(jsonb, text, text, text, text) IS
 'The record to write, over what is there: unknown fields stay. Lexicon community.lexicon.calendar.rsvp.';
 
 /*
+ * Somebody who merges what was said on the network has the intents of his
+ * slots until his transaction ends, which may be the application's and last.
+ * Neither waits for the other: keys whose intent cannot be had are looked at
+ * again in a moment.  So are those whose first intent he has just made.
+ */
+CREATE FUNCTION rsvp_sync._hold_intents(of_source bigint, keys text[])
+RETURNS text[]
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET enable_bitmapscan = off
+AS $$
+DECLARE
+	held text[] := ARRAY(SELECT i.key FROM rsvp_sync._intent i
+		WHERE i.source_id = of_source AND i.key = ANY (keys)
+		FOR NO KEY UPDATE SKIP LOCKED);
+	taken text[];
+BEGIN
+	IF cardinality(held) = cardinality(keys) THEN
+		RETURN keys;
+	END IF;
+	taken := ARRAY(SELECT i.key FROM rsvp_sync._intent i
+		WHERE i.source_id = of_source AND i.key = ANY (keys)
+			AND i.key <> ALL (held))
+		|| rsvp_sync._intents_being_made(of_source, ARRAY(
+			SELECT k FROM unnest(keys) k WHERE k <> ALL (held)));
+	IF taken = '{}' THEN
+		RETURN keys;
+	END IF;
+	PERFORM rsvp_sync._give_back(of_source, taken);
+	RETURN ARRAY(SELECT k FROM unnest(keys) k WHERE k <> ALL (taken));
+END
+$$;
+COMMENT ON FUNCTION rsvp_sync._hold_intents(bigint, text[]) IS
+'Locks the intents of keys that are planned; gives back, and leaves out, those that somebody else has.';
+
+CREATE FUNCTION rsvp_sync._intents_being_made(of_source bigint, keys text[])
+RETURNS text[]
+LANGUAGE C VOLATILE STRICT
+AS 'MODULE_PATHNAME', 'rsvp_sync_intents_being_made';
+COMMENT ON FUNCTION rsvp_sync._intents_being_made(bigint, text[]) IS
+'Of these keys those whose intent is being inserted by a transaction under way.';
+
+CREATE FUNCTION rsvp_sync._give_back(of_source bigint, keys text[])
+RETURNS void
+LANGUAGE sql VOLATILE
+SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET enable_bitmapscan = off
+AS $$
+UPDATE rsvp_sync._queue q SET lease = NULL,
+	due_at = now() + interval '50 milliseconds'
+WHERE q.source_id = of_source AND q.key = ANY (keys)
+$$;
+COMMENT ON FUNCTION rsvp_sync._give_back(bigint, text[]) IS
+'Has leased keys looked at again in a moment; no try is used up.';
+
+/* A record that changes hands concerns another intent, too. */
+CREATE FUNCTION rsvp_sync._hold_partners(of_source bigint,
+	es rsvp_sync._evaluation[])
+RETURNS rsvp_sync._evaluation[]
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
+AS $$
+DECLARE
+	partners integer;
+	alone text[];
+BEGIN
+	SELECT count(*) INTO partners FROM unnest(es) e
+	WHERE e.from_key IS NOT NULL OR (e.d).action = 'handover';
+	IF partners = 0 THEN
+		RETURN es;
+	END IF;
+	WITH pair AS MATERIALIZED (
+		SELECT e.key, CASE WHEN (e.d).action = 'handover' THEN e.heir_source
+				ELSE e.from_source END AS partner_source,
+			CASE WHEN (e.d).action = 'handover' THEN e.heir_key
+				ELSE e.from_key END AS partner_key
+		FROM unnest(es) e
+		WHERE e.from_key IS NOT NULL OR (e.d).action = 'handover'
+	), held AS MATERIALIZED (
+		SELECT i.source_id, i.key FROM pair p
+		CROSS JOIN LATERAL (SELECT n.source_id, n.key FROM rsvp_sync._intent n
+			WHERE n.source_id = p.partner_source AND n.key = p.partner_key
+			FOR NO KEY UPDATE SKIP LOCKED) i
+	)
+	SELECT coalesce(array_agg(p.key), '{}') INTO alone FROM pair p
+	WHERE NOT EXISTS (SELECT FROM held h
+		WHERE h.source_id = p.partner_source AND h.key = p.partner_key);
+	IF alone = '{}' THEN
+		RETURN es;
+	END IF;
+	PERFORM rsvp_sync._give_back(of_source, alone);
+	RETURN ARRAY(SELECT e FROM unnest(es) e WHERE e.key <> ALL (alone));
+END
+$$;
+COMMENT ON FUNCTION rsvp_sync._hold_partners(bigint, rsvp_sync._evaluation[]) IS
+'Locks the intents that a batch''s records come from or go to; gives back the keys for which that cannot be done now.';
+
+/*
  * Plan leased keys, record the decisions, and hand out the network's part.
  * The caller commits before anything is sent.
  *
@@ -594,30 +741,35 @@ DECLARE
 	work rsvp_sync._work[];
 	rehearsal boolean := current_setting('rsvp_sync.mode') = 'dry_run';
 BEGIN
+	keys := rsvp_sync._hold_intents(of_source, keys);
 	SELECT array_agg(e) INTO es
 	FROM rsvp_sync._evaluate(of_source, keys, false) e;
 	IF rsvp_sync._find_credentials(of_source, es) THEN
 		SELECT array_agg(e) INTO es
 		FROM rsvp_sync._evaluate(of_source, keys, false) e;
 	END IF;
-	es := rsvp_sync._in_turn(of_source, es);
+	es := rsvp_sync._in_turn(of_source, rsvp_sync._hold_partners(of_source,
+		es));
 	es := rsvp_sync._brake(of_source, es);
 	PERFORM rsvp_sync._take_over(of_source, es);
-	PERFORM rsvp_sync._record_decisions(of_source, es);
-	IF rehearsal THEN
-		PERFORM rsvp_sync._rehearse(of_source, es);
-	ELSE
+	IF NOT rehearsal THEN
 		SELECT array_agg(w) INTO work
 		FROM rsvp_sync._make_work(of_source, es) w;
-		PERFORM rsvp_sync._record_work(of_source, work);
+	END IF;
+	PERFORM rsvp_sync._record_decisions(of_source, es, work);
+	PERFORM rsvp_sync._count_withdrawals(of_source, work);
+	IF rehearsal THEN
+		PERFORM rsvp_sync._rehearse(of_source, es);
 	END IF;
 	/* Nothing left to do about its old slot: it is planned for the new one. */
 	UPDATE rsvp_sync._queue q SET lease = NULL, due_at = now()
-	WHERE q.source_id = of_source AND q.key = ANY (ARRAY(
-		SELECT e.key FROM unnest(es) e WHERE (e.d).reason_code = 'moved'));
+	WHERE q.ctid = ANY (ARRAY(SELECT (SELECT n.ctid FROM rsvp_sync._queue n
+			WHERE n.source_id = of_source AND n.key = e.key)
+		FROM unnest(es) e WHERE (e.d).reason_code = 'moved'));
 	DELETE FROM rsvp_sync._queue q
-	WHERE q.source_id = of_source AND q.key = ANY (ARRAY(
-		SELECT e.key FROM unnest(es) e
+	WHERE q.ctid = ANY (ARRAY(SELECT (SELECT n.ctid FROM rsvp_sync._queue n
+			WHERE n.source_id = of_source AND n.key = e.key)
+		FROM unnest(es) e
 		WHERE (rehearsal OR (e.d).action NOT IN ('put', 'delete', 'read',
 				'list'))
 			AND (e.d).reason_code IS DISTINCT FROM 'moved'));
@@ -698,11 +850,15 @@ AS $$
 DECLARE
 	withdrawing integer;
 	budget bigint;
-	/* Those have been let pass, and were counted then. */
-	counted text[] := ARRAY(SELECT q.key FROM rsvp_sync._queue q
-		WHERE q.source_id = of_source AND q.counted
-			AND q.key = ANY (ARRAY(SELECT e.key FROM unnest(es) e)));
+	counted text[];
 BEGIN
+	IF NOT EXISTS (SELECT FROM unnest(es) e WHERE (e.d).withdraws) THEN
+		RETURN es;
+	END IF;
+	/* Those have been let pass, and were counted then. */
+	counted := ARRAY(SELECT e.key FROM unnest(es) e
+		WHERE (SELECT q.counted FROM rsvp_sync._queue q
+			WHERE q.source_id = of_source AND q.key = e.key));
 	SELECT count(*) INTO withdrawing FROM unnest(es) e
 	WHERE (e.d).withdraws AND (e.d).action IN ('put', 'delete')
 		AND NOT (e.s).approved AND e.key <> ALL (counted);
@@ -780,7 +936,8 @@ BEGIN
 	/* This key leaves; the other one goes on with its record. */
 	UPDATE rsvp_sync._intent h SET bond = i.bond, rkey = i.rkey,
 		wrote = i.wrote, base_local = i.base_local, base_cid = i.base_cid,
-		record_created_at = i.record_created_at
+		record_created_at = i.record_created_at,
+		heard_cid = i.heard_cid, heard_status = i.heard_status
 	FROM unnest(es) e
 	JOIN rsvp_sync._intent i ON i.source_id = of_source AND i.key = e.key
 	WHERE (e.d).action = 'handover'
@@ -790,13 +947,15 @@ $$;
 COMMENT ON FUNCTION rsvp_sync._take_over(bigint, rsvp_sync._evaluation[]) IS
 'Moves the bond where one key takes a slot over from another.';
 
-/* Decisions into intent; a key that is only forgotten leaves it. */
+/*
+ * Decisions into intent, and what is about to be sent, before it is sent; a
+ * key that is only forgotten leaves it.
+ */
 CREATE FUNCTION rsvp_sync._record_decisions(of_source bigint,
-	es rsvp_sync._evaluation[])
+	es rsvp_sync._evaluation[], work rsvp_sync._work[])
 RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
-SET enable_hashjoin = off
 AS $$
 DECLARE
 	unsent text[] := ARRAY(SELECT e.key FROM unnest(es) e
@@ -804,6 +963,11 @@ DECLARE
 	/* Approved until it is done, whatever it has to wait for. */
 	withdrawing text[] := ARRAY(SELECT e.key FROM unnest(es) e
 		WHERE (e.d).withdraws);
+	takers text[] := ARRAY(SELECT e.key FROM unnest(es) e
+		WHERE e.from_key IS NOT NULL);
+	/* No record key is known yet: the one of the call is new. */
+	minted text[] := ARRAY(SELECT e.key FROM unnest(es) e
+		WHERE (e.d).rkey IS NULL AND e.rkey IS NULL);
 BEGIN
 	/* A write whose answer was lost turns out to have been made. */
 	PERFORM rsvp_sync._count_operation(of_source, 'create',
@@ -811,22 +975,28 @@ BEGIN
 	FROM unnest(es) e WHERE (e.s).remote_sent;
 
 	DELETE FROM rsvp_sync._intent i
-	WHERE i.source_id = of_source AND i.key = ANY (ARRAY(
-		SELECT e.key FROM unnest(es) e
+	WHERE i.ctid = ANY (ARRAY(SELECT (SELECT n.ctid FROM rsvp_sync._intent n
+			WHERE n.source_id = of_source AND n.key = e.key)
+		FROM unnest(es) e
 		WHERE (e.d).action IN ('forget', 'handover')
 			AND NOT (e.s).present));
 
 	INSERT INTO rsvp_sync._intent AS i (source_id, key, did, event_uri, live,
 		local, local_at, first_local, bond, wrote, rkey, record_created_at,
-		base_local, base_cid, sent_cids, sent_local, doubt,
-		state, reason_code, reason, writeback, writeback_at)
+		base_local, base_cid, sent_cids, sent_local, doubt, heard_cid,
+		heard_status, state, reason_code, reason, writeback, writeback_at)
 	SELECT of_source, e.key, e.did, e.event_uri, (e.d).live, (e.s).local,
 		e.local_at, coalesce((e.s).first_local, (e.s).local),
 		CASE WHEN (e.d).action <> 'handover' THEN (e.d).bond END,
-		(e.s).wrote OR (e.s).remote_sent, coalesce((e.d).rkey, e.rkey),
+		(e.s).wrote OR (e.s).remote_sent,
+		coalesce(w.rkey, (e.d).rkey, e.rkey),
 		e.record_created_at, (e.d).base_local, (e.d).base_cid,
-		CASE WHEN (e.d).confirmed THEN '{}' ELSE e.sent_cids END,
-		(e.s).sent_local, (e.s).doubt AND NOT (e.d).confirmed,
+		CASE WHEN w.cid IS NULL OR w.cid = ANY (sent.cids) THEN sent.cids
+			ELSE sent.cids || w.cid END,
+		CASE WHEN w.key IS NULL THEN (e.s).sent_local ELSE w.sent_local END,
+		(e.s).doubt AND NOT (e.d).confirmed OR w.key IS NOT NULL,
+		CASE WHEN (e.s).remote_sent THEN (e.s).remote_cid END,
+		CASE WHEN (e.s).remote_sent THEN (e.s).remote_status END,
 		c.state, c.code, CASE c.code
 			WHEN 'withheld' THEN coalesce((e.d).reason_code, 'withheld')
 			WHEN 'unmapped_status'
@@ -842,6 +1012,10 @@ BEGIN
 			AND e.key = ANY (unsent), now()
 	FROM unnest(es) e
 	CROSS JOIN LATERAL rsvp_sync._standing(e) c
+	CROSS JOIN LATERAL (SELECT CASE WHEN (e.d).confirmed THEN '{}'
+		ELSE e.sent_cids END) sent (cids)
+	LEFT JOIN unnest(work) w ON w.key = e.key
+		AND w.need IS NULL AND w.action IN ('put', 'delete')
 	WHERE (e.s).present
 		OR (e.d).action NOT IN ('forget', 'handover')
 	ON CONFLICT (source_id, key) DO UPDATE SET
@@ -853,13 +1027,25 @@ BEGIN
 		base_local = excluded.base_local, base_cid = excluded.base_cid,
 		sent_cids = excluded.sent_cids, sent_local = excluded.sent_local,
 		doubt = excluded.doubt,
+		/* What it has of another key, it has with what that one heard. */
+		heard_cid = CASE WHEN excluded.heard_cid IS NOT NULL
+				OR excluded.key = ANY (takers)
+				OR (i.did, i.event_uri) IS DISTINCT FROM
+					(excluded.did, excluded.event_uri)
+			THEN excluded.heard_cid ELSE i.heard_cid END,
+		heard_status = CASE WHEN excluded.heard_cid IS NOT NULL
+				OR excluded.key = ANY (takers)
+				OR (i.did, i.event_uri) IS DISTINCT FROM
+					(excluded.did, excluded.event_uri)
+			THEN excluded.heard_status ELSE i.heard_status END,
 		truncated = i.truncated AND NOT excluded.live,
 		approved = i.approved AND (excluded.state = 'held'
 			OR excluded.key = ANY (withdrawing)),
 		state = excluded.state, reason_code = excluded.reason_code,
 		reason = excluded.reason,
 		writeback = i.writeback OR excluded.writeback
-			OR excluded.rkey IS DISTINCT FROM i.rkey
+			OR CASE WHEN excluded.key = ANY (minted) THEN i.rkey IS NOT NULL
+				ELSE excluded.rkey IS DISTINCT FROM i.rkey END
 			OR excluded.base_cid IS DISTINCT FROM i.base_cid,
 		writeback_at = CASE WHEN i.writeback THEN i.writeback_at
 			ELSE now() END,
@@ -867,8 +1053,8 @@ BEGIN
 			THEN now() ELSE i.synced_at END;
 END
 $$;
-COMMENT ON FUNCTION rsvp_sync._record_decisions(bigint, rsvp_sync._evaluation[]) IS
-'Writes what plan() said into _intent.';
+COMMENT ON FUNCTION rsvp_sync._record_decisions(bigint, rsvp_sync._evaluation[], rsvp_sync._work[]) IS
+'Writes into _intent what plan() said, and commits to the calls before they are made: record key, cid, doubt.';
 
 CREATE FUNCTION rsvp_sync._make_work(of_source bigint,
 	es rsvp_sync._evaluation[])
@@ -928,8 +1114,8 @@ $$;
 COMMENT ON FUNCTION rsvp_sync._make_work(bigint, rsvp_sync._evaluation[]) IS
 'Calls to be made, with record key, record and its cid.';
 
-/* What is about to be sent, before it is sent. */
-CREATE FUNCTION rsvp_sync._record_work(of_source bigint,
+/* Withdrawals about to be sent, for the brake. */
+CREATE FUNCTION rsvp_sync._count_withdrawals(of_source bigint,
 	work rsvp_sync._work[])
 RETURNS void
 LANGUAGE plpgsql VOLATILE
@@ -938,43 +1124,23 @@ SET enable_hashjoin = off
 AS $$
 DECLARE
 	keys text[];
-	rkeys text[];
-	cids text[];
-	values text[];
-	counted_keys text[];
 BEGIN
-	/* What is known by key = ANY and by place needs no join; see _park(). */
-	SELECT array_agg(w.key), array_agg(w.rkey), array_agg(w.cid),
-		array_agg(w.sent_local),
-		array_agg(w.key) FILTER (WHERE w.withdraws)
-	INTO keys, rkeys, cids, values, counted_keys
-	FROM unnest(work) w
-	WHERE w.need IS NULL AND w.action IN ('put', 'delete');
-
-	UPDATE rsvp_sync._intent i SET
-		rkey = rkeys[array_position(keys, i.key)], doubt = true,
-		sent_cids = CASE
-			WHEN cids[array_position(keys, i.key)] IS NULL
-				OR cids[array_position(keys, i.key)] = ANY (i.sent_cids)
-			THEN i.sent_cids
-			ELSE i.sent_cids || cids[array_position(keys, i.key)] END,
-		sent_local = values[array_position(keys, i.key)]
-	WHERE i.source_id = of_source AND i.key = ANY (keys);
-	IF counted_keys IS NULL THEN
+	SELECT array_agg(w.key) INTO keys FROM unnest(work) w
+	WHERE w.need IS NULL AND w.action IN ('put', 'delete') AND w.withdraws;
+	IF keys IS NULL THEN
 		RETURN;
 	END IF;
-
 	INSERT INTO rsvp_sync._withdrawal AS t (source_id, minute, n)
-	VALUES (of_source, date_trunc('minute', now()), cardinality(counted_keys))
+	VALUES (of_source, date_trunc('minute', now()), cardinality(keys))
 	ON CONFLICT (source_id, minute) DO UPDATE SET n = t.n + excluded.n;
 	UPDATE rsvp_sync._queue q SET counted = true
-	WHERE q.source_id = of_source AND q.key = ANY (counted_keys);
+	WHERE q.source_id = of_source AND q.key = ANY (keys);
 	DELETE FROM rsvp_sync._withdrawal t
 	WHERE t.source_id = of_source AND t.minute < now() - interval '1 hour';
 END
 $$;
-COMMENT ON FUNCTION rsvp_sync._record_work(bigint, rsvp_sync._work[]) IS
-'Commits to calls before they are made: record key, cid, doubt.';
+COMMENT ON FUNCTION rsvp_sync._count_withdrawals(bigint, rsvp_sync._work[]) IS
+'Counts the withdrawals among calls that are about to be made.';
 
 /* Mode dry_run: what would be sent goes to the history only. */
 CREATE FUNCTION rsvp_sync._rehearse(of_source bigint,

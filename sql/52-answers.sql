@@ -5,7 +5,8 @@
 
 /* One record as it is out there; NULL cid: there is none. */
 CREATE FUNCTION rsvp_sync._observe(of_did text, of_rkey text, new_cid text,
-	new_record jsonb, new_rev text, how text, at timestamptz)
+	new_record jsonb, new_rev text, how text, at timestamptz,
+	asked timestamptz DEFAULT NULL)
 RETURNS void
 LANGUAGE sql VOLATILE
 SET search_path = pg_catalog, pg_temp
@@ -25,10 +26,31 @@ ON CONFLICT (did, rkey) DO UPDATE SET
 	record = excluded.record, rev = coalesce(excluded.rev, o.rev),
 	changed_at = CASE WHEN o.cid IS NOT DISTINCT FROM excluded.cid
 		THEN o.changed_at ELSE excluded.changed_at END,
-	source = excluded.source, seen_at = now()
+	source = excluded.source, seen_at = now(), verified = true,
+	heard_by = CASE WHEN o.cid IS NOT DISTINCT FROM excluded.cid
+		THEN o.heard_by END
+/* Something newer may have come by another way meanwhile. */
+WHERE (excluded.rev IS NULL OR o.rev IS NULL OR excluded.rev >= o.rev)
+	AND coalesce(o.seen_at <= asked OR o.source IN ('write', 'list'), true)
 $$;
-COMMENT ON FUNCTION rsvp_sync._observe(text, text, text, jsonb, text, text, timestamptz) IS
-'Records what is known of one RSVP record; NULL cid: known to be absent. Nothing of who asked to be forgotten.';
+COMMENT ON FUNCTION rsvp_sync._observe(text, text, text, jsonb, text, text, timestamptz, timestamptz) IS
+'Records what is known of one RSVP record; NULL cid: known to be absent. asked: since when it was asked for. Nothing of who asked to be forgotten, nor what is older than what is known.';
+
+/* What was learnt about these slots of an account concerns rows, too. */
+CREATE FUNCTION rsvp_sync._merge_learnt(of_did text, uris text[])
+RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	IF uris <> '{}' AND EXISTS (SELECT FROM rsvp_sync._listeners()) THEN
+		PERFORM rsvp_sync._merge_slots(array_fill(of_did,
+			ARRAY[cardinality(uris)]), uris, NULL, NULL, NULL);
+	END IF;
+END
+$$;
+COMMENT ON FUNCTION rsvp_sync._merge_learnt(text, text[]) IS
+'Merges slots of an account that an answer of its PDS was about.';
 
 /*
  * When a record was last changed, as far as its content says: createdAt, but
@@ -103,20 +125,35 @@ RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
+DECLARE
+	overtaken boolean;
 BEGIN
 	IF rsvp_sync._wrote_elsewhere(w_source, w_key, w_generation, w_did, w_cid,
 		w_pds) THEN
 		RETURN;
 	END IF;
 	PERFORM rsvp_sync._observe(w_did, w_rkey, w_cid, w_record, w_rev,
-		'write', now());
+		'write', coalesce(least(rsvp_sync._tid_time(w_rev), now()), now()));
+	/*
+	 * Unless something else was agreed on while the call was under way: then
+	 * what it has written is one more thing said on the network.
+	 */
 	UPDATE rsvp_sync._intent i SET
 		bond = coalesce(i.bond, 'own'), wrote = true, rkey = w_rkey,
 		base_local = i.sent_local, base_cid = w_cid, sent_cids = '{}',
+		heard_cid = w_cid, heard_status = rsvp_sync._status_word(w_record),
 		doubt = false, approved = false, state = 'done',
 		reason_code = 'published', reason = rsvp_sync._reason('published'),
 		synced_at = now(), writeback = true, writeback_at = now()
-	WHERE i.source_id = w_source AND i.key = w_key;
+	WHERE i.source_id = w_source AND i.key = w_key
+		AND (i.doubt OR w_cid = ANY (i.sent_cids));
+	overtaken := NOT FOUND;
+	IF overtaken THEN
+		UPDATE rsvp_sync._intent i SET wrote = true
+		WHERE i.source_id = w_source AND i.key = w_key AND i.rkey = w_rkey;
+		PERFORM rsvp_sync._merge_learnt(w_did,
+			ARRAY[rsvp_sync._subject_uri(w_record)]);
+	END IF;
 	INSERT INTO rsvp_sync._history (source_id, key, did, action, outcome,
 		status, uri, cid)
 	VALUES (w_source, w_key, w_did, 'put', 'ok',
@@ -124,9 +161,9 @@ BEGIN
 		rsvp_sync._rsvp_uri(w_did, w_rkey), w_cid);
 	PERFORM rsvp_sync._identity_wrote(w_did);
 	/* A row that is gone has said its last word: then it is forgotten. */
-	PERFORM rsvp_sync._unqueue(w_source, w_key, w_generation, EXISTS (
-		SELECT FROM rsvp_sync._intent i
-		WHERE i.source_id = w_source AND i.key = w_key AND NOT i.live));
+	PERFORM rsvp_sync._unqueue(w_source, w_key, w_generation,
+		overtaken OR EXISTS (SELECT FROM rsvp_sync._intent i
+			WHERE i.source_id = w_source AND i.key = w_key AND NOT i.live));
 END
 $$;
 COMMENT ON FUNCTION rsvp_sync._put_done(bigint, text, bigint, text, text, jsonb, text, text, text) IS
@@ -135,7 +172,7 @@ COMMENT ON FUNCTION rsvp_sync._put_done(bigint, text, bigint, text, text, jsonb,
 /*
  * The same of several keys of a source at once, which is what there is to do
  * most of the time.  What is out of the ordinary with one of them is left to
- * _put_done().  By key = ANY and by place: see _park().
+ * _put_done().  Keys are looked up one by one: see _park().
  */
 CREATE FUNCTION rsvp_sync._puts_done(w_source bigint, keys text[],
 	generations text[], dids text[], rkeys text[], records text[],
@@ -147,13 +184,22 @@ SET enable_seqscan = off SET enable_hashjoin = off
 SET enable_mergejoin = off SET enable_bitmapscan = off
 AS $$
 DECLARE
+	published text := rsvp_sync._reason('published');
 	gone text[];
+	n bigint;
 BEGIN
 	IF EXISTS (SELECT FROM unnest(dids, pdses) w (did, pds)
-			WHERE w.pds <> rsvp_sync._pds_of(w.did))
-		OR EXISTS (SELECT FROM rsvp_sync._forgotten f
+			WHERE w.pds <> (SELECT h.pds FROM rsvp_sync._home h
+				WHERE h.did = w.did))
+		OR EXISTS (SELECT FROM rsvp_sync._forgotten)
+		AND EXISTS (SELECT FROM rsvp_sync._forgotten f
 			WHERE f.digest = ANY (ARRAY(
 				SELECT sha256(convert_to(d, 'UTF8')) FROM unnest(dids) d)))
+		/* Overtaken, see there. */
+		OR EXISTS (SELECT FROM rsvp_sync._intent i
+			WHERE i.source_id = w_source AND i.key = ANY (keys)
+				AND NOT i.doubt AND cids[array_position(keys, i.key)]
+					<> ALL (i.sent_cids))
 	THEN
 		PERFORM rsvp_sync._put_done(w_source, w.key, w.generation::bigint,
 			w.did, w.rkey, w.record::jsonb, w.cid, w.rev, w.pds)
@@ -166,45 +212,67 @@ BEGIN
 		event_cid, status, record, rev, changed_at, source)
 	SELECT w.did, w.rkey, w.cid, r.record #>> '{subject,uri}',
 		r.record #>> '{subject,cid}', split_part(r.record ->> 'status', '#', 2),
-		r.record, nullif(w.rev, ''), now(), 'write'
+		r.record, nullif(w.rev, ''),
+		coalesce(least(rsvp_sync._tid_time(w.rev), now()), now()), 'write'
 	FROM unnest(dids, rkeys, records, cids, revs)
 		w (did, rkey, record, cid, rev)
-	CROSS JOIN LATERAL (SELECT w.record::jsonb) r (record)
+	CROSS JOIN LATERAL (SELECT w.record::jsonb OFFSET 0) r (record)
 	ON CONFLICT (did, rkey) DO UPDATE SET
 		cid = excluded.cid, event_uri = excluded.event_uri,
 		event_cid = excluded.event_cid, status = excluded.status,
 		record = excluded.record, rev = coalesce(excluded.rev, o.rev),
 		changed_at = CASE WHEN o.cid IS NOT DISTINCT FROM excluded.cid
 			THEN o.changed_at ELSE excluded.changed_at END,
-		source = excluded.source, seen_at = now();
-	UPDATE rsvp_sync._intent i SET
-		bond = coalesce(i.bond, 'own'), wrote = true,
-		rkey = rkeys[array_position(keys, i.key)],
-		base_local = i.sent_local,
-		base_cid = cids[array_position(keys, i.key)], sent_cids = '{}',
-		doubt = false, approved = false, state = 'done',
-		reason_code = 'published', reason = rsvp_sync._reason('published'),
-		synced_at = now(), writeback = true, writeback_at = now()
-	WHERE i.source_id = w_source AND i.key = ANY (keys);
+		source = excluded.source, seen_at = now(), verified = true,
+		heard_by = CASE WHEN o.cid IS NOT DISTINCT FROM excluded.cid
+			THEN o.heard_by END
+	WHERE excluded.rev IS NULL OR o.rev IS NULL OR excluded.rev >= o.rev;
+	WITH written AS (
+		UPDATE rsvp_sync._intent i SET
+			bond = coalesce(i.bond, 'own'), wrote = true, rkey = w.rkey,
+			base_local = i.sent_local, base_cid = w.cid, sent_cids = '{}',
+			heard_cid = w.cid, heard_status = w.status,
+			doubt = false, approved = false, state = 'done',
+			reason_code = 'published', reason = published,
+			synced_at = now(), writeback = true, writeback_at = now()
+		FROM (SELECT v.*, split_part(v.record::jsonb ->> 'status', '#', 2)
+				AS status, (SELECT n.ctid FROM rsvp_sync._intent n
+				WHERE n.source_id = w_source AND n.key = v.key) AS place
+			FROM unnest(keys, rkeys, cids, records)
+				v (key, rkey, cid, record) OFFSET 0) w
+		WHERE i.ctid = w.place
+		RETURNING i.key, i.live
+	)
+	/* A row that is gone has said its last word: then it is forgotten. */
+	SELECT array_agg(w.key) FILTER (WHERE NOT w.live), count(*)
+	INTO gone, n FROM written w;
+	IF n < cardinality(keys) THEN
+		RAISE EXCEPTION USING ERRCODE = 'serialization_failure',
+			MESSAGE = 'an intent has been changed meanwhile';
+	END IF;
 	INSERT INTO rsvp_sync._history (source_id, key, did, action, outcome,
 		status, uri, cid)
 	SELECT w_source, w.key, w.did, 'put', 'ok',
-		split_part(w.record::jsonb ->> 'status', '#', 2),
-		rsvp_sync._rsvp_uri(w.did, w.rkey), w.cid
+		split_part(w.record::json ->> 'status', '#', 2),
+		'at://' || w.did || '/community.lexicon.calendar.rsvp/' || w.rkey,
+		w.cid
 	FROM unnest(keys, dids, rkeys, records, cids)
 		w (key, did, rkey, record, cid);
 	UPDATE rsvp_sync._identity i
 	SET verify_at = now() + rsvp_sync._identity_fresh()
 	WHERE i.did = ANY (dids) AND i.verify_at IS NULL;
-	/* A row that is gone has said its last word: then it is forgotten. */
-	gone := ARRAY(SELECT i.key FROM rsvp_sync._intent i
-		WHERE i.source_id = w_source AND i.key = ANY (keys) AND NOT i.live);
 	DELETE FROM rsvp_sync._queue q
-	WHERE q.source_id = w_source AND q.key = ANY (keys)
-		AND q.generation = generations[array_position(keys, q.key)]::bigint
-		AND q.key <> ALL (gone);
-	UPDATE rsvp_sync._queue q SET lease = NULL
-	WHERE q.source_id = w_source AND q.key = ANY (keys);
+	USING (SELECT v.generation::bigint, (SELECT n.ctid
+			FROM rsvp_sync._queue n
+			WHERE n.source_id = w_source AND n.key = v.key) AS place
+		FROM unnest(keys, generations) v (key, generation)
+		WHERE gone IS NULL OR v.key <> ALL (gone) OFFSET 0) w
+	WHERE q.ctid = w.place AND q.generation = w.generation;
+	GET DIAGNOSTICS n = ROW_COUNT;
+	IF n < cardinality(keys) THEN
+		UPDATE rsvp_sync._queue q SET lease = NULL
+		WHERE q.source_id = w_source AND q.key = ANY (keys);
+	END IF;
 END
 $$;
 COMMENT ON FUNCTION rsvp_sync._puts_done(bigint, text[], text[], text[], text[], text[], text[], text[], text[]) IS
@@ -233,14 +301,16 @@ BEGIN
 		RETURN;
 	END IF;
 	PERFORM rsvp_sync._observe(w_did, w_rkey, NULL, NULL, w_rev, 'write',
-		now());
+		coalesce(least(rsvp_sync._tid_time(w_rev), now()), now()));
 	UPDATE rsvp_sync._intent i SET
 		bond = NULL, wrote = false, rkey = NULL, record_created_at = NULL,
 		base_local = i.sent_local, base_cid = NULL, sent_cids = '{}',
+		heard_cid = NULL, heard_status = NULL,
 		doubt = false, approved = false, state = 'done',
 		reason_code = 'withdrawn', reason = rsvp_sync._reason('withdrawn'),
 		synced_at = now(), writeback = true, writeback_at = now()
-	WHERE i.source_id = w_source AND i.key = w_key;
+	/* Unless something else was agreed on meanwhile, see _put_done(). */
+	WHERE i.source_id = w_source AND i.key = w_key AND i.doubt;
 	INSERT INTO rsvp_sync._history (source_id, key, did, action, outcome, uri)
 	VALUES (w_source, w_key, w_did, 'delete', 'ok',
 		rsvp_sync._rsvp_uri(w_did, w_rkey));
@@ -257,7 +327,7 @@ COMMENT ON FUNCTION rsvp_sync._delete_done(bigint, text, bigint, text, text, tex
  */
 CREATE FUNCTION rsvp_sync._read_done(w_source bigint, w_key text,
 	w_did text, w_rkey text, w_cid text, w_record jsonb,
-	w_pds text DEFAULT NULL)
+	w_pds text DEFAULT NULL, asked timestamptz DEFAULT NULL)
 RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
@@ -268,7 +338,7 @@ BEGIN
 	END IF;
 	PERFORM rsvp_sync._observe(w_did, w_rkey,
 		coalesce(w_cid, rsvp_sync.record_cid(w_record)), w_record, NULL, 'read',
-		coalesce(rsvp_sync._record_time(w_record), now()));
+		coalesce(rsvp_sync._record_time(w_record), now()), asked);
 	/* A deletion whose answer was lost turns out to have been made. */
 	IF w_cid IS NULL AND w_record IS NULL THEN
 		PERFORM rsvp_sync._count_operation(w_source, 'delete', NULL)
@@ -276,16 +346,20 @@ BEGIN
 		WHERE i.source_id = w_source AND i.key = w_key
 			AND i.doubt AND i.bond IS NOT NULL AND i.sent_cids = '{}';
 	END IF;
+	/* While it is in doubt whether a record is gone by our own doing. */
+	PERFORM rsvp_sync._merge_learnt(w_did, ARRAY(
+		SELECT o.event_uri FROM rsvp_sync._observed o
+		WHERE o.did = w_did AND o.rkey = w_rkey AND o.event_uri IS NOT NULL));
 	UPDATE rsvp_sync._intent i SET doubt = false
 	WHERE i.source_id = w_source AND i.key = w_key;
 END
 $$;
-COMMENT ON FUNCTION rsvp_sync._read_done(bigint, text, text, text, text, jsonb, text) IS
+COMMENT ON FUNCTION rsvp_sync._read_done(bigint, text, text, text, text, jsonb, text, timestamptz) IS
 'A record was read from its PDS; neither cid nor record: it is not there.';
 
 /* All records of an account, every page. */
 CREATE FUNCTION rsvp_sync._list_done(of_did text, records jsonb,
-	of_pds text DEFAULT NULL)
+	of_pds text DEFAULT NULL, asked timestamptz DEFAULT NULL)
 RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
@@ -293,10 +367,13 @@ AS $$
 DECLARE
 	r record;
 	seen text[] := '{}';
+	before jsonb;
 BEGIN
 	IF of_pds <> rsvp_sync._pds_of(of_did) THEN
 		RETURN;					/* where the account is no more */
 	END IF;
+	SELECT jsonb_object_agg(o.rkey, o.cid) INTO before
+	FROM rsvp_sync._observed o WHERE o.did = of_did;
 	FOR r IN SELECT (rsvp_sync.parse_at_uri(e ->> 'uri')).rkey AS rkey,
 			e ->> 'cid' AS cid, e -> 'value' AS value
 		FROM jsonb_array_elements(records) e
@@ -304,15 +381,25 @@ BEGIN
 		CONTINUE WHEN r.rkey IS NULL OR r.cid IS NULL;
 		seen := seen || r.rkey;
 		PERFORM rsvp_sync._observe(of_did, r.rkey, r.cid, r.value, NULL,
-			'list', coalesce(rsvp_sync._record_time(r.value), now()));
+			'list', coalesce(rsvp_sync._record_time(r.value), now()), asked);
 	END LOOP;
 	UPDATE rsvp_sync._observed o SET cid = NULL, record = NULL,
 		status = NULL, changed_at = now(), source = 'list', seen_at = now()
-	WHERE o.did = of_did AND o.cid IS NOT NULL AND o.rkey <> ALL (seen);
+	WHERE o.did = of_did AND o.cid IS NOT NULL AND o.rkey <> ALL (seen)
+		AND coalesce(o.seen_at <= asked OR o.source IN ('write', 'list'),
+			true);
+	/* Of an account that has moved, what is missing is not the user's doing. */
+	IF NOT EXISTS (SELECT FROM rsvp_sync._identity i
+		WHERE i.did = of_did AND i.lost_since IS NOT NULL) THEN
+		PERFORM rsvp_sync._merge_learnt(of_did, ARRAY(
+			SELECT DISTINCT o.event_uri FROM rsvp_sync._observed o
+			WHERE o.did = of_did AND o.event_uri IS NOT NULL
+				AND o.cid IS DISTINCT FROM before ->> o.rkey));
+	END IF;
 	PERFORM rsvp_sync._rewind(of_did);
 END
 $$;
-COMMENT ON FUNCTION rsvp_sync._list_done(text, jsonb, text) IS
+COMMENT ON FUNCTION rsvp_sync._list_done(text, jsonb, text, timestamptz) IS
 'The RSVP records of an account, all pages of listRecords; what is not among them is gone.';
 
 CREATE FUNCTION rsvp_sync._event_done(of_uri text, new_cid text)

@@ -1,24 +1,287 @@
 /*
- * Inbound: what is said on the network, into observed and on to the rows.
+ * Inbound: what is said on the network goes into observed.  What it means for
+ * the rows is decided and done in 55-merge.sql, from what is observed then;
  * docs/inbound.md says what is done with what.
  */
-
-CREATE FUNCTION rsvp_sync._merge(present boolean, withdrawing boolean,
-	local text, base_local text, heard boolean, heard_cid text,
-	heard_status text, remote_cid text, remote_status text,
-	remote_sent boolean, local_newer boolean, conflict text,
-	verified boolean)
-RETURNS text
-LANGUAGE C IMMUTABLE PARALLEL SAFE
-AS 'MODULE_PATHNAME', 'rsvp_sync_merge';
-COMMENT ON FUNCTION rsvp_sync._merge(boolean, boolean, text, text, boolean, text, text, text, text, boolean, boolean, text, boolean) IS
-'What a statement on the network means for an attendance row: none, echo (our own write), keep (a word we do not know), agree, local (the row speaks), verify (ask first), apply or cancel. Pure; src/merge.c.';
 
 CREATE FUNCTION rsvp_sync._tid_time(tid text) RETURNS timestamptz
 LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE
 AS 'MODULE_PATHNAME', 'rsvp_sync_tid_time';
 COMMENT ON FUNCTION rsvp_sync._tid_time(text) IS
 'When a TID was made, as its maker''s clock had it; NULL if it is none.';
+
+/* One record as it is said to be; NULL cid: deleted. */
+CREATE TYPE rsvp_sync._arrival AS (
+	did text, rkey text, cid text, rev text, event_uri text, event_cid text,
+	status text, record jsonb, at timestamptz
+);
+
+/*
+ * Of several events about one record the last.  A record whose cid nobody told
+ * gets one that is none, so that it counts as there.
+ */
+CREATE FUNCTION rsvp_sync._arrivals(dids text[], revs text[], ops text[],
+	rkeys text[], cids text[], records text[], times_us bigint[])
+RETURNS rsvp_sync._arrival[]
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp SET jit = off
+AS $$
+SELECT array_agg(ROW(e.did, e.rkey,
+	CASE WHEN e.op <> 'delete' THEN coalesce(e.cid,
+		'?' || md5(concat_ws('/', e.rev, e.time_us, e.record))) END,
+	e.rev,
+	CASE jsonb_typeof(r.record -> 'subject')
+		WHEN 'string' THEN r.record ->> 'subject'
+		WHEN 'object' THEN r.record -> 'subject' ->> 'uri' END,
+	CASE jsonb_typeof(r.record -> 'subject')
+		WHEN 'object' THEN r.record -> 'subject' ->> 'cid' END,
+	/* As _status_word() has it. */
+	substring(r.record ->> 'status',
+		'^(?:[a-zA-Z0-9.-]+#)?(going|interested|notgoing)$'),
+	r.record, least(coalesce(rsvp_sync._tid_time(e.rev),
+		timestamptz 'epoch' + e.time_us * interval '1 microsecond', now()),
+		now()))::rsvp_sync._arrival ORDER BY e.did, e.rkey)
+FROM (
+	SELECT DISTINCT ON (u.did, u.rkey) u.*
+	FROM unnest(dids, revs, ops, rkeys, cids, records, times_us)
+		WITH ORDINALITY AS u (did, rev, op, rkey, cid, record, time_us, n)
+	ORDER BY u.did, u.rkey, u.n DESC) e
+/* OFFSET: the record is read once, not for each of its parts. */
+CROSS JOIN LATERAL (SELECT CASE WHEN e.op <> 'delete'
+	THEN e.record::jsonb END OFFSET 0) AS r (record)
+$$;
+COMMENT ON FUNCTION rsvp_sync._arrivals(text[], text[], text[], text[], text[], text[], bigint[]) IS
+'Events of a stream as records: the last one of each, with what it is about and says.';
+
+/* Sources that take answers from the network. */
+CREATE FUNCTION rsvp_sync._listeners() RETURNS SETOF rsvp_sync._source
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+SELECT s.* FROM rsvp_sync._source s
+WHERE s.state <> 'detaching'
+	AND (s.kind IN ('plan', 'openmeet') OR s.apply IS NOT NULL)
+ORDER BY s.source_id
+$$;
+COMMENT ON FUNCTION rsvp_sync._listeners() IS
+'Attached tables to which an RSVP made elsewhere could be applied.';
+
+/* One whose query does not run knows nothing now; see _ask_strangers(). */
+CREATE FUNCTION rsvp_sync._knowing(uris text[], of_sources bigint[])
+RETURNS TABLE (source_id bigint, uri text)
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	s rsvp_sync._source;
+BEGIN
+	IF cardinality(uris) = 0 THEN
+		RETURN;
+	END IF;
+	FOR s IN SELECT * FROM rsvp_sync._listeners() l
+		WHERE of_sources IS NULL OR l.source_id = ANY (of_sources)
+	LOOP
+		BEGIN
+			RETURN QUERY SELECT s.source_id, k.uri
+				FROM rsvp_sync._known_events(s.source_id, uris) k;
+		EXCEPTION WHEN OTHERS THEN
+			RAISE LOG 'source % cannot be asked for events: %', s.source_id,
+				SQLERRM;
+			UPDATE rsvp_sync._source w
+			SET strangers_at = now() + interval '1 minute'
+			WHERE w.source_id = s.source_id AND w.strangers_at IS NULL;
+		END;
+	END LOOP;
+END
+$$;
+COMMENT ON FUNCTION rsvp_sync._knowing(text[], bigint[]) IS
+'Which sources (NULL: all) know which of these events.';
+
+/*
+ * Into observed, in the order of their keys, so that two who do it at once
+ * wait for each other and do not deadlock.  An older version never overwrites
+ * a newer one: by rev where both are known, else by time.  What comes back is
+ * what this has changed; and what was known, but not to be trusted until now,
+ * or not told to everybody.
+ */
+CREATE FUNCTION rsvp_sync._store_arrivals(arrivals rsvp_sync._arrival[],
+	how text, sure boolean, of_sources bigint[])
+RETURNS TABLE (did text, rkey text, event_uri text)
+LANGUAGE sql VOLATILE
+SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET enable_mergejoin = off SET jit = off
+AS $$
+INSERT INTO rsvp_sync._observed AS o (did, rkey, cid, event_uri, event_cid,
+	status, record, rev, changed_at, source, verified, heard_by)
+SELECT a.did, a.rkey, a.cid, a.event_uri, a.event_cid, a.status, a.record,
+	a.rev, a.at, how, sure, of_sources
+FROM unnest(arrivals) a
+ON CONFLICT (did, rkey) DO UPDATE SET
+	cid = excluded.cid,
+	event_uri = coalesce(excluded.event_uri, o.event_uri),
+	event_cid = excluded.event_cid, status = excluded.status,
+	record = coalesce(excluded.record,
+		CASE WHEN o.cid = excluded.cid THEN o.record END),
+	rev = greatest(o.rev, excluded.rev),
+	changed_at = CASE WHEN o.cid IS NOT DISTINCT FROM excluded.cid
+		THEN o.changed_at ELSE excluded.changed_at END,
+	source = excluded.source, seen_at = now(),
+	verified = excluded.verified
+		OR o.verified AND o.cid IS NOT DISTINCT FROM excluded.cid,
+	heard_by = CASE WHEN o.cid IS DISTINCT FROM excluded.cid
+			OR excluded.heard_by IS NULL THEN excluded.heard_by
+		WHEN o.heard_by IS NOT NULL THEN o.heard_by || excluded.heard_by END
+WHERE CASE WHEN o.cid IS NOT DISTINCT FROM excluded.cid
+	THEN excluded.verified AND NOT o.verified
+		OR o.heard_by IS NOT NULL AND (excluded.heard_by IS NULL
+			OR NOT o.heard_by @> excluded.heard_by)
+	/* Told without its cid before, or after. */
+	WHEN excluded.rev = o.rev THEN o.cid LIKE '?%'
+	WHEN excluded.cid LIKE '?%' AND excluded.rev IS NULL
+		AND excluded.status IS NOT DISTINCT FROM o.status
+		AND excluded.event_uri = o.event_uri THEN false
+	WHEN o.cid LIKE '?%' AND o.rev IS NULL
+		AND excluded.status IS NOT DISTINCT FROM o.status THEN true
+	WHEN excluded.rev IS NOT NULL AND o.rev IS NOT NULL
+	THEN excluded.rev > o.rev
+	WHEN excluded.rev IS NULL AND how IN ('stream', 'application')
+	THEN coalesce(excluded.changed_at >= o.changed_at, true)
+	ELSE true END
+RETURNING o.did, o.rkey, o.event_uri
+$$;
+COMMENT ON FUNCTION rsvp_sync._store_arrivals(rsvp_sync._arrival[], text, boolean, bigint[]) IS
+'Records that arrived, into observed; those that change what was known. sure: they are to be trusted. of_sources: who is told (NULL: all).';
+
+CREATE TYPE rsvp_sync._intake AS (
+	changed bigint,					-- records that were new, other or gone
+	dids text[],					-- slots to look at
+	uris text[],
+	known_sources bigint[],			-- which source knows
+	known_uris text[]				-- which event
+);
+
+/*
+ * Records about events that somebody here knows, and those of accounts that
+ * we have, are stored.  Of all others only that they are there.
+ */
+CREATE FUNCTION rsvp_sync._take_in(arrivals rsvp_sync._arrival[], how text,
+	sure boolean, of_sources bigint[])
+RETURNS rsvp_sync._intake
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET enable_mergejoin = off SET jit = off
+AS $$
+DECLARE
+	intake rsvp_sync._intake;
+	kept rsvp_sync._arrival[];
+	left_over rsvp_sync._arrival[];
+	moved_dids text[];
+	moved_uris text[];
+	changed_rkeys text[];
+BEGIN
+	IF EXISTS (SELECT FROM rsvp_sync._forgotten) THEN
+		arrivals := ARRAY(SELECT a FROM unnest(arrivals) a
+			WHERE NOT EXISTS (SELECT FROM rsvp_sync._forgotten f
+				WHERE f.digest = sha256(convert_to(a.did, 'UTF8'))));
+	END IF;
+	SELECT coalesce(array_agg(k.source_id), '{}'),
+		coalesce(array_agg(k.uri), '{}')
+	INTO intake.known_sources, intake.known_uris
+	FROM rsvp_sync._knowing(ARRAY(SELECT DISTINCT a.event_uri
+		FROM unnest(arrivals) a WHERE a.event_uri IS NOT NULL), of_sources) k;
+
+	/* (a IS NULL would ask of each of its columns.) */
+	SELECT array_agg(a.a) FILTER (WHERE k.uri IS NOT NULL),
+		array_agg(a.a) FILTER (WHERE k.uri IS NULL)
+	INTO kept, left_over
+	FROM (SELECT b AS a, b.event_uri FROM unnest(arrivals) b) a
+	LEFT JOIN (SELECT DISTINCT u AS uri FROM unnest(intake.known_uris) u) k
+		ON k.uri = a.event_uri;
+	IF left_over IS NOT NULL THEN
+		kept := kept || ARRAY(SELECT a FROM unnest(left_over) a
+			WHERE EXISTS (SELECT FROM rsvp_sync._observed o
+					WHERE o.did = a.did AND o.rkey = a.rkey)
+				OR a.cid IS NOT NULL AND (
+					EXISTS (SELECT FROM rsvp_sync._account c
+						WHERE c.did = a.did)
+					OR EXISTS (SELECT FROM rsvp_sync._intent i
+						WHERE i.did = a.did AND i.event_uri = a.event_uri)));
+		PERFORM rsvp_sync._note_strangers(left_over);
+	END IF;
+
+	/* A record that is about another event now has left its slot. */
+	SELECT array_agg(o.did), array_agg(o.event_uri)
+	INTO moved_dids, moved_uris
+	FROM unnest(kept) a
+	CROSS JOIN LATERAL (SELECT o.* FROM rsvp_sync._observed o
+		WHERE o.did = a.did AND o.rkey = a.rkey LIMIT 1) o
+	WHERE o.event_uri <> a.event_uri;
+
+	SELECT count(*), array_agg(s.did), array_agg(s.rkey),
+		array_agg(s.event_uri)
+	INTO intake.changed, intake.dids, changed_rkeys, intake.uris
+	FROM rsvp_sync._store_arrivals(kept, how, sure, of_sources) s;
+	IF intake.changed > 0 AND EXISTS (SELECT FROM rsvp_sync._inbound) THEN
+		/* What was to be asked or tried was about another version. */
+		DELETE FROM rsvp_sync._inbound b
+		USING unnest(intake.dids, changed_rkeys) c (did, rkey)
+		WHERE b.did = c.did AND b.rkey = c.rkey;
+	END IF;
+	intake.dids := intake.dids || moved_dids;
+	intake.uris := intake.uris || moved_uris;
+	RETURN intake;
+END
+$$;
+COMMENT ON FUNCTION rsvp_sync._take_in(rsvp_sync._arrival[], text, boolean, bigint[]) IS
+'Stores records that arrived, and says which slots are to be looked at.';
+
+/*
+ * Stubs.  Of the account's own records nothing but this says that their event
+ * is not known yet.
+ */
+CREATE FUNCTION rsvp_sync._note_strangers(arrivals rsvp_sync._arrival[])
+RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET jit = off
+AS $$
+DECLARE
+	n bigint;
+BEGIN
+	DELETE FROM rsvp_sync._stranger t USING unnest(arrivals) a
+	WHERE a.cid IS NULL AND t.did = a.did AND t.rkey = a.rkey;
+	IF NOT EXISTS (SELECT FROM rsvp_sync._listeners()) THEN
+		RETURN;
+	END IF;
+	INSERT INTO rsvp_sync._stranger AS t (did, rkey, event_uri, rev)
+	SELECT a.did, a.rkey, a.event_uri, a.rev
+	FROM unnest(arrivals) a
+	WHERE a.cid IS NOT NULL AND rsvp_sync._is_record_of_did(a.event_uri)
+	ON CONFLICT (did, rkey) DO UPDATE SET event_uri = excluded.event_uri,
+		rev = greatest(t.rev, excluded.rev), seen_at = now();
+	GET DIAGNOSTICS n = ROW_COUNT;
+	/* Now and then, as often as there are many. */
+	IF random() * 5000 < n THEN
+		PERFORM rsvp_sync._forget_strangers();
+	END IF;
+END
+$$;
+COMMENT ON FUNCTION rsvp_sync._note_strangers(rsvp_sync._arrival[]) IS
+'Remembers that there are records about events nobody here knows, and forgets those that are gone.';
+
+CREATE FUNCTION rsvp_sync._forget_strangers() RETURNS void
+LANGUAGE sql VOLATILE
+SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off
+AS $$
+DELETE FROM rsvp_sync._stranger t
+WHERE t.ctid = ANY (ARRAY(
+	SELECT o.ctid FROM rsvp_sync._stranger o
+	ORDER BY o.seen_at DESC OFFSET 100000))
+	OR t.seen_at < now() - interval '30 days'
+$$;
+COMMENT ON FUNCTION rsvp_sync._forget_strangers() IS
+'Keeps the hundred thousand newest stubs of the last thirty days.';
 
 CREATE FUNCTION rsvp_sync._ingest(origin text, dids text[], revs text[],
 	ops text[], rkeys text[], cids text[], records text[],
@@ -27,22 +290,45 @@ RETURNS bigint
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
+DECLARE
+	intake rsvp_sync._intake := rsvp_sync._take_in(rsvp_sync._arrivals(dids,
+		revs, ops, rkeys, cids, records, times_us), origin, trusted
+		OR NOT current_setting('rsvp_sync.verify_inbound')::boolean, NULL);
 BEGIN
-	RETURN 0;
+	PERFORM rsvp_sync._merge_slots(intake.dids, intake.uris, NULL,
+		intake.known_sources, intake.known_uris);
+	RETURN intake.changed;
 END
 $$;
 COMMENT ON FUNCTION rsvp_sync._ingest(text, text[], text[], text[], text[], text[], text[], bigint[], boolean) IS
 'RSVP records as they were created, updated or deleted, in the order of each account: into observed, and where they change anything, on to the rows. origin: stream, application, list, read. How many of them changed something.';
 
+/*
+ * What the author's own PDS says of a record that was to be verified.  Merged
+ * even if it is no news: somebody else may have told us meanwhile.
+ */
 CREATE FUNCTION rsvp_sync._inbound_settle(of_did text, of_rkey text,
 	new_cid text, new_record jsonb, new_rev text, absent boolean)
 RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
+DECLARE
+	intake rsvp_sync._intake;
 BEGIN
 	DELETE FROM rsvp_sync._inbound b
 	WHERE b.did = of_did AND b.rkey = of_rkey;
+	intake := rsvp_sync._take_in(rsvp_sync._arrivals(ARRAY[of_did],
+		ARRAY[new_rev],
+		ARRAY[CASE WHEN absent THEN 'delete' ELSE 'update' END],
+		ARRAY[of_rkey],
+		ARRAY[coalesce(new_cid, rsvp_sync.record_cid(new_record))],
+		ARRAY[new_record::text],
+		ARRAY[(extract(epoch FROM rsvp_sync._record_time(new_record))
+			* 1000000)::bigint]), 'read', true, NULL);
+	PERFORM rsvp_sync._merge_slots(intake.dids || of_did,
+		intake.uris || (SELECT o.event_uri FROM rsvp_sync._observed o
+			WHERE o.did = of_did AND o.rkey = of_rkey), NULL, NULL, NULL);
 END
 $$;
 COMMENT ON FUNCTION rsvp_sync._inbound_settle(text, text, text, jsonb, text, boolean) IS

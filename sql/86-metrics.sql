@@ -137,6 +137,47 @@ $$;
 COMMENT ON FUNCTION rsvp_sync._count_operation(bigint, text, text) IS
 'private: counts a record written or removed, in the transaction that records it';
 
+/*
+ * RSVPs taken over from the network: so many created, updated and deleted,
+ * which took so long together.
+ */
+CREATE FUNCTION rsvp_sync._count_integration(of_tenant text, source_type text,
+	created bigint, updated bigint, deleted bigint, took interval)
+RETURNS void
+LANGUAGE sql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+WITH each AS (
+	SELECT o.operation, o.n, extract(epoch FROM took)::double precision
+		/ (created + updated + deleted) AS seconds
+	FROM (VALUES ('create', created), ('update', updated),
+		('delete', deleted)) AS o (operation, n)
+	WHERE o.n > 0
+), entry AS (
+	SELECT jsonb_build_object('name', 'rsvp_integration_processed_total',
+		'value', e.n, 'labels', jsonb_build_object('tenant', of_tenant,
+			'source_type', source_type, 'operation', e.operation)) AS entry
+	FROM each e
+	UNION ALL
+	SELECT jsonb_build_object(
+		'name', 'rsvp_integration_processing_duration_seconds',
+		'value', sum(e.n), 'seconds', sum(e.n * e.seconds),
+		'buckets', (SELECT jsonb_agg(CASE WHEN b.bound::double precision
+				>= e.seconds THEN sum(e.n) ELSE 0 END ORDER BY b.n)
+			FROM unnest(rsvp_sync._bucket_bounds()) WITH ORDINALITY
+				AS b (bound, n)),
+		'labels', jsonb_build_object('tenant', of_tenant, 'source_type',
+			source_type, 'operation', CASE WHEN e.operation = 'delete'
+				THEN 'delete' ELSE 'process' END))
+	FROM each e GROUP BY CASE WHEN e.operation = 'delete'
+		THEN 'delete' ELSE 'process' END, e.seconds
+)
+INSERT INTO rsvp_sync._tally (entries)
+SELECT jsonb_agg(e.entry) FROM entry e HAVING count(*) > 0
+$$;
+COMMENT ON FUNCTION rsvp_sync._count_integration(text, text, bigint, bigint, bigint, interval) IS
+'private: counts RSVPs taken over from the network, in the transaction that does it';
+
 CREATE FUNCTION rsvp_sync._counted()
 RETURNS TABLE (name text, labels jsonb, value bigint,
 	seconds double precision, buckets bigint[])

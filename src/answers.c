@@ -62,7 +62,8 @@ static Statement delete_done = {
 };
 static Statement read_done = {
 	"SELECT rsvp_sync._read_done($1, $2, $3, $4, $5, $6::pg_catalog.jsonb,"
-	" $7)", 7, {INT8OID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID}
+	" $7, $8)", 8, {INT8OID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID,
+	TEXTOID, TIMESTAMPTZOID}
 };
 static Statement call_failed = {
 	"SELECT rsvp_sync._call_failed($1, $2, $3, $4, $5, $6, $7, $8,"
@@ -72,8 +73,8 @@ static Statement call_failed = {
 	INT4OID}
 };
 static Statement list_done = {
-	"SELECT rsvp_sync._list_done($1, $2::pg_catalog.jsonb, $3)", 3,
-	{TEXTOID, TEXTOID, TEXTOID}
+	"SELECT rsvp_sync._list_done($1, $2::pg_catalog.jsonb, $3, $4)", 4,
+	{TEXTOID, TEXTOID, TEXTOID, TIMESTAMPTZOID}
 };
 static Statement identity_done = {
 	"SELECT rsvp_sync._identity_done($1, $2, $3)", 3,
@@ -161,6 +162,7 @@ record_read(Outcome *o)
 	args_text(&args, o->cid);
 	args_text(&args, o->text);
 	args_text(&args, o->job->pds);
+	args_int8(&args, o->job->asked);
 	run_statement(&read_done, &args);
 }
 
@@ -275,7 +277,10 @@ record_learnt(Outcome *o)
 	else
 		args_text(&args, o->text);
 	if (o->kind == OUTCOME_LIST)
+	{
 		args_text(&args, o->pds);
+		args_int8(&args, o->asked);
+	}
 	run_statement(o->kind == OUTCOME_EVENT ? &event_done : &list_done, &args);
 }
 

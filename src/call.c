@@ -38,12 +38,19 @@ typedef struct Call
 } Call;
 
 static MemoryContext call_context = NULL;
+static int	n_calls = 0;
 
 void
 call_startup(MemoryContext parent)
 {
 	call_context = AllocSetContextCreate(parent, "rsvp_sync calls",
 										 ALLOCSET_DEFAULT_SIZES);
+}
+
+int
+calls_under_way(void)
+{
+	return n_calls;
 }
 
 /* Start a request; its answer, or its refusal, comes to lane_finished(). */
@@ -65,6 +72,7 @@ start_call(CallKind kind, Lane *lane, Job *job, Task *task, const char *host,
 	call->task = task;
 	call->host = host_of(host);
 	host_call_begins(call->host, host_now());
+	n_calls++;
 	req->owner = call;
 	if (lane)
 		lane->busy = true;
@@ -411,6 +419,7 @@ lane_finished(HttpRequest *req)
 	Outcome		note = {0};
 	Answer		answer;
 
+	n_calls--;
 	if (call->kind == CALL_HANDLE)
 	{
 		/* Nobody's server: what becomes of it is nobody else's matter. */

@@ -70,4 +70,18 @@ compat_my_proc_number(void)
 #endif
 }
 
+#include "access/genam.h"
+
+/* 18 has index scans counted for EXPLAIN */
+static inline IndexScanDesc
+compat_index_beginscan(Relation heap, Relation index, Snapshot snapshot,
+					   int nkeys)
+{
+#if PG_VERSION_NUM >= 180000
+	return index_beginscan(heap, index, snapshot, NULL, nkeys, 0);
+#else
+	return index_beginscan(heap, index, snapshot, nkeys, 0);
+#endif
+}
+
 #endif							/* RSVP_SYNC_COMPAT_H */

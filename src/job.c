@@ -90,6 +90,7 @@ start_read(Lane *lane, Job *job)
 		NULL
 	};
 
+	job->asked = GetCurrentTimestamp();
 	start_call(CALL_JOB, lane, job, NULL, lane->pds,
 			   xrpc_get(lane->pds, "com.atproto.repo.getRecord", params,
 						rsvp_sync_request_timeout));

@@ -10,6 +10,7 @@
 
 #include "postgres.h"
 
+#include "datatype/timestamp.h"
 #include "lib/ilist.h"
 #include "nodes/pg_list.h"
 
@@ -41,6 +42,7 @@ typedef struct Job
 	int			logins;			/* sessions tried for it */
 	int			proofs;			/* proofs of possession that were not taken */
 	bool		head_unknown;	/* do not name the head of the repository */
+	TimestampTz asked;			/* when it was last read */
 	bool		sent;			/* a call was made, and what came of it is unknown */
 	const char *waits_for;		/* parked: for this server or DID */
 	const char *wait_code;		/* ... and why */
@@ -74,6 +76,7 @@ typedef struct Outcome
 	const char *rev;
 	const char *text;			/* record, records, or PDS */
 	const char *pds;			/* LIST: whose they are */
+	TimestampTz asked;			/* LIST: since when; nothing newer than that */
 	const char *how;			/* FAILED; ACCOUNT, HOST: the state */
 	const char *code;
 	const char *message;
@@ -131,6 +134,7 @@ extern dlist_head *lane_outcomes(void);
 extern void lane_outcome_recorded(Outcome *outcome);
 extern void lane_outcome_refused(Outcome *outcome);
 extern void lane_outcomes_recorded(void);
+extern bool lane_outcomes_flow(void);
 
 /*
  * Keys to be planned again; lane_recall() makes those of a source (0: all) so

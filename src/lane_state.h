@@ -101,7 +101,8 @@ typedef struct Lane
 	Budgets		budgets;		/* the account's own */
 	int64		not_before;		/* its limit is used up until then */
 	int64		wake_at;		/* its next call may be made then; 0: not by time */
-	TimestampTz listing_began;
+	TimestampTz listing_began;	/* 0: it was measured */
+	TimestampTz listing_asked;
 } Lane;
 
 /* What is no account's own matter, and many jobs may wait for. */
@@ -157,6 +158,7 @@ extern dlist_head *lanes_active(void);
 
 /* call.c */
 extern void call_startup(MemoryContext parent);
+extern int	calls_under_way(void);
 extern void start_probes(int64 now);
 
 /* manners.c */

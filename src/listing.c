@@ -29,7 +29,7 @@ start_head(Lane *lane)
 {
 	const char *params[] = {"did", lane->did, NULL};
 
-	lane->listing_began = GetCurrentTimestamp();
+	lane->listing_began = lane->listing_asked = GetCurrentTimestamp();
 	start_call(CALL_HEAD, lane, NULL, NULL, lane->pds,
 			   xrpc_get(lane->pds, "com.atproto.sync.getLatestCommit", params,
 						rsvp_sync_request_timeout));
@@ -113,6 +113,7 @@ listing_complete(Lane *lane)
 
 	outcome->text = outcome_keep(record_list_text(lane->records));
 	outcome->pds = outcome_keep(lane->pds);
+	outcome->asked = lane->listing_asked;
 	if (!dlist_is_empty(&lane->jobs))
 		outcome->source_id = dlist_head_element(Job, node,
 												&lane->jobs)->source_id;

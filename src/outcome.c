@@ -12,12 +12,25 @@
 #include "postgres.h"
 
 #include "utils/memutils.h"
+#include "utils/timestamp.h"
 
 #include "lane_state.h"
+
+/*
+ * Answers that follow one another are recorded together: so many of them, or
+ * those of so long, or until there are none for a moment.
+ */
+#define ENOUGH_OUTCOMES	512
+#define GATHER_MS		10
+#define SILENCE_MS		1
 
 static MemoryContext outcome_context = NULL;
 static dlist_head outcomes = DLIST_STATIC_INIT(outcomes);
 static dlist_head replans = DLIST_STATIC_INIT(replans);
+static int	n_outcomes = 0;		/* since they were last recorded */
+static bool all_written = true; /* they are of writes that succeeded */
+static TimestampTz first_at = 0;	/* when the first and */
+static TimestampTz last_at = 0; /* the last of those came in */
 static int	njobs = 0;
 static int	n_background = 0;	/* of them, jobs nobody waits for */
 
@@ -106,6 +119,11 @@ new_outcome(OutcomeKind kind, Job *job, const char *subject)
 	outcome->job = job;
 	outcome->subject = outcome_keep(subject);
 	dlist_push_tail(&outcomes, &outcome->node);
+	last_at = GetCurrentTimestamp();
+	if (n_outcomes++ == 0)
+		first_at = last_at;
+	if (kind != OUTCOME_PUT && kind != OUTCOME_DELETE && kind != OUTCOME_CALL)
+		all_written = false;
 	return outcome;
 }
 
@@ -192,9 +210,26 @@ fail_job(Job *job, const char *how, const char *code, const char *message,
 	outcome->wait_ms = wait_ms;
 }
 
+/*
+ * Does it pay to wait for further outcomes before these are recorded?  Only
+ * where none of them may change what the lanes are to do next.
+ */
+bool
+lane_outcomes_flow(void)
+{
+	TimestampTz now = GetCurrentTimestamp();
+
+	return n_outcomes > 0 && n_outcomes < ENOUGH_OUTCOMES && all_written &&
+		calls_under_way() > 0 &&
+		now < TimestampTzPlusMilliseconds(first_at, GATHER_MS) &&
+		now < TimestampTzPlusMilliseconds(last_at, SILENCE_MS);
+}
+
 void
 lane_outcomes_recorded(void)
 {
+	n_outcomes = 0;
+	all_written = true;
 	if (dlist_is_empty(&outcomes))
 		MemoryContextReset(outcome_context);
 }

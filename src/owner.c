@@ -82,6 +82,8 @@ bool		owner_arms_deadline = false;
 static HTAB *queries = NULL;
 static uint64 schema_generation = 1;
 
+static void make_cache(void);
+
 PG_FUNCTION_INFO_V1(rsvp_sync_desired);
 PG_FUNCTION_INFO_V1(rsvp_sync_describe_query);
 PG_FUNCTION_INFO_V1(rsvp_sync_explain_key);
@@ -256,6 +258,7 @@ owner_split_key(const OwnerKey *key, const char *text)
 uint64
 owner_schema_generation(void)
 {
+	make_cache();
 	return schema_generation;
 }
 

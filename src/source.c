@@ -260,6 +260,14 @@ source_try_share(void)
 	return lock_sources(ShareLock, false);
 }
 
+/* bucket is below 1 << SOURCE_LOCK_BITS, so no kind above is meant. */
+void
+source_lock_apply(SourceLock kind, Oid relid, uint16 bucket)
+{
+	(void) lock_own((uint16) (kind << SOURCE_LOCK_BITS) | bucket, relid,
+					ExclusiveLock, true);
+}
+
 /*
  * _exclude_worker()
  */

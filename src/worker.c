@@ -102,9 +102,7 @@ static Statement compare_later = {
 	"SELECT rsvp_sync._compare_later($1)", 1, {INT8OID}
 };
 static Statement give_back = {
-	"UPDATE rsvp_sync._queue SET lease = NULL"
-	" WHERE source_id OPERATOR(pg_catalog.=) $1"
-	" AND key OPERATOR(pg_catalog.=) ANY ($2)", 2, {INT8OID, TEXTARRAYOID}
+	"SELECT rsvp_sync._give_back($1, $2)", 2, {INT8OID, TEXTARRAYOID}
 };
 static Statement several_wait = {
 	"SELECT pg_catalog.count(*) OPERATOR(pg_catalog.>) 1 FROM"
@@ -140,6 +138,10 @@ static Statement identities_to_verify = {
 static Statement handles_to_check = {
 	"SELECT h.did, h.handle FROM rsvp_sync._handles_to_check() h", 0
 };
+/* What was said on the network and could not be applied then. */
+static Statement inbound_work = {
+	"SELECT rsvp_sync._inbound_work()", 0
+};
 static Statement clock_check = {
 	"SELECT rsvp_sync._clock_check()", 0
 };
@@ -163,6 +165,9 @@ static dlist_head planned = DLIST_STATIC_INIT(planned);
 
 /* Is there certainly more to do than the last turn took? */
 static bool more = true;
+
+/* Was this process told something since the last transaction? */
+static bool told = true;
 
 /* When the next turn is due without being told. */
 static TimestampTz wake_at = 0;
@@ -579,6 +584,35 @@ keep_house(void)
 		next = TimestampTzPlusMilliseconds(now, HOUSE_MS);
 }
 
+static void
+run_inbound_work(void *arg)
+{
+	bool		isnull;
+
+	run_statement(&inbound_work, NULL);
+	if (DatumGetBool(SPI_getbinval(SPI_tuptable->vals[0],
+								   SPI_tuptable->tupdesc, 1, &isnull)))
+		more = true;
+}
+
+/* It is application SQL that is run there: its errors are not ours. */
+static void
+apply_inbound(void)
+{
+	static TimestampTz not_before = 0;
+	ErrorData  *error;
+
+	if (GetCurrentTimestamp() < not_before)
+		return;
+	error = guarded(run_inbound_work, NULL);
+	if (error == NULL)
+		return;
+	not_before = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), POLL_MS);
+	ereport(LOG,
+				(errmsg("what was said on the network cannot be applied: %s",
+						error->message)));
+}
+
 /* Have sources for ourselves, or come back later. */
 static bool
 share_sources(void)
@@ -613,6 +647,7 @@ work(void)
 		more = waiting_release() || more;
 		plan_again();
 		verify_identities();
+		apply_inbound();
 		lease_and_plan();
 	}
 	else
@@ -624,6 +659,7 @@ work(void)
 	end_work();
 	MemoryContextReset(turn_context);
 	lane_outcomes_recorded();
+	told = false;
 	writeback_poke();
 	while (!dlist_is_empty(&planned))
 		lane_add(dlist_container(Job, node, dlist_pop_head_node(&planned)));
@@ -679,11 +715,21 @@ is_away(void)
 	return GetCurrentTimestamp() < away_until;
 }
 
+/*
+ * Answers are recorded together while they keep coming in and lanes have other
+ * jobs to go on with; a change that somebody waits for does not wait for that.
+ */
+static bool
+gathering(void)
+{
+	return !told && lane_outcomes_flow();
+}
+
 /* Is there anything that only a transaction can move on? */
 static bool
 work_to_do(void)
 {
-	if (is_away())
+	if (is_away() || gathering())
 		return false;
 	return more || !dlist_is_empty(lane_outcomes()) ||
 		!dlist_is_empty(lane_replans()) || !dlist_is_empty(lane_parked()) ||
@@ -705,7 +751,8 @@ static bool
 wait_for_events(void)
 {
 	TimestampTz now = GetCurrentTimestamp();
-	long		ms = more ? 0 : TimestampDifferenceMilliseconds(now, wake_at);
+	long		ms = gathering() ? 1 : more ? 0 :
+		TimestampDifferenceMilliseconds(now, wake_at);
 	int			events;
 
 	ms = Max(ms, TimestampDifferenceMilliseconds(now, away_until));
@@ -798,16 +845,16 @@ turn(void)
 		work();
 	settle();
 	lane_start(sending_now);
-	if (writeback_step())
+	if (!gathering() && writeback_step())
 		more = true;
-	rest = is_away() ||
+	rest = is_away() || gathering() ||
 		(dlist_is_empty(lane_outcomes()) && dlist_is_empty(lane_replans()) &&
 		 dlist_is_empty(lane_parked()) &&
 		 lane_credentials_wanted() == NIL && !lane_renewals_wanted());
 	MemoryContextSwitchTo(old);
 	MemoryContextReset(turn_context);
 	if (rest && wait_for_events())
-		more = true;
+		more = told = true;
 	react_to_signals();
 }
 

@@ -1,0 +1,666 @@
+/*
+ * What is observed in a slot, and what its rows make of it: the merge, and the
+ * apply function.  Whoever merges locks the slot's intents first and then
+ * reads; the sync worker leaves keys alone whose intent is locked.
+ */
+
+CREATE FUNCTION rsvp_sync._merge(present boolean, withdrawing boolean,
+	local text, base_local text, heard boolean, heard_cid text,
+	heard_status text, remote_cid text, remote_status text,
+	remote_sent boolean, local_newer boolean, conflict text,
+	verified boolean)
+RETURNS text
+LANGUAGE C IMMUTABLE PARALLEL SAFE
+AS 'MODULE_PATHNAME', 'rsvp_sync_merge';
+COMMENT ON FUNCTION rsvp_sync._merge(boolean, boolean, text, text, boolean, text, text, text, text, boolean, boolean, text, boolean) IS
+'What a statement on the network means for an attendance row: none, echo (our own write), keep (a word we do not know), agree, local (the row speaks), verify (ask first), apply or cancel. Pure; src/merge.c.';
+
+/* A slot of one source: who speaks for it on either side, and what follows. */
+CREATE TYPE rsvp_sync._meeting AS (
+	did text, event_uri text,
+	key text,						-- the row that speaks; NULL: none is known
+	local text,						-- what it says now
+	rkey text, cid text, status text, rev text, source text,	-- the record
+	record jsonb,
+	at timestamptz,
+	verdict text,
+	taken_key text,					-- what the apply function said
+	error text
+);
+
+/*
+ * The slots that a source has to do with: it knows the event, or has a row
+ * there.  Locks their intents.
+ */
+CREATE FUNCTION rsvp_sync._meet(src rsvp_sync._source, dids text[],
+	uris text[], known_uris text[])
+RETURNS rsvp_sync._meeting[]
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET enable_mergejoin = off SET jit = off
+AS $$
+DECLARE
+	intents rsvp_sync._intent[];
+	map jsonb := rsvp_sync._status_map(src.source_id);
+	wanted record;
+	keys text[];
+BEGIN
+	/* Those that speak for their slots, as _evaluate() has it. */
+	SELECT array_agg(i.i) INTO intents
+	FROM (SELECT DISTINCT ON (i.did, i.event_uri) i
+		FROM unnest(dids, uris) AS s (did, event_uri)
+		CROSS JOIN LATERAL (SELECT n.* FROM rsvp_sync._intent n
+			WHERE n.did = s.did AND n.event_uri = s.event_uri
+				AND n.source_id = src.source_id
+			ORDER BY n.key FOR NO KEY UPDATE) i
+		ORDER BY i.did, i.event_uri, i.live DESC, i.local_at DESC NULLS LAST,
+			i.key DESC) i;
+	keys := ARRAY(SELECT i.key FROM unnest(intents) i);
+
+	RETURN (
+	WITH known AS MATERIALIZED (
+		SELECT DISTINCT u AS uri FROM unnest(known_uris) u
+	), desired AS MATERIALIZED (
+		SELECT d.*, map ->> d.status AS local
+		FROM rsvp_sync._desired(src.source_id, keys) d
+	), logged AS MATERIALIZED (
+		/* What the log has of them is not planned yet. */
+		SELECT l.key, max(l.changed_at) AS changed_at
+		FROM rsvp_sync._change_log l
+		WHERE l.source_id = src.source_id AND l.op = 'c'
+			AND l.key = ANY (ARRAY(SELECT d.key FROM desired d
+				JOIN unnest(intents) i ON i.key = d.key
+				WHERE i.local IS DISTINCT FROM d.local))
+		GROUP BY l.key
+	)
+	SELECT array_agg(ROW(s.did, s.event_uri, i.key, d.local,
+		coalesce(o.rkey, t.rkey, i.rkey), o.cid, o.status,
+		coalesce(o.rev, t.rev), coalesce(o.source, t.source), o.record,
+		coalesce(o.changed_at, t.changed_at, now()),
+		rsvp_sync._merge(p.present,
+			/* No record is what we want, or just what we asked for. */
+			d.withheld IS NOT NULL AND d.on_withheld = 'delete'
+				OR d.local IS NULL AND i.bond = 'own'
+				OR i.doubt AND i.sent_cids = '{}'
+				OR EXISTS (SELECT FROM rsvp_sync._account a
+					WHERE a.did = s.did AND a.leaving IS NOT NULL),
+			d.local, i.base_local,
+			i.heard_cid IS NOT NULL OR i.base_cid IS NOT NULL,
+			coalesce(i.heard_cid, i.base_cid),
+			CASE WHEN i.heard_cid IS NOT NULL THEN i.heard_status
+				ELSE i.base_local END,
+			o.cid, o.status, o.cid = ANY (i.sent_cids),
+			CASE WHEN i.local IS NOT DISTINCT FROM d.local THEN i.local_at
+				ELSE coalesce(l.changed_at, (SELECT q.changed_at
+					FROM rsvp_sync._queue q
+					WHERE q.source_id = src.source_id AND q.key = i.key),
+					now()) END >= coalesce(o.changed_at, t.changed_at),
+			coalesce(src.options ->> 'conflict', 'latest'), o.verified),
+		NULL, NULL)::rsvp_sync._meeting ORDER BY s.did, s.event_uri)
+	FROM unnest(dids, uris) AS s (did, event_uri)
+	LEFT JOIN known k ON k.uri = s.event_uri
+	LEFT JOIN unnest(intents) i
+		ON i.did = s.did AND i.event_uri = s.event_uri
+	LEFT JOIN desired d ON d.key = i.key
+	LEFT JOIN logged l ON l.key = i.key
+	/* The newest record of the slot speaks, be it whose it may. */
+	LEFT JOIN LATERAL (SELECT r.* FROM rsvp_sync._observed r
+		WHERE r.did = s.did AND r.event_uri = s.event_uri
+			AND r.cid IS NOT NULL
+		ORDER BY r.changed_at DESC NULLS LAST, r.rkey DESC LIMIT 1) o ON true
+	LEFT JOIN LATERAL (SELECT r.* FROM rsvp_sync._observed r
+		WHERE r.did = s.did AND r.event_uri = s.event_uri
+			AND o.cid IS NULL
+		ORDER BY r.changed_at DESC NULLS LAST, r.rkey DESC LIMIT 1) t ON true
+	CROSS JOIN LATERAL (SELECT d.key IS NOT NULL
+		AND coalesce(d.did = s.did, true)
+		AND coalesce(d.event_uri = s.event_uri, true) AS present) p
+	WHERE k.uri IS NOT NULL OR i.key IS NOT NULL);
+END
+$$;
+COMMENT ON FUNCTION rsvp_sync._meet(rsvp_sync._source, text[], text[], text[]) IS
+'What these slots, each given once, are like in a source now, and what the merge says; locks their intents.';
+
+/* What the application is told of a record. */
+CREATE FUNCTION rsvp_sync._apply_meetings(src rsvp_sync._source,
+	meetings rsvp_sync._meeting[], of_handle text)
+RETURNS rsvp_sync._meeting[]
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET jit = off
+AS $$
+DECLARE
+	uris text[] := ARRAY(SELECT m.event_uri FROM unnest(meetings) m);
+BEGIN
+	RETURN (SELECT array_agg(ROW(m.did, m.event_uri, m.key, m.local, m.rkey,
+			m.cid, m.status, m.rev, m.source, m.record, m.at, m.verdict,
+			a.key, a.error)::rsvp_sync._meeting ORDER BY m.n)
+	FROM unnest(meetings) WITH ORDINALITY m
+		(did, event_uri, key, local, rkey, cid, status, rev, source, record,
+		at, verdict, taken_key, error, n)
+	LEFT JOIN rsvp_sync._apply(src.source_id,
+		ARRAY(SELECT m.did FROM unnest(meetings) m), uris,
+		ARRAY(SELECT m.status FROM unnest(meetings) m),
+		ARRAY(SELECT jsonb_build_object(
+				'uri', rsvp_sync._rsvp_uri(m.did, m.rkey), 'cid', m.cid,
+				'rkey', m.rkey, 'status', m.status, 'record', m.record,
+				'handle', coalesce(of_handle, (SELECT d.handle
+					FROM rsvp_sync._identity d
+					WHERE d.did = m.did AND d.handle_ok)),
+				'rev', m.rev, 'source', m.source)::text
+			FROM unnest(meetings) m)) a ON a.n = m.n);
+END
+$$;
+COMMENT ON FUNCTION rsvp_sync._apply_meetings(rsvp_sync._source, rsvp_sync._meeting[], text) IS
+'Has the application take these answers; what it said is in taken_key and error.';
+
+/*
+ * After an apply both sides agree, whatever the application has made of it.
+ * The record of the bond stays the one that is written to, as long as it is
+ * there; else the one that spoke is adopted, unless another key has it.
+ */
+CREATE FUNCTION rsvp_sync._agree_applied(src rsvp_sync._source,
+	meetings rsvp_sync._meeting[])
+RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET enable_mergejoin = off SET jit = off
+AS $$
+DECLARE
+	map jsonb := rsvp_sync._status_map(src.source_id);
+BEGIN
+	INSERT INTO rsvp_sync._intent AS i (source_id, key, did, event_uri,
+		local, local_at, first_local, bond, wrote, rkey, base_local, base_cid,
+		heard_cid, heard_status, state, reason_code, reason, synced_at,
+		writeback, writeback_at)
+	SELECT src.source_id, m.taken_key, m.did, m.event_uri, d.local, m.at,
+		d.local, b.bond, b.kept AND w.wrote,
+		CASE WHEN b.kept THEN w.rkey WHEN b.bond IS NOT NULL THEN m.rkey END,
+		d.local, CASE WHEN b.kept THEN w.remote_cid ELSE m.cid END,
+		m.cid, m.status, 'done', 'from_network',
+		rsvp_sync._reason('from_network'), now(),
+		b.bond IS NOT NULL OR w.bond IS NOT NULL, now()
+	FROM unnest(meetings) m
+	JOIN (SELECT f.key, f.did, f.event_uri, f.withheld,
+			map ->> f.status AS local
+		FROM rsvp_sync._desired(src.source_id,
+			ARRAY(SELECT t.taken_key FROM unnest(meetings) t)) f) d
+		ON d.key = m.taken_key
+	/* What it was bound to in this slot, if that is still there. */
+	LEFT JOIN LATERAL (SELECT n.*, r.cid AS remote_cid
+		FROM rsvp_sync._intent n
+		LEFT JOIN LATERAL (SELECT o.cid FROM rsvp_sync._observed o
+			WHERE o.did = n.did AND o.rkey = n.rkey LIMIT 1) r ON true
+		WHERE n.source_id = src.source_id AND n.key = m.taken_key
+			AND n.did = m.did AND n.event_uri = m.event_uri LIMIT 1) w ON true
+	CROSS JOIN LATERAL (SELECT
+		m.cid IS NOT NULL AND w.bond IS NOT NULL AND w.remote_cid IS NOT NULL
+			AS kept,
+		CASE WHEN m.cid IS NULL OR d.did <> m.did
+				OR d.event_uri <> m.event_uri THEN NULL
+			/* An own record is withdrawn with its status; this is not. */
+			WHEN w.bond IS NOT NULL AND w.remote_cid IS NOT NULL
+			THEN CASE WHEN d.local IS NULL THEN 'adopted' ELSE w.bond END
+			WHEN EXISTS (SELECT FROM rsvp_sync._intent g
+				WHERE g.did = m.did AND g.event_uri = m.event_uri
+					AND g.bond IS NOT NULL
+					AND (g.source_id, g.key)
+						<> (src.source_id, m.taken_key)) THEN NULL
+			ELSE 'adopted' END AS bond) b
+	ON CONFLICT (source_id, key) DO UPDATE SET
+		did = excluded.did, event_uri = excluded.event_uri,
+		local = excluded.local, local_at = excluded.local_at,
+		bond = excluded.bond, wrote = excluded.wrote, rkey = excluded.rkey,
+		record_created_at = CASE WHEN i.rkey = excluded.rkey
+			THEN i.record_created_at END,
+		base_local = excluded.base_local, base_cid = excluded.base_cid,
+		heard_cid = excluded.heard_cid, heard_status = excluded.heard_status,
+		sent_cids = '{}', sent_local = NULL, doubt = false, approved = false,
+		/* Withheld or not to be published: planning knows why. */
+		state = CASE WHEN i.state = 'withheld' THEN i.state
+			ELSE excluded.state END,
+		reason_code = CASE WHEN i.state = 'withheld' THEN i.reason_code
+			ELSE excluded.reason_code END,
+		reason = CASE WHEN i.state = 'withheld' THEN i.reason
+			ELSE excluded.reason END,
+		failed_at = NULL, failed_attempts = NULL, failed_error = NULL,
+		synced_at = excluded.synced_at,
+		writeback = i.writeback OR i.rkey IS DISTINCT FROM excluded.rkey
+			OR i.base_cid IS DISTINCT FROM excluded.base_cid,
+		writeback_at = CASE WHEN i.writeback THEN i.writeback_at
+			ELSE excluded.writeback_at END;
+	/* A row that spoke for the slot, where the application took another. */
+	UPDATE rsvp_sync._intent i SET heard_cid = m.cid,
+		heard_status = m.status
+	FROM unnest(meetings) m
+	WHERE m.key <> m.taken_key AND i.source_id = src.source_id
+		AND i.key = m.key;
+END
+$$;
+COMMENT ON FUNCTION rsvp_sync._agree_applied(rsvp_sync._source, rsvp_sync._meeting[]) IS
+'After an apply: what the rows say now and the record they were told of are the new base.';
+
+/*
+ * What needs no apply: the row says so already, or what changed does not
+ * concern it; or it speaks itself, and planning sends that.
+ */
+CREATE FUNCTION rsvp_sync._note_heard(src rsvp_sync._source,
+	meetings rsvp_sync._meeting[])
+RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET enable_mergejoin = off SET jit = off
+AS $$
+BEGIN
+	UPDATE rsvp_sync._intent i SET
+		heard_cid = m.cid, heard_status = m.status,
+		base_local = CASE WHEN settled AND m.local IS NOT DISTINCT FROM
+			coalesce(m.status, 'notgoing') THEN m.local ELSE i.base_local END,
+		base_cid = CASE WHEN settled AND (m.cid IS NULL OR i.rkey = m.rkey
+				OR i.bond IS NULL) THEN m.cid ELSE i.base_cid END,
+		bond = CASE WHEN settled AND m.cid IS NULL THEN NULL
+			WHEN settled AND adopts THEN 'adopted' ELSE i.bond END,
+		rkey = CASE WHEN settled AND m.cid IS NULL THEN NULL
+			WHEN settled AND adopts THEN m.rkey ELSE i.rkey END,
+		wrote = CASE WHEN settled AND (m.cid IS NULL OR adopts) THEN false
+			ELSE i.wrote END
+	FROM unnest(meetings) m
+	CROSS JOIN LATERAL (SELECT n.* FROM rsvp_sync._intent n
+		WHERE n.source_id = src.source_id AND n.key = m.key LIMIT 1) n
+	CROSS JOIN LATERAL (SELECT m.verdict = 'agree' AND NOT n.doubt AS settled,
+		n.bond IS NULL AND m.cid IS NOT NULL AND m.local = m.status
+			AND NOT EXISTS (SELECT FROM rsvp_sync._intent g
+				WHERE g.did = m.did AND g.event_uri = m.event_uri
+					AND g.bond IS NOT NULL) AS adopts) x
+	WHERE i.source_id = src.source_id AND i.key = m.key;
+	INSERT INTO rsvp_sync._change_log (source_id, key, op)
+	SELECT src.source_id, m.key, 'l' FROM unnest(meetings) m;
+END
+$$;
+COMMENT ON FUNCTION rsvp_sync._note_heard(rsvp_sync._source, rsvp_sync._meeting[]) IS
+'Remembers what was heard where nothing is to be applied, and has the keys planned.';
+
+/* What could not be done now is done later; see _inbound_retry(). */
+CREATE FUNCTION rsvp_sync._put_off(src rsvp_sync._source,
+	meetings rsvp_sync._meeting[], as_state text, counted boolean,
+	at timestamptz)
+RETURNS void
+LANGUAGE sql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+INSERT INTO rsvp_sync._inbound AS b (did, rkey, event_uri, state, source_id,
+	due_at, attempts, last_error)
+SELECT DISTINCT ON (m.did, m.rkey) m.did, coalesce(m.rkey, '-'), m.event_uri,
+	as_state, CASE WHEN as_state <> 'verify' THEN src.source_id END, at,
+	CASE WHEN counted THEN 1 ELSE 0 END, m.error
+FROM unnest(meetings) m
+ON CONFLICT (did, rkey) DO UPDATE SET
+	event_uri = excluded.event_uri,
+	/* Another source waits for it, too. */
+	source_id = CASE WHEN b.source_id = excluded.source_id
+		THEN b.source_id END,
+	attempts = b.attempts + excluded.attempts,
+	state = CASE WHEN excluded.state = 'verify' THEN 'verify'
+		WHEN b.attempts + excluded.attempts
+			>= current_setting('rsvp_sync.max_attempts')::integer
+		THEN 'failed' ELSE excluded.state END,
+	due_at = CASE WHEN counted
+		THEN now() + rsvp_sync._backoff(b.attempts) ELSE excluded.due_at END,
+	last_error = coalesce(excluded.last_error, b.last_error)
+$$;
+COMMENT ON FUNCTION rsvp_sync._put_off(rsvp_sync._source, rsvp_sync._meeting[], text, boolean, timestamptz) IS
+'Keeps answers that cannot be applied now: verify or apply, from when on, and whether that counts as a try.';
+
+/* One source's part. */
+CREATE FUNCTION rsvp_sync._merge_source(src rsvp_sync._source, dids text[],
+	uris text[], known_uris text[], of_handle text)
+RETURNS rsvp_sync._meeting[]
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	began timestamptz := clock_timestamp();
+	mode text := current_setting('rsvp_sync.mode');
+	meetings rsvp_sync._meeting[];
+	some rsvp_sync._meeting[];
+	applied rsvp_sync._meeting[];
+BEGIN
+	meetings := rsvp_sync._meet(src, dids, uris, known_uris);
+	some := ARRAY(SELECT m FROM unnest(meetings) m
+		WHERE m.verdict IN ('agree', 'local'));
+	IF some <> '{}' THEN
+		PERFORM rsvp_sync._note_heard(src, some);
+	END IF;
+	some := ARRAY(SELECT m FROM unnest(meetings) m
+		WHERE m.verdict = 'verify');
+	IF some <> '{}' THEN
+		PERFORM rsvp_sync._put_off(src, some, 'verify', false, now());
+	END IF;
+	some := ARRAY(SELECT m FROM unnest(meetings) m
+		WHERE m.verdict IN ('apply', 'cancel'));
+	IF some = '{}' THEN
+		RETURN meetings;
+	END IF;
+	IF mode <> 'live' OR src.state <> 'active' THEN
+		PERFORM rsvp_sync._put_off(src, some, 'apply', false,
+			now() + interval '10 seconds');
+		IF mode = 'dry_run' THEN
+			PERFORM rsvp_sync._note_applied(src, some, 'dry_run');
+		END IF;
+		RETURN ARRAY(SELECT m FROM unnest(meetings) m
+				WHERE m.verdict NOT IN ('apply', 'cancel'))
+			|| ARRAY(SELECT ROW(m.did, m.event_uri, m.key, m.local, m.rkey,
+				m.cid, m.status, m.rev, m.source, m.record, m.at, 'put_off',
+				NULL, NULL)::rsvp_sync._meeting FROM unnest(some) m);
+	END IF;
+
+	some := rsvp_sync._apply_meetings(src, some, of_handle);
+	/* '': it knows the event, and needs no row for that. */
+	applied := ARRAY(SELECT m FROM unnest(some) m
+		WHERE m.taken_key <> '' AND m.error IS NULL);
+	IF applied <> '{}' THEN
+		PERFORM rsvp_sync._agree_applied(src, applied);
+		PERFORM rsvp_sync._note_applied(src, applied, 'ok');
+		PERFORM rsvp_sync._count_applied(src.tenant, applied,
+			clock_timestamp() - began);
+	END IF;
+	IF cardinality(applied) < cardinality(some) THEN
+		PERFORM rsvp_sync._not_applied(src, ARRAY(SELECT m FROM unnest(some) m
+			WHERE m.taken_key IS NULL OR m.error IS NOT NULL));
+	END IF;
+	RETURN ARRAY(SELECT m FROM unnest(meetings) m
+		WHERE m.verdict NOT IN ('apply', 'cancel')) || some;
+END
+$$;
+COMMENT ON FUNCTION rsvp_sync._merge_source(rsvp_sync._source, text[], text[], text[], text) IS
+'Merges these slots, each given once, into one source.';
+
+/* An error is tried again; an event that the source does not know may come. */
+CREATE FUNCTION rsvp_sync._not_applied(src rsvp_sync._source,
+	meetings rsvp_sync._meeting[])
+RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	failing rsvp_sync._meeting[] := ARRAY(SELECT m FROM unnest(meetings) m
+		WHERE m.error IS NOT NULL);
+BEGIN
+	IF failing <> '{}' THEN
+		PERFORM rsvp_sync._put_off(src, failing, 'apply', true,
+			now() + rsvp_sync._backoff(0));
+		PERFORM rsvp_sync._count(jsonb_build_array(jsonb_build_object(
+			'name', 'rsvp_sync_errors_total', 'value', cardinality(failing),
+			'direction', 'inbound', 'error_type', 'apply_failed')));
+	END IF;
+	INSERT INTO rsvp_sync._stranger AS t (did, rkey, event_uri, rev)
+	SELECT DISTINCT ON (m.did, m.rkey) m.did, m.rkey, m.event_uri, m.rev
+	FROM unnest(meetings) m WHERE m.error IS NULL AND m.cid IS NOT NULL
+	ON CONFLICT (did, rkey) DO UPDATE SET event_uri = excluded.event_uri,
+		seen_at = now();
+END
+$$;
+COMMENT ON FUNCTION rsvp_sync._not_applied(rsvp_sync._source, rsvp_sync._meeting[]) IS
+'Keeps what the application did not take: for another try, or until it knows the event.';
+
+CREATE FUNCTION rsvp_sync._note_applied(src rsvp_sync._source,
+	meetings rsvp_sync._meeting[], what text)
+RETURNS void
+LANGUAGE sql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+INSERT INTO rsvp_sync._history (source_id, key, did, action, outcome, status,
+	uri, cid)
+SELECT src.source_id, coalesce(m.taken_key, m.key), m.did, 'apply', what,
+	m.status, rsvp_sync._rsvp_uri(m.did, m.rkey), m.cid
+FROM unnest(meetings) m
+$$;
+COMMENT ON FUNCTION rsvp_sync._note_applied(rsvp_sync._source, rsvp_sync._meeting[], text) IS
+'History of what was applied.';
+
+/* One row of _tally: how many of each kind, and how long each took. */
+CREATE FUNCTION rsvp_sync._count_applied(of_tenant text,
+	meetings rsvp_sync._meeting[], took interval)
+RETURNS void
+LANGUAGE sql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+SELECT rsvp_sync._count_integration(of_tenant, 'bluesky',
+	count(*) FILTER (WHERE m.cid IS NOT NULL
+		AND m.key IS DISTINCT FROM m.taken_key),
+	count(*) FILTER (WHERE m.cid IS NOT NULL AND m.key = m.taken_key),
+	count(*) FILTER (WHERE m.cid IS NULL), took)
+FROM unnest(meetings) m
+$$;
+COMMENT ON FUNCTION rsvp_sync._count_applied(text, rsvp_sync._meeting[], interval) IS
+'Counts what was applied, for the metrics.';
+
+CREATE FUNCTION rsvp_sync._in_worker() RETURNS boolean
+LANGUAGE C VOLATILE
+AS 'MODULE_PATHNAME', 'rsvp_sync_in_worker';
+COMMENT ON FUNCTION rsvp_sync._in_worker() IS
+'Is this one of our own processes, and not a session?';
+
+/* A source whose query does not run, or is locked: later. */
+CREATE FUNCTION rsvp_sync._cannot_merge(src rsvp_sync._source, dids text[],
+	uris text[], known_uris text[], message text)
+RETURNS rsvp_sync._meeting[]
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET enable_mergejoin = off
+AS $$
+DECLARE
+	meetings rsvp_sync._meeting[] := ARRAY(
+		SELECT ROW(s.did, s.event_uri, NULL, NULL, o.rkey, o.cid, o.status,
+			o.rev, o.source, NULL, o.changed_at, 'put_off', NULL,
+			message)::rsvp_sync._meeting
+		FROM unnest(dids, uris) s (did, event_uri)
+		LEFT JOIN LATERAL (SELECT r.* FROM rsvp_sync._observed r
+			WHERE r.did = s.did AND r.event_uri = s.event_uri
+			ORDER BY r.changed_at DESC NULLS LAST LIMIT 1) o ON true
+		WHERE s.event_uri = ANY (known_uris)
+			OR EXISTS (SELECT FROM rsvp_sync._intent i
+				WHERE i.did = s.did AND i.event_uri = s.event_uri
+					AND i.source_id = src.source_id));
+BEGIN
+	IF meetings <> '{}' THEN
+		PERFORM rsvp_sync._put_off(src, meetings, 'apply', true,
+			now() + rsvp_sync._backoff(0));
+	END IF;
+	RETURN meetings;
+END
+$$;
+COMMENT ON FUNCTION rsvp_sync._cannot_merge(rsvp_sync._source, text[], text[], text[], text) IS
+'Keeps the slots of a source that could not be merged at all for another try.';
+
+/*
+ * Merges slots into all sources that have to do with them (or those given).
+ * Nothing is applied twice: what a source has heard of a slot is remembered.
+ */
+CREATE FUNCTION rsvp_sync._merge_slots(dids text[], uris text[],
+	of_sources bigint[], known_sources bigint[], known_uris text[],
+	of_handle text DEFAULT NULL)
+RETURNS TABLE (source_id bigint, meeting rsvp_sync._meeting)
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	s rsvp_sync._source;
+	meetings rsvp_sync._meeting[];
+	waiting text[] := '{}';
+	known text[];
+BEGIN
+	SELECT array_agg(d.did), array_agg(d.uri) INTO dids, uris
+	FROM (SELECT DISTINCT u.did, u.uri FROM unnest(dids, uris) u (did, uri)
+		WHERE u.did IS NOT NULL AND u.uri IS NOT NULL
+		ORDER BY u.did, u.uri) d;
+	IF dids IS NULL THEN
+		RETURN;
+	END IF;
+	IF known_sources IS NULL THEN
+		SELECT coalesce(array_agg(k.source_id), '{}'),
+			coalesce(array_agg(k.uri), '{}') INTO known_sources, known_uris
+		FROM rsvp_sync._knowing(ARRAY(SELECT DISTINCT unnest(uris)),
+			of_sources) k;
+	END IF;
+	FOR s IN SELECT * FROM rsvp_sync._listeners() l
+		WHERE of_sources IS NULL OR l.source_id = ANY (of_sources)
+	LOOP
+		known := ARRAY(SELECT k.uri
+			FROM unnest(known_sources, known_uris) k (source_id, uri)
+			WHERE k.source_id = s.source_id);
+		BEGIN
+			meetings := rsvp_sync._merge_source(s, dids, uris, known,
+				of_handle);
+		EXCEPTION WHEN query_canceled OR OTHERS THEN
+			/* Whoever cancels his own call means it. */
+			IF SQLSTATE = '57014' AND NOT rsvp_sync._in_worker() THEN
+				RAISE;
+			END IF;
+			meetings := rsvp_sync._cannot_merge(s, dids, uris, known,
+				SQLERRM);
+		END;
+		waiting := waiting || ARRAY(SELECT m.did || ' ' || m.event_uri
+			FROM unnest(meetings) m WHERE m.error IS NOT NULL
+				OR m.verdict IN ('put_off', 'verify'));
+		RETURN QUERY SELECT s.source_id, m FROM unnest(meetings) m;
+	END LOOP;
+	IF EXISTS (SELECT FROM rsvp_sync._inbound) THEN
+		DELETE FROM rsvp_sync._inbound b
+		USING unnest(dids, uris) u (did, uri)
+		WHERE b.did = u.did AND b.event_uri = u.uri
+			AND b.state IN ('apply', 'failed')
+			AND u.did || ' ' || u.uri <> ALL (waiting)
+			AND (of_sources IS NULL OR b.source_id = ANY (of_sources));
+	END IF;
+END
+$$;
+COMMENT ON FUNCTION rsvp_sync._merge_slots(text[], text[], bigint[], bigint[], text[], text) IS
+'Merges slots (did, event) as they are observed into the rows of all sources, or of those given. known: which source knows which event; NULL: they are asked.';
+
+/*
+ * The sync worker's part: what the application could not take, and records
+ * whose event nobody knew.
+ */
+
+/* Some of what is due is tried again; how many. */
+CREATE FUNCTION rsvp_sync._inbound_retry(at_most integer) RETURNS bigint
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	dids text[];
+	rkeys text[];
+	uris text[];
+BEGIN
+	IF current_setting('rsvp_sync.mode') <> 'live' THEN
+		RETURN 0;
+	END IF;
+	SELECT array_agg(b.did), array_agg(b.rkey), array_agg(b.event_uri)
+	INTO dids, rkeys, uris
+	FROM (SELECT b.* FROM rsvp_sync._inbound b
+		WHERE b.state = 'apply' AND b.due_at <= now()
+		ORDER BY b.due_at LIMIT at_most FOR UPDATE SKIP LOCKED) b;
+	IF dids IS NULL THEN
+		RETURN 0;
+	END IF;
+	/* Whatever comes of it, it is not due at once again. */
+	UPDATE rsvp_sync._inbound b SET due_at = now() + interval '10 seconds'
+	FROM unnest(dids, rkeys) u (did, rkey)
+	WHERE b.did = u.did AND b.rkey = u.rkey;
+	PERFORM rsvp_sync._merge_slots(dids, uris, NULL, NULL, NULL);
+	RETURN cardinality(dids);
+END
+$$;
+COMMENT ON FUNCTION rsvp_sync._inbound_retry(integer) IS
+'Tries to apply what could not be applied before, as far as it is due.';
+
+/*
+ * Of the events that nobody knew, which does a source know by now?  A slice of
+ * them at a time.  Their records have to be fetched, but for those we have.
+ */
+CREATE FUNCTION rsvp_sync._ask_strangers(at_most integer) RETURNS boolean
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off
+AS $$
+DECLARE
+	s rsvp_sync._source;
+	uris text[];
+BEGIN
+	SELECT l.* INTO s FROM rsvp_sync._listeners() l
+	WHERE l.strangers_at <= now() AND l.state = 'active'
+	ORDER BY l.strangers_at LIMIT 1;
+	IF NOT FOUND THEN
+		RETURN false;
+	END IF;
+	uris := ARRAY(SELECT DISTINCT t.event_uri FROM (
+		SELECT t.event_uri FROM rsvp_sync._stranger t
+		WHERE s.strangers_from IS NULL OR t.event_uri > s.strangers_from
+		ORDER BY t.event_uri LIMIT at_most) t ORDER BY 1);
+	UPDATE rsvp_sync._source w SET
+		strangers_from = CASE WHEN cardinality(uris) > 0
+			THEN uris[cardinality(uris)] END,
+		strangers_at = CASE WHEN cardinality(uris) > 0 THEN now()
+			ELSE now() + greatest(interval '1 minute',
+				current_setting('rsvp_sync.reconcile_interval')::interval) END
+	WHERE w.source_id = s.source_id;
+	IF cardinality(uris) = 0 THEN
+		RETURN false;
+	END IF;
+	WITH known AS (
+		SELECT DISTINCT k.uri
+		FROM rsvp_sync._knowing(uris, ARRAY[s.source_id]) k
+	), gone AS (
+		DELETE FROM rsvp_sync._stranger t USING known k
+		WHERE t.event_uri = k.uri RETURNING t.did, t.rkey, t.event_uri
+	)
+	INSERT INTO rsvp_sync._inbound (did, rkey, event_uri, state)
+	SELECT g.did, g.rkey, g.event_uri, CASE WHEN o.verified
+		AND o.cid IS NOT NULL THEN 'apply' ELSE 'verify' END
+	FROM gone g
+	LEFT JOIN rsvp_sync._observed o ON o.did = g.did AND o.rkey = g.rkey
+	ON CONFLICT (did, rkey) DO NOTHING;
+	RETURN true;
+END
+$$;
+COMMENT ON FUNCTION rsvp_sync._ask_strangers(integer) IS
+'Asks a source for some of the events that nobody knew when records about them came; true: there may be more to do.';
+
+CREATE FUNCTION rsvp_sync._events_changed(of_source bigint) RETURNS void
+LANGUAGE sql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+UPDATE rsvp_sync._source s SET strangers_from = NULL,
+	strangers_at = now() + interval '1 second'
+WHERE s.source_id = of_source
+	AND (s.strangers_at IS NULL OR s.strangers_at > now() + interval '1 second')
+	AND EXISTS (SELECT FROM rsvp_sync._stranger)
+$$;
+COMMENT ON FUNCTION rsvp_sync._events_changed(bigint) IS
+'A row that the source''s query depends on changed: an event may be known now.';
+
+/* All of that, where something is due; true: there may be more to do. */
+CREATE FUNCTION rsvp_sync._inbound_work() RETURNS boolean
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	due timestamptz := rsvp_sync._inbound_next_due();
+	more boolean;
+BEGIN
+	IF coalesce(due > now(), true) THEN
+		RETURN false;
+	END IF;
+	more := rsvp_sync._inbound_retry(100) = 100;
+	IF rsvp_sync._external_retry(20) = 20 THEN
+		more := true;
+	END IF;
+	IF rsvp_sync._ask_strangers(1000) THEN
+		more := true;
+	END IF;
+	RETURN more;
+END
+$$;
+COMMENT ON FUNCTION rsvp_sync._inbound_work() IS
+'Some of what was said on the network and is due to be looked at again.';
