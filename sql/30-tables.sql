@@ -23,7 +23,7 @@ CREATE TABLE rsvp_sync._source (
 	attendance_name text NOT NULL,	-- as it was called at attach, for messages
 	tenant text NOT NULL DEFAULT '',
 	kind text NOT NULL
-		CHECK (kind IN ('query', 'view', 'plan', 'openmeet')),
+		CHECK (kind IN ('query', 'view', 'plan', 'openmeet', 'explicit')),
 	desired text,					-- the user's text; NULL where generated
 	apply text,
 	search_path text NOT NULL,		-- in force at attach; application SQL runs under it
@@ -123,6 +123,34 @@ CREATE TABLE rsvp_sync._change_log (
 	autovacuum_vacuum_insert_scale_factor = 0,
 	autovacuum_vacuum_insert_threshold = 100000,
 	autovacuum_vacuum_cost_delay = 0);
+
+/*
+ * What create_rsvp() and delete_rsvp() were told: the attendance table of the
+ * source of kind explicit, which the first of these calls makes.  A row that
+ * is withdrawn stays until its record is gone; see 59-explicit.sql.
+ */
+CREATE TABLE rsvp_sync._explicit (
+	id text PRIMARY KEY,			-- the record key, unless there is a record
+	did text NOT NULL,
+	event_uri text,					-- NULL: a record that is to be deleted, no answer
+	status text,					-- going, interested, notgoing; NULL: withdrawn
+	tenant text NOT NULL DEFAULT '',
+	owner regrole NOT NULL,			-- who called, and may call again
+	told_rkey text NOT NULL,		-- which record key the caller was told
+	created_at timestamptz NOT NULL DEFAULT now(),
+	withdrawn_at timestamptz
+);
+CREATE UNIQUE INDEX _explicit_slot ON rsvp_sync._explicit (did, event_uri)
+	WHERE withdrawn_at IS NULL;
+CREATE INDEX _explicit_did ON rsvp_sync._explicit (did);
+
+/* For the views: the keys of that source that the reader has a say in. */
+CREATE VIEW rsvp_sync._own_explicit WITH (security_barrier) AS
+SELECT s.source_id, s.attendance, x.id AS key
+FROM rsvp_sync._source s CROSS JOIN rsvp_sync._explicit x
+WHERE s.kind = 'explicit' AND pg_catalog.pg_has_role(x.owner, 'USAGE');
+COMMENT ON VIEW rsvp_sync._own_explicit IS
+'private: keys of explicit calls that the reader, or a role he is a member of, has made';
 
 /* One row per key that is to be planned.  Written by the worker alone. */
 CREATE TABLE rsvp_sync._queue (
@@ -392,6 +420,7 @@ SELECT pg_catalog.pg_extension_config_dump('rsvp_sync._installation', '');
 SELECT pg_catalog.pg_extension_config_dump('rsvp_sync._source', '');
 SELECT pg_catalog.pg_extension_config_dump('rsvp_sync._source_source_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('rsvp_sync._intent', '');
+SELECT pg_catalog.pg_extension_config_dump('rsvp_sync._explicit', '');
 SELECT pg_catalog.pg_extension_config_dump('rsvp_sync._pause', '');
 SELECT pg_catalog.pg_extension_config_dump('rsvp_sync._external', '');
 SELECT pg_catalog.pg_extension_config_dump('rsvp_sync._account', '');

@@ -414,7 +414,7 @@ BEGIN
 			coalesce(m.sent_cids, '{}') AS sent_cids, m.sent_local,
 			m.record_created_at,
 			/* A word, too, for a status that was not one to publish. */
-			CASE WHEN k.known AND NOT k.moved
+			CASE WHEN k.known AND NOT k.moved AND src.kind <> 'explicit'
 				THEN coalesce((k.intent).first_local, 'none') END
 				AS first_local
 		FROM slotted k
@@ -439,7 +439,9 @@ BEGIN
 				AND NOT k.old_slot AND (k.intent).bond IS NULL
 				AND rival.key IS NULL
 				/* Only by a key that wants a record, and may speak for it. */
-				AND rsvp_sync._may_speak(src.attendance, k.did)
+				AND CASE WHEN src.kind = 'explicit'
+					THEN rsvp_sync._call_may_speak(k.key, k.did)
+					ELSE rsvp_sync._may_speak(src.attendance, k.did) END
 				AND k.present AND k.withheld IS NULL
 				AND k.local IS NOT NULL AND NOT k.past
 			LIMIT 1) giver ON true
@@ -498,7 +500,10 @@ BEGIN
 			NOT k.old_slot,
 			CASE WHEN k.replaced AND k.bond IS NOT NULL THEN 'adopted' ELSE k.bond END,
 			coalesce(k.wrote, false) AND NOT k.replaced,
-			k.base_local, k.base_cid, k.sent_local,
+			k.base_local,
+			/* Explicitly: whatever is there. */
+			coalesce(k.base_cid, CASE WHEN src.kind = 'explicit'
+				AND NOT k.present THEN k.remote_cid END), k.sent_local,
 			k.first_local, coalesce(k.doubt, false), k.rival, k.heir_key IS NOT NULL,
 			k.remote_seen, coalesce(k.remote_rkey, k.rkey), k.remote_cid,
 			k.remote_status,
@@ -507,12 +512,14 @@ BEGIN
 			coalesce(k.local_at >= k.remote_at, false),
 			k.account,
 			/* _may_speak(), where it is asked of each key */
-			k.erased OR EXISTS (SELECT FROM rsvp_sync._account a
+			k.erased OR CASE WHEN src.kind = 'explicit'
+				THEN rsvp_sync._call_may_speak(k.key, k.did)
+				ELSE EXISTS (SELECT FROM rsvp_sync._account a
 				WHERE a.did = k.did
 					AND (pg_has_role(table_owner, a.owner, 'USAGE')
 						OR EXISTS (SELECT FROM rsvp_sync._account_grant g
 							WHERE g.did = a.did AND pg_has_role(table_owner,
-								g.grantee, 'USAGE')))),
+								g.grantee, 'USAGE')))) END,
 			CASE WHEN k.may_delete
 				THEN coalesce(src.options ->> 'on_cancel', 'notgoing')
 				ELSE 'notgoing' END,

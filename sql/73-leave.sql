@@ -101,6 +101,10 @@ BEGIN
 		state = 'withheld', reason_code = 'forgotten',
 		reason = rsvp_sync._reason('forgotten')
 	WHERE i.did = of_did AND i.source_id = ANY (sources);
+	IF EXISTS (SELECT FROM rsvp_sync._source s
+		WHERE s.kind = 'explicit' AND s.source_id = ANY (sources)) THEN
+		PERFORM rsvp_sync._erase_calls(of_did, NULL);
+	END IF;
 	DELETE FROM rsvp_sync._history h
 	WHERE h.did = of_did AND (h.source_id = ANY (sources)
 		OR h.source_id IS NULL);
@@ -243,6 +247,7 @@ BEGIN
 			ELSE 'forget' END);
 		RETURN false;
 	END IF;
+	PERFORM rsvp_sync._erase_calls(did, caller);
 	PERFORM rsvp_sync._erase(did, rsvp_sync._sources_of(caller));
 	RETURN true;
 END
@@ -304,6 +309,7 @@ BEGIN
 			FROM rsvp_sync._intent i
 			JOIN rsvp_sync._source s ON s.source_id = i.source_id
 			WHERE i.did = $2 AND i.source_id = ANY (sources)),
+		'calls', rsvp_sync._export_calls(caller, $2),
 		'history', (SELECT coalesce(jsonb_agg(to_jsonb(h) - 'did' - 'source_id'
 				|| jsonb_build_object('attendance', s.attendance)
 				ORDER BY h.at), '[]')
@@ -322,4 +328,4 @@ CREATE FUNCTION rsvp_sync.export(did text) RETURNS jsonb
 LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp
 AS 'MODULE_PATHNAME', 'rsvp_sync_export';
 COMMENT ON FUNCTION rsvp_sync.export(text) IS
-'Everything that is stored of a DID, and never a secret: account, found (by which tables its credentials were found), paused, identity, records (observed), rows (what is known of attendance rows), history, events (the cache of its event records), forgotten_on. Rows and history of the caller''s own tables; a superuser sees all. Nothing known: null and empty lists. Errors: invalid_parameter_value, null_value_not_allowed, insufficient_privilege (the account is another role''s).';
+'Everything that is stored of a DID, and never a secret: account, found (by which tables its credentials were found), paused, identity, records (observed), rows (what is known of attendance rows), calls (create_rsvp), history, events (the cache of its event records), forgotten_on. Rows and history of the caller''s own tables; a superuser sees all. Nothing known: null and empty lists. Errors: invalid_parameter_value, null_value_not_allowed, insufficient_privilege (the account is another role''s).';

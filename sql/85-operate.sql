@@ -43,7 +43,9 @@ BEGIN
 	JOIN rsvp_sync._source s ON s.source_id = k.source_id
 	JOIN pg_class c ON c.oid = s.attendance
 	WHERE (of_source IS NULL OR s.source_id = of_source)
-		AND pg_has_role(caller, c.relowner, 'USAGE');
+		AND (pg_has_role(caller, c.relowner, 'USAGE')
+			OR s.kind = 'explicit'
+				AND rsvp_sync._is_own_call(caller, k.key));
 	GET DIAGNOSTICS n = ROW_COUNT;
 	RETURN n;
 END
@@ -58,7 +60,8 @@ LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-	src rsvp_sync._source := rsvp_sync._owned_source(caller, attendance);
+	src rsvp_sync._source := rsvp_sync._owned_source(caller, attendance,
+		attendance_id);
 BEGIN
 	IF attendance_id IS NULL THEN
 		RETURN rsvp_sync._retry_keys(caller, src.source_id, NULL);
@@ -135,7 +138,8 @@ LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-	src rsvp_sync._source := rsvp_sync._owned_source(caller, attendance);
+	src rsvp_sync._source := rsvp_sync._owned_source(caller, attendance,
+		attendance_id);
 BEGIN
 	UPDATE rsvp_sync._intent i SET reason_code = 'discarded',
 		reason = rsvp_sync._reason('discarded')
@@ -298,7 +302,7 @@ DECLARE
 	st record;
 	of_did text;
 BEGIN
-	PERFORM rsvp_sync._check_reader(caller, attendance);
+	PERFORM rsvp_sync._check_reader(caller, attendance, attendance_id);
 	BEGIN
 		SELECT * INTO st FROM rsvp_sync._sync_status(caller, attendance,
 			attendance_id);
@@ -559,8 +563,9 @@ BEGIN
 			format('ALTER TABLE %s NO FORCE ROW LEVEL SECURITY.', called), rel.forced),
 		('warning', 'owner', called, 'It belongs to a superuser, and its query runs with his rights.',
 			format('ALTER TABLE %s OWNER TO a role that is no superuser.', called), rel.rolsuper)
-		) AS v (s, c, o, f, r, bad) WHERE v.bad;
-	IF s.state <> 'detaching' THEN
+		) AS v (s, c, o, f, r, bad)
+	WHERE v.bad AND (v.c <> 'owner' OR s.kind <> 'explicit');
+	IF s.state <> 'detaching' AND s.kind <> 'explicit' THEN
 		RETURN QUERY SELECT 'error', 'trigger', w.relation::regclass::text,
 			format('Trigger %I of %s is missing, disabled or not as it should be: changes go unnoticed.', w.name, called),
 			format('As the owner: SELECT rsvp_sync.attach(%L), then rsvp_sync.reconcile(%1$L).', called)

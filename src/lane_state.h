@@ -19,6 +19,7 @@
 #include "host.h"
 #include "lane.h"
 #include "oauth.h"
+#include "recordlist.h"
 #include "secret.h"
 #include "xrpc.h"
 
@@ -95,8 +96,7 @@ typedef struct Lane
 	int64		save_at;		/* by host_now(): when to try again */
 	char	   *head;			/* commit its records are known to be at */
 	bool		in_question;	/* is there still such a repository? */
-	StringInfo	records;		/* JSON of a listing under way */
-	int			pages;
+	RecordList *records;		/* of a listing under way */
 	TimestampTz hinted_at;		/* its DID document was to be looked at */
 	Budgets		budgets;		/* the account's own */
 	int64		not_before;		/* its limit is used up until then */
@@ -233,7 +233,6 @@ extern void list_answer(Lane *lane, Answer *answer);
 extern void forget_listing(Lane *lane);
 extern void append_member(StringInfo body, const char *name,
 						  const char *value);
-extern char *storable(json_t *value);
 
 /* job.c */
 extern bool job_is(const Job *job, const char *action);

@@ -127,6 +127,9 @@ static Statement finish_leaving = {
 static Statement look_at_inactive = {
 	"SELECT rsvp_sync._look_at_inactive()", 0
 };
+static Statement tidy_explicit = {
+	"SELECT rsvp_sync._tidy_explicit()", 0
+};
 static Statement retry_found = {
 	"SELECT rsvp_sync._retry_found()", 0
 };
@@ -576,6 +579,7 @@ keep_house(void)
 	if (now < next)
 		return;
 	run_statement(&look_at_inactive, NULL);
+	run_statement(&tidy_explicit, NULL);
 	run_statement(&retry_found, NULL);
 	run_statement(&forget_history, NULL);
 	if (result_int8(0, 1, &isnull) == 0)

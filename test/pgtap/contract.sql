@@ -42,6 +42,12 @@ INSERT INTO function VALUES
 		'boolean', 'v-u'),
 	('set_oauth_client', 'client_id text, jwk jsonb',
 		'void', 'v-u'),
+	('create_rsvp', 'did text, event_uri text, status text, tenant text DEFAULT ''''',
+		'text', 'v-u'),
+	('delete_rsvp', 'uri text, did text',
+		'boolean', 'v-u'),
+	('list_rsvps', 'did text',
+		'TABLE(uri text, cid text, rkey text, event_uri text, status text, created_at timestamp with time zone)', 'v-u'),
 	('detach', 'attendance regclass, withdraw boolean DEFAULT false',
 		'void', 'v-u'),
 	('detach_all', '',
@@ -231,9 +237,6 @@ ORDER BY f.name, f.arguments;
 -- Promised, not there yet
 CREATE TEMP TABLE promised (name text, arguments text);
 INSERT INTO promised VALUES
-	('create_rsvp', 'did text, event_uri text, status text, tenant text DEFAULT '''''),
-	('delete_rsvp', 'uri text, did text'),
-	('list_rsvps', 'did text'),
 	('process_external_rsvp', 'payload jsonb, tenant text'),
 	('delete_external_rsvp', 'source_id text, source_type text, tenant text%'),
 	('rsvp_document', 'attendance regclass, attendance_id text'),
