@@ -52,7 +52,7 @@ AS $$
 			'originalCreatedAt', r.j #> '{record,createdAt}')), '{}')::text
 	FROM unnest(dids, event_uris, statuses, rsvps) WITH ORDINALITY
 		AS q (did, uri, status, rsvp, n)
-	CROSS JOIN LATERAL (SELECT coalesce(q.rsvp, '{}')::jsonb) AS r (j)
+	CROSS JOIN LATERAL (SELECT coalesce(q.rsvp, '{}')::jsonb OFFSET 0) AS r (j)
 	CROSS JOIN LATERAL (SELECT coalesce(lower(nullif(r.j ->> 'source', '')),
 		'web')) AS f (other)
 	ORDER BY q.n

@@ -163,7 +163,9 @@ COMMENT ON VIEW rsvp_sync.failed IS
 'Keys that were given up: the last answer, after how many tries, and since when.';
 
 CREATE VIEW rsvp_sync.rsvp WITH (security_barrier) AS
-SELECT o.did, o.rkey, rsvp_sync._rsvp_uri(o.did, o.rkey) AS uri, o.cid,
+SELECT o.did, o.rkey, rsvp_sync._rsvp_uri(o.did, o.rkey) AS uri,
+	/* One that nobody told us is none; see _arrivals(). */
+	CASE WHEN o.cid NOT LIKE '?%' THEN o.cid END AS cid,
 	o.event_uri, o.event_cid, o.status, o.record, o.rev, o.source,
 	o.changed_at, o.seen_at
 FROM rsvp_sync._observed o
@@ -172,6 +174,29 @@ WHERE o.cid IS NOT NULL
 		WHERE r.did = o.did AND NOT r.active);
 COMMENT ON VIEW rsvp_sync.rsvp IS
 'Observed: RSVP records known on the network, whoever wrote them, without those of accounts that are deactivated, suspended or taken down. status is NULL for a token we do not know.';
+
+CREATE VIEW rsvp_sync.inbound WITH (security_barrier) AS
+SELECT b.did, b.rkey, rsvp_sync._rsvp_uri(b.did, b.rkey) AS uri,
+	b.event_uri, b.state, s.attendance, s.tenant,
+	CASE WHEN b.state <> 'failed' THEN b.due_at END AS due_at, b.attempts,
+	b.last_error, b.seen_at
+FROM rsvp_sync._inbound b
+LEFT JOIN rsvp_sync._source s ON s.source_id = b.source_id
+WHERE b.source_id IS NULL OR rsvp_sync._may_see(s.attendance);
+COMMENT ON VIEW rsvp_sync.inbound IS
+'Records, or their deletions, that are known and not applied yet: verify (their author''s PDS is asked first), apply (tried again) or failed (given up; retry() tries again). attendance: NULL for all tables that know the event.';
+
+CREATE VIEW rsvp_sync.external_rsvp WITH (security_barrier) AS
+SELECT x.tenant, x.source_type, x.source_id, x.event_id, x.author, x.handle,
+	x.status, x.said, x.said_at, x.metadata, s.attendance,
+	x.key AS attendance_id, x.due_at, x.attempts, x.last_error, x.seen_at
+FROM rsvp_sync._external x
+LEFT JOIN rsvp_sync._source s ON s.source_id = x.attendance
+WHERE CASE WHEN s.source_id IS NOT NULL THEN rsvp_sync._may_see(s.attendance)
+	ELSE EXISTS (SELECT FROM rsvp_sync._source t
+		WHERE t.tenant = x.tenant AND rsvp_sync._may_see(t.attendance)) END;
+COMMENT ON VIEW rsvp_sync.external_rsvp IS
+'RSVPs made elsewhere that are no AT Protocol records. said: the status as it came; status: going, interested, notgoing, or NULL for a word we do not know; due_at: when it is tried again to apply it.';
 
 CREATE VIEW rsvp_sync.history WITH (security_barrier) AS
 SELECT h.at, s.attendance, s.tenant, h.key AS attendance_id, h.did,
