@@ -27,7 +27,7 @@ EXTRA_CLEAN = sql/rsvp_sync--$(EXTVERSION).sql tmp_check tmp_install
 PG_CPPFLAGS = -DRSVP_SYNC_VERSION='"$(EXTVERSION)"'
 PG_CFLAGS = -std=gnu11 -Wall -Wextra -Wno-unused-parameter -Wno-sign-compare \
 	-Wno-missing-field-initializers $(WERROR)
-SHLIB_LINK = -lcurl -lcjose -ljansson -lssl -lcrypto -Wl,-Bsymbolic
+SHLIB_LINK = -lcurl -lcjose -ljansson -lwslay -lssl -lcrypto -Wl,-Bsymbolic
 
 PG_CONFIG = pg_config
 PGXS := $(shell $(PG_CONFIG) --pgxs)

@@ -110,6 +110,7 @@ BEGIN
 		OR h.source_id IS NULL);
 	DELETE FROM rsvp_sync._observed o WHERE o.did = of_did;
 	DELETE FROM rsvp_sync._identity i WHERE i.did = of_did;
+	DELETE FROM rsvp_sync._repo r WHERE r.did = of_did;
 	DELETE FROM rsvp_sync._event e
 	WHERE starts_with(e.uri, 'at://' || of_did || '/');
 	INSERT INTO rsvp_sync._forgotten (digest)

@@ -167,9 +167,11 @@ SELECT o.did, o.rkey, rsvp_sync._rsvp_uri(o.did, o.rkey) AS uri, o.cid,
 	o.event_uri, o.event_cid, o.status, o.record, o.rev, o.source,
 	o.changed_at, o.seen_at
 FROM rsvp_sync._observed o
-WHERE o.cid IS NOT NULL;
+WHERE o.cid IS NOT NULL
+	AND NOT EXISTS (SELECT FROM rsvp_sync._repo r
+		WHERE r.did = o.did AND NOT r.active);
 COMMENT ON VIEW rsvp_sync.rsvp IS
-'Observed: RSVP records known on the network, whoever wrote them. status is NULL for a token we do not know.';
+'Observed: RSVP records known on the network, whoever wrote them, without those of accounts that are deactivated, suspended or taken down. status is NULL for a token we do not know.';
 
 CREATE VIEW rsvp_sync.history WITH (security_barrier) AS
 SELECT h.at, s.attendance, s.tenant, h.key AS attendance_id, h.did,

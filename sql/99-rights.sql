@@ -23,7 +23,7 @@ BEGIN
 				'parse_at_uri', 'tid_now', 'record_cid',
 				'rsvp_status_map', 'plan', 'classify', '_log_change',
 				'_may_see', '_is_all_paused', '_queued_state', '_reason', '_rsvp_uri',
-				'_copied', '_stat_worker']::pg_catalog.name[])
+				'_copied', '_stat_worker', '_stat_stream']::pg_catalog.name[])
 	LOOP
 		EXECUTE pg_catalog.format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', f);
 	END LOOP;

@@ -13,6 +13,7 @@
 #include "lane.h"
 
 typedef struct Visit Visit;
+struct Answer;
 
 extern void visits_startup(MemoryContext parent);
 

@@ -44,6 +44,7 @@
 #include "registry.h"
 #include "settings.h"
 #include "source.h"
+#include "stream.h"
 #include "verify.h"
 #include "waiting.h"
 #include "worker.h"
@@ -572,6 +573,7 @@ keep_house(void)
 		run_statement(&perform_rehearsed, NULL);
 	mode_seen = rsvp_sync_mode;
 	reconcile_call();
+	stream_call();
 	run_statement(&finish_leaving, NULL);
 	for (uint64 row = 0; row < SPI_processed; row++)
 		lane_forget(result_text(row, 1));
