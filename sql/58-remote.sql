@@ -151,6 +151,18 @@ $$;
 COMMENT ON FUNCTION rsvp_sync._visits_next_due() IS
 'private: when an account is to be visited next';
 
+/* What is due at some later time is not awaited, but what is tried again is. */
+CREATE FUNCTION rsvp_sync._visits_idle() RETURNS boolean
+LANGUAGE sql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+SELECT NOT EXISTS (SELECT FROM rsvp_sync._inbound b WHERE b.state = 'verify')
+	AND NOT EXISTS (SELECT FROM rsvp_sync._reading r
+		WHERE r.due_at <= now() + rsvp_sync._visit_lease())
+$$;
+COMMENT ON FUNCTION rsvp_sync._visits_idle() IS
+'private: is no account to be visited now, or in the next minutes?';
+
 /*
  * Accounts to visit now, of those that are not being visited.  What waits to
  * be verified goes first, and takes along a listing that is due anyway.
@@ -245,15 +257,45 @@ UPDATE rsvp_sync._inbound b SET
 	state = CASE WHEN counted AND b.attempts + 1
 			>= current_setting('rsvp_sync.max_attempts')::integer
 		THEN 'failed' ELSE b.state END
-WHERE b.did = of_did AND b.state = 'verify' AND b.rkey = ANY (of_rkeys);
+WHERE b.did = of_did AND b.state = 'verify' AND b.rkey = ANY (of_rkeys)
+$$;
+COMMENT ON FUNCTION rsvp_sync._visit_failed(text, text[], text, interval, boolean) IS
+'private: records could not be verified; when that is tried again';
+
 /* Listing is tried for ever, more and more seldom. */
+CREATE FUNCTION rsvp_sync._reading_failed(of_did text, message text,
+	not_before interval, counted boolean)
+RETURNS void
+LANGUAGE sql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
 UPDATE rsvp_sync._reading r SET
 	attempts = r.attempts + counted::integer, last_error = message,
 	due_at = now() + greatest(not_before, CASE WHEN counted
 		THEN rsvp_sync._backoff(r.attempts) ELSE not_before END)
 WHERE r.did = of_did AND r.due_at IS NOT NULL
 $$;
-COMMENT ON FUNCTION rsvp_sync._visit_failed(text, text[], text, interval, boolean) IS
+COMMENT ON FUNCTION rsvp_sync._reading_failed(text, text, interval, boolean) IS
+'private: an account could not be listed; when that is tried again';
+
+/* The whole of a visit. */
+CREATE FUNCTION rsvp_sync._visit_again(of_did text, found jsonb,
+	message text, not_before interval, counted boolean)
+RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	PERFORM rsvp_sync._visit_failed(of_did, ARRAY(
+		SELECT jsonb_array_elements_text(found -> 'rkeys')), message,
+		not_before, counted);
+	IF (found ->> 'list')::boolean THEN
+		PERFORM rsvp_sync._reading_failed(of_did, message, not_before,
+			counted);
+	END IF;
+END
+$$;
+COMMENT ON FUNCTION rsvp_sync._visit_again(text, jsonb, text, interval, boolean) IS
 'private: a visit did not come to its end; when it is made again';
 
 CREATE FUNCTION rsvp_sync._count_inbound_error(kind text) RETURNS void
@@ -408,12 +450,12 @@ BEGIN
 	IF of_pds IS DISTINCT FROM rsvp_sync._pds_of(of_did)
 		AND of_pds IS NOT NULL THEN
 		/* It has moved meanwhile: what the old server says means nothing. */
-		PERFORM rsvp_sync._visit_failed(of_did, rkeys, NULL, '0', false);
+		PERFORM rsvp_sync._visit_again(of_did, found, NULL, '0', false);
 		RETURN;
 	END IF;
 	IF gone IS NOT NULL AND of_pds IS NOT NULL
 		AND rsvp_sync._look_again(of_did) THEN
-		PERFORM rsvp_sync._visit_failed(of_did, rkeys, NULL, '0', false);
+		PERFORM rsvp_sync._visit_again(of_did, found, NULL, '0', false);
 		RETURN;
 	END IF;
 	PERFORM rsvp_sync._verified(of_did, r ->> 'rkey', r ->> 'cid',
@@ -434,7 +476,7 @@ BEGIN
 		RETURN;
 	ELSIF code IS NOT NULL THEN
 		PERFORM rsvp_sync._look_again(of_did);
-		PERFORM rsvp_sync._visit_failed(of_did, rkeys,
+		PERFORM rsvp_sync._visit_again(of_did, found,
 			code || ': ' || message,
 			CASE WHEN code IN ('host_unreachable', 'rate_limited', 'paused')
 				THEN interval '5 seconds' * (1 + random()) ELSE wait END,
