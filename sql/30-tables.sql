@@ -222,6 +222,22 @@ CREATE INDEX _inbound_source ON rsvp_sync._inbound (source_id)
 	WHERE source_id IS NOT NULL;
 
 /*
+ * Accounts whose records are read from their own PDS: once more now, or, where
+ * due_at is NULL, when there is a reason to.
+ */
+CREATE TABLE rsvp_sync._reading (
+	did text PRIMARY KEY,
+	due_at timestamptz,
+	why text,						-- gap, reactivated, deleted, reconcile ...
+	head text,						-- rev of the repository when it was listed last
+	listed_at timestamptz,			-- when that was
+	attempts integer NOT NULL DEFAULT 0,
+	last_error text
+) WITH (fillfactor = 70);
+CREATE INDEX _reading_due ON rsvp_sync._reading (due_at)
+	WHERE due_at IS NOT NULL;
+
+/*
  * Records about events that nobody here knows: that there is one, not what it
  * says.  Bounded, and forgotten after a while; see _forget_strangers().
  */

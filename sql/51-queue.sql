@@ -586,7 +586,7 @@ SELECT least(
 		ORDER BY q.due_at LIMIT 1) k),
 	(SELECT min(s.retry_at) FROM rsvp_sync._source s
 	WHERE s.state <> 'paused' AND s.retry_at > now()),
-	rsvp_sync._inbound_next_due())
+	rsvp_sync._inbound_next_due(), rsvp_sync._visits_next_due())
 $$;
 COMMENT ON FUNCTION rsvp_sync._next_due() IS
 'When the worker has to look again without being told.';

@@ -111,6 +111,7 @@ BEGIN
 	DELETE FROM rsvp_sync._observed o WHERE o.did = of_did;
 	DELETE FROM rsvp_sync._identity i WHERE i.did = of_did;
 	DELETE FROM rsvp_sync._repo r WHERE r.did = of_did;
+	DELETE FROM rsvp_sync._reading r WHERE r.did = of_did;
 	DELETE FROM rsvp_sync._event e
 	WHERE starts_with(e.uri, 'at://' || of_did || '/');
 	INSERT INTO rsvp_sync._forgotten (digest)
@@ -298,6 +299,8 @@ BEGIN
 			WHERE f.digest = sha256(convert_to($2, 'UTF8'))),
 		'identity', (SELECT to_jsonb(i) - 'did' FROM rsvp_sync._identity i
 			WHERE i.did = $2),
+		'reading', (SELECT to_jsonb(r) - 'did' FROM rsvp_sync._reading r
+			WHERE r.did = $2),
 		'records', (SELECT coalesce(jsonb_agg(to_jsonb(o) - 'did'
 				|| jsonb_build_object('uri',
 					rsvp_sync._rsvp_uri(o.did, o.rkey)) ORDER BY o.rkey), '[]')
@@ -328,4 +331,4 @@ CREATE FUNCTION rsvp_sync.export(did text) RETURNS jsonb
 LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp
 AS 'MODULE_PATHNAME', 'rsvp_sync_export';
 COMMENT ON FUNCTION rsvp_sync.export(text) IS
-'Everything that is stored of a DID, and never a secret: account, found (by which tables its credentials were found), paused, identity, records (observed), rows (what is known of attendance rows), calls (create_rsvp), history, events (the cache of its event records), forgotten_on. Rows and history of the caller''s own tables; a superuser sees all. Nothing known: null and empty lists. Errors: invalid_parameter_value, null_value_not_allowed, insufficient_privilege (the account is another role''s).';
+'Everything that is stored of a DID, and never a secret: account, found (by which tables its credentials were found), paused, identity, reading (when its records were listed), records (observed), rows (what is known of attendance rows), calls (create_rsvp), history, events (the cache of its event records), forgotten_on. Rows and history of the caller''s own tables; a superuser sees all. Nothing known: null and empty lists. Errors: invalid_parameter_value, null_value_not_allowed, insufficient_privilege (the account is another role''s).';

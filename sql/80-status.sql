@@ -416,6 +416,8 @@ SELECT NOT EXISTS (SELECT FROM rsvp_sync._change_log l
 		WHERE (of_source IS NULL OR i.source_id = of_source)
 			AND i.writeback AND i.writeback_failures < 3
 			AND s.state IN ('active', 'detaching'))
+	AND (rsvp_sync._copied() OR current_setting('rsvp_sync.mode') = 'off'
+		OR rsvp_sync._is_all_paused() OR rsvp_sync._visits_idle())
 	/* One that is all withdrawn is about to go. */
 	AND NOT EXISTS (SELECT FROM rsvp_sync._source s
 		WHERE (of_source IS NULL OR s.source_id = of_source)

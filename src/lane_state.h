@@ -112,6 +112,7 @@ typedef struct Task
 	MemoryContext context;
 	bool		identity;		/* else an event, or */
 	const char *handle;			/* of this DID */
+	struct Visit *visit;		/* or a visit to an account */
 	const char *given_up;		/* why its host may not be asked, if told so */
 	const char *subject;
 	char	   *host;			/* who is asked */
@@ -191,6 +192,8 @@ extern void task_startup(MemoryContext context);
 extern void task_add(Job *job);
 extern void task_verify(const char *did);
 extern void task_check_handle(const char *did, const char *handle);
+extern void task_visit(struct Visit *visit, const char *did,
+					   const char *host);
 extern void handle_answer(Task *task, HttpRequest *req);
 extern void task_start_all(void);
 extern void task_answer(Task *task, Answer *answer);

@@ -45,6 +45,7 @@
 #include "settings.h"
 #include "source.h"
 #include "stream.h"
+#include "verify.h"
 #include "waiting.h"
 #include "worker.h"
 #include "writeback.h"
@@ -649,6 +650,7 @@ work(void)
 		more = waiting_release() || more;
 		plan_again();
 		verify_identities();
+		more = visits_lease() || more;
 		apply_inbound();
 		lease_and_plan();
 	}
@@ -878,6 +880,7 @@ take_over(void)
 	run_statement(&release_leases, &args);
 	run_statement(&clock_check, NULL);
 	waiting_take_over();
+	visits_take_over();
 	end_work();
 }
 
