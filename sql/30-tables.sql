@@ -90,7 +90,7 @@ CREATE INDEX _intent_forgotten ON rsvp_sync._intent (source_id)
 	WHERE reason_code = 'forgotten';
 CREATE INDEX _intent_held ON rsvp_sync._intent (source_id)
 	WHERE state = 'held';
-CREATE INDEX _intent_writeback ON rsvp_sync._intent (source_id)
+CREATE INDEX _intent_writeback ON rsvp_sync._intent (source_id, writeback_at)
 	WHERE writeback;
 
 /*

@@ -651,7 +651,7 @@ BEGIN
 	IF taken = '{}' THEN
 		RETURN keys;
 	END IF;
-	PERFORM rsvp_sync._give_back(of_source, taken);
+	PERFORM rsvp_sync._put_aside(of_source, taken);
 	RETURN ARRAY(SELECT k FROM unnest(keys) k WHERE k <> ALL (taken));
 END
 $$;
@@ -665,7 +665,7 @@ AS 'MODULE_PATHNAME', 'rsvp_sync_intents_being_made';
 COMMENT ON FUNCTION rsvp_sync._intents_being_made(bigint, text[]) IS
 'Of these keys those whose intent is being inserted by a transaction under way.';
 
-CREATE FUNCTION rsvp_sync._give_back(of_source bigint, keys text[])
+CREATE FUNCTION rsvp_sync._put_aside(of_source bigint, keys text[])
 RETURNS void
 LANGUAGE sql VOLATILE
 SET search_path = pg_catalog, pg_temp
@@ -675,7 +675,7 @@ UPDATE rsvp_sync._queue q SET lease = NULL,
 	due_at = now() + interval '50 milliseconds'
 WHERE q.source_id = of_source AND q.key = ANY (keys)
 $$;
-COMMENT ON FUNCTION rsvp_sync._give_back(bigint, text[]) IS
+COMMENT ON FUNCTION rsvp_sync._put_aside(bigint, text[]) IS
 'Has leased keys looked at again in a moment; no try is used up.';
 
 /* A record that changes hands concerns another intent, too. */
@@ -714,7 +714,7 @@ BEGIN
 	IF alone = '{}' THEN
 		RETURN es;
 	END IF;
-	PERFORM rsvp_sync._give_back(of_source, alone);
+	PERFORM rsvp_sync._put_aside(of_source, alone);
 	RETURN ARRAY(SELECT e FROM unnest(es) e WHERE e.key <> ALL (alone));
 END
 $$;

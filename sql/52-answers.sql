@@ -287,6 +287,41 @@ $$;
 COMMENT ON FUNCTION rsvp_sync._rsvp_uri(text, text) IS
 'at-uri of an RSVP record.';
 
+/*
+ * Attendance rows that are still to be told, of one source, those that wait
+ * longest first; in the order of the one index that has no other rows.
+ */
+CREATE FUNCTION rsvp_sync._rows_to_tell(at_most integer)
+RETURNS TABLE (source_id bigint, key text, attendance oid, search_path text,
+	uri text, cid text, rkey text, synced_at timestamptz, waited_ms bigint,
+	detaching boolean)
+LANGUAGE sql VOLATILE
+SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off
+AS $$
+SELECT i.source_id, i.key, s.attendance, s.search_path,
+	CASE WHEN i.bond IS NOT NULL
+		THEN 'at://' || i.did || '/community.lexicon.calendar.rsvp/' || i.rkey
+		END,
+	i.base_cid, i.rkey, i.synced_at, (extract(epoch FROM clock_timestamp()
+		- i.writeback_at) * 1000)::bigint, s.detaching
+FROM (SELECT s.source_id, s.attendance::oid, s.search_path,
+		s.state = 'detaching' AS detaching
+	FROM rsvp_sync._source s
+	CROSS JOIN LATERAL (SELECT FROM rsvp_sync._intent o
+		WHERE o.source_id = s.source_id AND o.writeback
+			AND o.writeback_at <= now()
+		ORDER BY o.writeback_at LIMIT 1) o
+	WHERE s.state IN ('active', 'detaching')
+	ORDER BY s.source_id LIMIT 1) s
+CROSS JOIN LATERAL (SELECT n.* FROM rsvp_sync._intent n
+	WHERE n.source_id = s.source_id AND n.writeback
+		AND n.writeback_at <= now()
+	ORDER BY n.writeback_at LIMIT at_most) i
+$$;
+COMMENT ON FUNCTION rsvp_sync._rows_to_tell(integer) IS
+'Rows of a source whose write-back is due, and what they are to be told.';
+
 /* Planned once more afterwards: the row may have another wish by now. */
 CREATE FUNCTION rsvp_sync._delete_done(w_source bigint, w_key text,
 	w_generation bigint, w_did text, w_rkey text, w_rev text,

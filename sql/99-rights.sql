@@ -21,7 +21,13 @@ BEGIN
 				'is_at_uri', 'is_did', 'is_handle', 'is_nsid',
 				'is_record_key', 'is_tid', 'is_datetime', 'is_cid',
 				'parse_at_uri', 'tid_now', 'record_cid',
-				'rsvp_status_map', 'plan', 'classify', '_log_change',
+				'rsvp_status_map', 'plan', 'classify', 'rsvp_html', 'rsvp_badge',
+				'rsvp_rss_item', 'rsvp_ics', 'rsvp_activity', 'parse_activity',
+				'validate_rsvp_submission', '_log_change',
+				'_escape', '_is_link', '_instant', '_bad_document', '_read_document',
+				'_html_part', '_html_author', '_rfc822', '_rsvp_uid', '_ics_instant',
+				'_activity', '_undo', '_activities', '_as_get', '_as_list', '_as_types',
+				'_as_id', '_as_events',
 				'_may_see', '_is_all_paused', '_queued_state', '_reason', '_rsvp_uri',
 				'_copied', '_stat_worker', '_stat_stream']::pg_catalog.name[])
 	LOOP

@@ -136,6 +136,7 @@ extern void lane_outcome_recorded(Outcome *outcome);
 extern void lane_outcome_refused(Outcome *outcome);
 extern void lane_outcomes_recorded(void);
 extern bool lane_outcomes_flow(void);
+extern bool lane_may_go_on(void);
 
 /*
  * Keys to be planned again; lane_recall() makes those of a source (0: all) so

@@ -21,7 +21,7 @@
  * those of so long, or until there are none for a moment.
  */
 #define ENOUGH_OUTCOMES	512
-#define GATHER_MS		10
+#define GATHER_MS		20
 #define SILENCE_MS		1
 
 static MemoryContext outcome_context = NULL;
@@ -210,17 +210,21 @@ fail_job(Job *job, const char *how, const char *code, const char *message,
 	outcome->wait_ms = wait_ms;
 }
 
-/*
- * Does it pay to wait for further outcomes before these are recorded?  Only
- * where none of them may change what the lanes are to do next.
- */
+/* May lanes go on before the outcomes are recorded? */
+bool
+lane_may_go_on(void)
+{
+	return all_written;
+}
+
+/* Does it pay to wait for further outcomes before these are recorded? */
 bool
 lane_outcomes_flow(void)
 {
 	TimestampTz now = GetCurrentTimestamp();
 
-	return n_outcomes > 0 && n_outcomes < ENOUGH_OUTCOMES && all_written &&
-		calls_under_way() > 0 &&
+	return n_outcomes > 0 && n_outcomes < ENOUGH_OUTCOMES &&
+		lane_may_go_on() && calls_under_way() > 0 &&
 		now < TimestampTzPlusMilliseconds(first_at, GATHER_MS) &&
 		now < TimestampTzPlusMilliseconds(last_at, SILENCE_MS);
 }

@@ -85,6 +85,7 @@ static uint64 schema_generation = 1;
 static void make_cache(void);
 
 PG_FUNCTION_INFO_V1(rsvp_sync_desired);
+PG_FUNCTION_INFO_V1(rsvp_sync_desired_rows);
 PG_FUNCTION_INFO_V1(rsvp_sync_describe_query);
 PG_FUNCTION_INFO_V1(rsvp_sync_explain_key);
 PG_FUNCTION_INFO_V1(rsvp_sync_dependent_keys);
@@ -126,6 +127,17 @@ table_owner(Oid relid)
 	return owner;
 }
 
+/* The text of a value is the same whoever asks. */
+void
+owner_pin_output(void)
+{
+	pin("DateStyle", "ISO, YMD");
+	pin("IntervalStyle", "postgres");
+	pin("TimeZone", "UTC");
+	pin("bytea_output", "hex");
+	pin("extra_float_digits", "1");
+}
+
 /* Become the owner of the table.  sql_timeout_ms 0: as the setting says. */
 void
 owner_enter(OwnerScope *scope, Oid relid, const char *search_path,
@@ -137,11 +149,7 @@ owner_enter(OwnerScope *scope, Oid relid, const char *search_path,
 	scope->guc_level = NewGUCNestLevel();
 	pin("search_path", search_path);
 	pin("row_security", "off");
-	pin("DateStyle", "ISO, YMD");
-	pin("IntervalStyle", "postgres");
-	pin("TimeZone", "UTC");
-	pin("bytea_output", "hex");
-	pin("extra_float_digits", "1");
+	owner_pin_output();
 	free_planner();
 	if (lock_timeout_ms > 0)
 	{
@@ -617,6 +625,112 @@ rsvp_sync_desired(PG_FUNCTION_ARGS)
 	InitMaterializedSRF(fcinfo, 0);
 	SPI_connect();
 	run_query(PG_GETARG_INT64(0), run.keys == NULL, run_desired, &run);
+	SPI_finish();
+	return (Datum) 0;
+}
+
+/* Whole rows are asked for: by key, or by whose they are. */
+typedef struct RowsRun
+{
+	const char *key;			/* NULL: by actor */
+	const char *actor;
+	ReturnSetInfo *rsinfo;
+} RowsRun;
+
+/* Whose row it is: its author's, or of him who has the pages below. */
+static bool
+append_actor(StringInfo sql, TupleDesc columns)
+{
+	bool		author = SPI_fnumber(columns, "author_url") > 0;
+	bool		page = SPI_fnumber(columns, "permalink") > 0;
+
+	if (author)
+		appendStringInfoString(sql, "q.author_url::pg_catalog.text = $1");
+	if (page)
+		appendStringInfo(sql, "%s%spg_catalog.starts_with("
+						 "q.permalink::pg_catalog.text,"
+						 " pg_catalog.rtrim($1, '/') || '/')",
+						 author ? " OR " : "",
+						 author ? "q.author_url IS NULL AND " : "");
+	return author || page;
+}
+
+static void
+run_rows(OwnerQuery *query, void *arg)
+{
+	RowsRun    *run = arg;
+	Oid			types[INDEX_MAX_KEYS];
+	Datum		values[INDEX_MAX_KEYS];
+	int			number[INDEX_MAX_KEYS];
+	int			nargs = run->key ? query->key.ncols : 1;
+	char	  **parts = run->key ?
+		owner_split_key(&query->key, run->key) : NULL;
+	StringInfoData sql;
+
+	initStringInfo(&sql);
+	appendStringInfoString(&sql, "SELECT ");
+	for (int i = 0; i < query->key.ncols; i++)
+	{
+		number[i] = i + 1;
+		appendStringInfo(&sql, "q.%s, ",
+						 quote_identifier(key_column(query, i)));
+	}
+	appendStringInfo(&sql, "pg_catalog.to_jsonb(q) FROM (%s\n) q WHERE ",
+					 query->text);
+	for (int i = 0; i < nargs; i++)
+	{
+		types[i] = TEXTOID;
+		values[i] = CStringGetTextDatum(parts ? parts[i] : run->actor);
+		if (parts)
+			appendStringInfo(&sql, "%sq.%s = $%d::%s", i ? " AND " : "",
+							 quote_identifier(key_column(query, i)), i + 1,
+							 query->key.type[i]);
+	}
+	if (!parts && !append_actor(&sql, plan_columns(query->all)))
+		return;
+	SPI_execute_with_args(sql.data, nargs, types, values, NULL, true, 0);
+	owner_emit_rows(query->key.ncols, number, run->rsinfo);
+}
+
+/* (key text, jsonb) of what SPI has found: key columns, then the jsonb. */
+void
+owner_emit_rows(int ncols, const int *number, ReturnSetInfo *rsinfo)
+{
+	for (uint64 i = 0; i < SPI_processed; i++)
+	{
+		HeapTuple	row = SPI_tuptable->vals[i];
+		char	   *key = owner_row_key(ncols, number, row,
+										SPI_tuptable->tupdesc);
+		Datum		out[2];
+		bool		nulls[2] = {false, false};
+
+		if (key == NULL)
+			continue;
+		out[0] = CStringGetTextDatum(key);
+		out[1] = SPI_getbinval(row, SPI_tuptable->tupdesc, ncols + 1,
+							   &nulls[1]);
+		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, out, nulls);
+	}
+}
+
+/*
+ * rsvp_sync._desired_rows(source_id bigint, key text, actor text): the
+ * desired query's rows with all their columns, for this key or this actor.
+ */
+Datum
+rsvp_sync_desired_rows(PG_FUNCTION_ARGS)
+{
+	RowsRun		run = {NULL, NULL, (ReturnSetInfo *) fcinfo->resultinfo};
+
+	InitMaterializedSRF(fcinfo, 0);
+	if (!PG_ARGISNULL(1))
+		run.key = text_to_cstring(PG_GETARG_TEXT_PP(1));
+	else if (!PG_ARGISNULL(2))
+		run.actor = text_to_cstring(PG_GETARG_TEXT_PP(2));
+	else
+		return (Datum) 0;
+	SPI_connect();
+	run_query(PG_GETARG_INT64(0), run.key == NULL, run_rows, &run);
 	SPI_finish();
 	return (Datum) 0;
 }

@@ -12,6 +12,7 @@
 
 #include "access/htup.h"
 #include "access/tupdesc.h"
+#include "nodes/execnodes.h"
 
 /* Where we were before we became the table's owner. */
 typedef struct OwnerScope
@@ -43,6 +44,7 @@ extern bool owner_arms_deadline;
 
 extern void owner_enter(OwnerScope *scope, Oid relid, const char *search_path,
 						int lock_timeout_ms, int sql_timeout_ms);
+extern void owner_pin_output(void);
 extern uint64 owner_schema_generation(void);
 extern void owner_leave(OwnerScope *scope);
 extern void owner_run(Oid relid, const char *search_path, int lock_timeout_ms,
@@ -50,6 +52,8 @@ extern void owner_run(Oid relid, const char *search_path, int lock_timeout_ms,
 extern void owner_key(OwnerKey *key, Oid relid);
 extern char *owner_row_key(int ncols, const int *number, HeapTuple row,
 						   TupleDesc columns);
+extern void owner_emit_rows(int ncols, const int *number,
+							ReturnSetInfo *rsinfo);
 extern char **owner_split_key(const OwnerKey *key, const char *text);
 
 #endif							/* RSVP_SYNC_OWNER_H */

@@ -845,6 +845,8 @@ turn(void)
 	harvest();
 	renew_sessions();
 	settle();
+	if (lane_may_go_on())
+		lane_start(sending_now);
 	if (work_to_do())
 		work();
 	settle();

@@ -50,7 +50,7 @@
 #include "writeback.h"
 
 /* Rows told by one transaction, and for how long one may go on. */
-#define BATCH				50
+#define BATCH				200
 #define BATCH_MS			100
 /* Until we try again, when somebody was around or something is due. */
 #define AGAIN_MS			20
@@ -63,20 +63,9 @@
 #define MAX_STRICT			256
 
 static Statement due_rows = {
-	"SELECT i.source_id, i.key, s.attendance::pg_catalog.oid, s.search_path,"
-	" CASE WHEN i.bond IS NOT NULL"
-	" THEN rsvp_sync._rsvp_uri(i.did, i.rkey) END,"
-	" i.base_cid, i.rkey, i.synced_at,"
-	" (pg_catalog.extract('epoch', pg_catalog.clock_timestamp()"
-	" OPERATOR(pg_catalog.-) i.writeback_at)"
-	" OPERATOR(pg_catalog.*) 1000)::pg_catalog.int8,"
-	" s.state OPERATOR(pg_catalog.=) 'detaching'"
-	" FROM rsvp_sync._intent i JOIN rsvp_sync._source s"
-	" ON s.source_id OPERATOR(pg_catalog.=) i.source_id"
-	" WHERE i.writeback AND s.state OPERATOR(pg_catalog.=)"
-	" ANY ('{active,detaching}')"
-	" AND i.writeback_at OPERATOR(pg_catalog.<=) pg_catalog.now()"
-	" ORDER BY i.source_id LIMIT $1", 1, {INT4OID}
+	"SELECT r.source_id, r.key, r.attendance, r.search_path, r.uri, r.cid,"
+	" r.rkey, r.synced_at, r.waited_ms, r.detaching"
+	" FROM rsvp_sync._rows_to_tell($1) r", 1, {INT4OID}
 };
 static Statement read_query = {
 	"SELECT rsvp_sync._writeback_query($1)", 1, {INT8OID}
@@ -129,7 +118,13 @@ static struct
 	int64		source_id;
 	uint64		generation;
 	char	   *sql;			/* NULL: its rows are not told anything */
+	SPIPlanPtr	plan;			/* made as the owner, when the first is told */
 }			update;
+
+/* In a security-restricted operation nothing may be left for later. */
+static Statement all_immediate = {
+	"SET CONSTRAINTS ALL IMMEDIATE", 0
+};
 
 void
 writeback_note_repeatable(ArrayType *sources)
@@ -257,13 +252,24 @@ read_rows(void)
 	return rows;
 }
 
+static void
+plan_update(void)
+{
+	Oid			types[5] = {TEXTARRAYOID, TEXTOID, TEXTOID, TEXTOID,
+	TIMESTAMPTZOID};
+	SPIPlanPtr	plan = SPI_prepare(update.sql, lengthof(types), types);
+
+	if (plan == NULL || SPI_keepplan(plan) != 0)
+		elog(ERROR, "could not prepare \"%s\": %s", update.sql,
+			 SPI_result_code_string(SPI_result));
+	update.plan = plan;
+}
+
 /* Update the row; runs as its owner. */
 static void
 update_row(void *arg)
 {
 	Row		   *row = arg;
-	Oid			types[5] = {TEXTARRAYOID, TEXTOID, TEXTOID, TEXTOID,
-	TIMESTAMPTZOID};
 	OwnerKey	key;
 	Args		args = {0};
 	char	  **parts;
@@ -279,10 +285,10 @@ update_row(void *arg)
 	args_text(&args, row->rkey);
 	args.nulls[args.n] = row->never_synced ? 'n' : ' ';
 	args.values[args.n++] = row->synced_at;
-	/* In a security-restricted operation nothing may be left for later. */
-	SPI_execute("SET CONSTRAINTS ALL IMMEDIATE", false, 0);
-	SPI_execute_with_args(update.sql, 5, types, args.values, args.nulls, false,
-						  0);
+	run_statement(&all_immediate, NULL);
+	if (update.plan == NULL)
+		plan_update();
+	SPI_execute_plan(update.plan, args.values, args.nulls, false, 0);
 }
 
 static void
@@ -314,6 +320,9 @@ find_update(void *arg)
 	if (update.source_id == source_id && update.generation == generation)
 		return;
 	update.source_id = 0;
+	if (update.plan)
+		SPI_freeplan(update.plan);
+	update.plan = NULL;
 	if (update.sql)
 		pfree(update.sql);
 	update.sql = NULL;

@@ -6,8 +6,9 @@
  * Memory errors are the sanitizers' to find.  What is checked here is what
  * must hold between the answers, whatever the text is: the parts of an
  * at-uri are what they are called and make up the whole, a decoded cid
- * encodes to the text it came from, and identifiers that exclude each other
- * do.  A broken promise aborts.
+ * encodes to the text it came from, identifiers that exclude each other do,
+ * and what is rendered is as long as was measured, and means nothing more.
+ * A broken promise aborts.
  *
  * The file knows nothing of the fuzzer but the entry point, so it links with
  * libFuzzer and with the plain driver in driver.c alike.
@@ -19,6 +20,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "../../src/render.h"
 #include "../../src/syntax.h"
 
 #define PROMISE(holds) \
@@ -134,6 +136,50 @@ check_names(const char *text, size_t len)
 	PROMISE(!datetime || (len >= 20 && text[10] == 'T'));
 }
 
+/* In memory of just the size that was measured. */
+static char *
+rendered(RenderFn render, const char *text, size_t len, size_t *size)
+{
+	char	   *out;
+
+	*size = render(text, len, NULL);
+	out = malloc(*size ? *size : 1);
+	PROMISE(render(text, len, out) == *size);
+	return out;
+}
+
+static bool
+has_any(const char *text, size_t len, const char *characters)
+{
+	for (; *characters; characters++)
+		if (memchr(text, *characters, len) != NULL)
+			return true;
+	return false;
+}
+
+static void
+check_render(const char *text, size_t len)
+{
+	static const RenderFn forms[] = {render_cdata, render_ics_text,
+	render_ics_param, render_ics_fold, render_xml, render_plain};
+	size_t		size;
+	char	   *out = rendered(render_html, text, len, &size);
+
+	PROMISE(size >= len && !has_any(out, size, "<>\"'\r"));
+	free(out);
+	for (size_t i = 0; i < sizeof(forms) / sizeof(forms[0]); i++)
+	{
+		out = rendered(forms[i], text, len, &size);
+		PROMISE(forms[i] != render_xml || !has_any(out, size, "<>\"'\r\b"));
+		PROMISE(forms[i] != render_ics_text || !has_any(out, size, "\r\n"));
+		PROMISE(forms[i] != render_ics_param || !has_any(out, size, "\r\n\""));
+		PROMISE(forms[i] != render_plain || size <= 3 * len);
+		free(out);
+	}
+	if (render_is_link(text, len))
+		PROMISE(len > 7 && !has_any(text, len, " <>\"\\\n\r\t"));
+}
+
 int
 LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
@@ -143,5 +189,6 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	check_at_uri(text, size);
 	check_cid(text, size);
 	check_bases(text, size);
+	check_render(text, size);
 	return 0;
 }

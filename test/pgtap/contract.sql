@@ -108,6 +108,8 @@ INSERT INTO function VALUES
 		'void', 'v-u'),
 	('pause', 'subject text',
 		'void', 'v-u'),
+	('parse_activity', 'activity jsonb',
+		'TABLE(source_type text, source_id text, event_url text, author_url text, author_name text, author_photo text, status text, published timestamp with time zone, updated timestamp with time zone, content text, kind text, undone boolean, response text)', 'iss'),
 	('plan', 'situation rsvp_sync.situation',
 		'rsvp_sync.decision', 'iss'),
 	('preview', 'attendance regclass, attendance_id text DEFAULT NULL',
@@ -132,6 +134,20 @@ INSERT INTO function VALUES
 		'bigint', 'v-u'),
 	('revoke_account', 'did text, role name',
 		'void', 'v-u'),
+	('rsvp_activity', 'document jsonb, previous jsonb DEFAULT NULL, dialect text DEFAULT ''accept''',
+		'jsonb', 'i-s'),
+	('rsvp_badge', 'document jsonb',
+		'text', 'iss'),
+	('rsvp_document', 'attendance regclass, attendance_id text',
+		'jsonb', 's-u'),
+	('rsvp_html', 'document jsonb',
+		'text', 'iss'),
+	('rsvp_ics', 'document jsonb',
+		'text', 'iss'),
+	('rsvp_outbox', 'actor text, page integer DEFAULT NULL',
+		'jsonb', 's-u'),
+	('rsvp_rss_item', 'document jsonb',
+		'text', 'iss'),
 	('rsvp_status_map', '',
 		'TABLE(openmeet text, atproto text, indieweb text, activitypub text, partstat text, schemaorg text, as1 text, lossy text[])', 'i-s'),
 	('rsvp_status_map', 'status text, source text, target text',
@@ -144,6 +160,8 @@ INSERT INTO function VALUES
 		'record', 'v-u'),
 	('tid_now', '',
 		'text', 'vss'),
+	('validate_rsvp_submission', 'submission jsonb',
+		'jsonb', 'i-s'),
 	('wait_until_idle', 'timeout interval, attendance regclass DEFAULT NULL',
 		'boolean', 'v-u');
 
@@ -186,12 +204,17 @@ INSERT INTO setting VALUES
 -- Pure functions, which everybody may call
 CREATE TEMP TABLE pure AS SELECT unnest(ARRAY['is_at_uri', 'is_did', 'is_handle', 'is_nsid',
 	'is_record_key', 'is_tid', 'is_datetime', 'is_cid', 'parse_at_uri', 'tid_now', 'record_cid',
-	'rsvp_status_map', 'plan', 'classify']) AS name;
+	'rsvp_status_map', 'plan', 'classify', 'rsvp_html', 'rsvp_badge', 'rsvp_rss_item', 'rsvp_ics',
+	'rsvp_activity', 'parse_activity', 'validate_rsvp_submission']) AS name;
 -- Helpers of views, which are called as whoever reads the view, and what a
 -- trigger's copy needs; the second column says that it runs as the definer
 CREATE TEMP TABLE helper (name text, definer boolean);
 INSERT INTO helper VALUES ('_log_change', false), ('_may_see', false), ('_is_all_paused', true), ('_queued_state', false),
 	('_reason', false), ('_rsvp_uri', false), ('_copied', true), ('_stat_worker', true);
+-- What the pure functions are made of
+INSERT INTO helper SELECT unnest(ARRAY['_escape', '_is_link', '_instant', '_bad_document', '_read_document',
+	'_html_part', '_html_author', '_rfc822', '_rsvp_uid', '_ics_instant', '_activity', '_undo', '_activities',
+	'_as_get', '_as_list', '_as_types', '_as_id', '_as_events']), false;
 
 CREATE TEMP VIEW installed AS
 SELECT p.oid, p.proname::text AS name,
@@ -239,16 +262,7 @@ CREATE TEMP TABLE promised (name text, arguments text);
 INSERT INTO promised VALUES
 	('process_external_rsvp', 'payload jsonb, tenant text'),
 	('delete_external_rsvp', 'source_id text, source_type text, tenant text%'),
-	('rsvp_document', 'attendance regclass, attendance_id text'),
-	('rsvp_html', 'document jsonb%'),
-	('rsvp_badge', 'document jsonb%'),
-	('rsvp_rss_item', 'document jsonb%'),
-	('rsvp_ics', 'document jsonb%'),
-	('rsvp_activity', 'document jsonb, previous jsonb DEFAULT NULL, dialect text DEFAULT ''accept'''),
-	('rsvp_outbox', 'actor text, page integer%'),
 	('parse_h_entry', 'html text, base_url text%'),
-	('parse_activity', '%jsonb%'),
-	('validate_rsvp_submission', '%jsonb%'),
 	('webmention_endpoint', 'url text, link_headers text[], body text'),
 	('receive_webmention', 'source text, target text');
 SELECT todo_start('promised by the design, not made yet');

@@ -246,7 +246,7 @@ SELECT r.role, p.proname FROM pg_proc p,
 	unnest(ARRAY['regress_app', 'regress_watch']) r(role)
 WHERE p.pronamespace = 'rsvp_sync'::regnamespace AND p.proname ~ 'account|activate|grant|^_'
 	AND p.proname NOT IN ('_log_change', '_stat_worker', '_copied', '_may_see',
-		'_queued_state', '_is_all_paused', '_reason', '_rsvp_uri')
+		'_is_all_paused') AND p.provolatile <> 'i'
 	AND has_function_privilege(r.role, p.oid, 'EXECUTE')
 ORDER BY 1, 2;
 SELECT has_table_privilege('regress_app', 'rsvp_sync.account', 'SELECT') AS app,

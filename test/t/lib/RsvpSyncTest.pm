@@ -166,6 +166,9 @@ sub watch {
 my @running;
 my $owner_pid = $$;
 
+# running(thing): has a method destroy, which is called at the end
+sub running { push @running, @_; return }
+
 sub end_all {
 	return if $$ != $owner_pid;
 	my $status = $?;
