@@ -593,7 +593,7 @@ AS $$
 		'rsvp_document', 'rsvp_outbox'
 	]::name[], ARRAY[
 		'source', 'account', 'rsvp', 'queue', 'failed', 'held', 'progress',
-		'status', 'history'
+		'status', 'history', 'inbound', 'external_rsvp'
 	]::name[])
 $$;
 REVOKE ALL ON FUNCTION rsvp_sync.grant_application(name) FROM PUBLIC;

@@ -163,7 +163,9 @@ COMMENT ON VIEW rsvp_sync.failed IS
 'Keys that were given up: the last answer, after how many tries, and since when.';
 
 CREATE VIEW rsvp_sync.rsvp WITH (security_barrier) AS
-SELECT o.did, o.rkey, rsvp_sync._rsvp_uri(o.did, o.rkey) AS uri, o.cid,
+SELECT o.did, o.rkey, rsvp_sync._rsvp_uri(o.did, o.rkey) AS uri,
+	/* One that nobody told us is none; see _arrivals(). */
+	CASE WHEN o.cid NOT LIKE '?%' THEN o.cid END AS cid,
 	o.event_uri, o.event_cid, o.status, o.record, o.rev, o.source,
 	o.changed_at, o.seen_at
 FROM rsvp_sync._observed o
@@ -172,6 +174,29 @@ WHERE o.cid IS NOT NULL
 		WHERE r.did = o.did AND NOT r.active);
 COMMENT ON VIEW rsvp_sync.rsvp IS
 'Observed: RSVP records known on the network, whoever wrote them, without those of accounts that are deactivated, suspended or taken down. status is NULL for a token we do not know.';
+
+CREATE VIEW rsvp_sync.inbound WITH (security_barrier) AS
+SELECT b.did, b.rkey, rsvp_sync._rsvp_uri(b.did, b.rkey) AS uri,
+	b.event_uri, b.state, s.attendance, s.tenant,
+	CASE WHEN b.state <> 'failed' THEN b.due_at END AS due_at, b.attempts,
+	b.last_error, b.seen_at
+FROM rsvp_sync._inbound b
+LEFT JOIN rsvp_sync._source s ON s.source_id = b.source_id
+WHERE b.source_id IS NULL OR rsvp_sync._may_see(s.attendance);
+COMMENT ON VIEW rsvp_sync.inbound IS
+'Records, or their deletions, that are known and not applied yet: verify (their author''s PDS is asked first), apply (tried again) or failed (given up; retry() tries again). attendance: NULL for all tables that know the event.';
+
+CREATE VIEW rsvp_sync.external_rsvp WITH (security_barrier) AS
+SELECT x.tenant, x.source_type, x.source_id, x.event_id, x.author, x.handle,
+	x.status, x.said, x.said_at, x.metadata, s.attendance,
+	x.key AS attendance_id, x.due_at, x.attempts, x.last_error, x.seen_at
+FROM rsvp_sync._external x
+LEFT JOIN rsvp_sync._source s ON s.source_id = x.attendance
+WHERE CASE WHEN s.source_id IS NOT NULL THEN rsvp_sync._may_see(s.attendance)
+	ELSE EXISTS (SELECT FROM rsvp_sync._source t
+		WHERE t.tenant = x.tenant AND rsvp_sync._may_see(t.attendance)) END;
+COMMENT ON VIEW rsvp_sync.external_rsvp IS
+'RSVPs made elsewhere that are no AT Protocol records. said: the status as it came; status: going, interested, notgoing, or NULL for a word we do not know; due_at: when it is tried again to apply it.';
 
 CREATE VIEW rsvp_sync.history WITH (security_barrier) AS
 SELECT h.at, s.attendance, s.tenant, h.key AS attendance_id, h.did,
@@ -183,6 +208,23 @@ WHERE rsvp_sync._may_see(s.attendance)
 		WHERE x.source_id = s.source_id AND x.key = h.key);
 COMMENT ON VIEW rsvp_sync.history IS
 'What was sent and what came of it; with mode dry_run, what would have been sent.';
+
+CREATE VIEW rsvp_sync.webmention WITH (security_barrier) AS
+SELECT s.source_id, s.attendance, s.tenant, w.key AS attendance_id,
+	w.permalink, w.target,
+	CASE WHEN w.lease IS NOT NULL AND w.due_at IS NOT NULL THEN 'sending'
+		WHEN w.due_at IS NOT NULL AND w.attempts > 0 THEN 'retrying'
+		WHEN w.state = 'told' AND w.wanted = 'gone' THEN 'withdrawn'
+		ELSE w.state END AS state,
+	w.wanted AS status, w.told, w.endpoint, w.http_status, w.status_url,
+	w.status_http, w.status_text, w.attempts,
+	w.due_at AS next_attempt_at, w.last_error, w.first_sent, w.last_sent,
+	w.removed_at
+FROM rsvp_sync._webmention w
+JOIN rsvp_sync._source s ON s.source_id = w.source_id
+WHERE rsvp_sync._may_see(s.attendance);
+COMMENT ON VIEW rsvp_sync.webmention IS
+'Whom the pages of attendance rows speak of, and what they were told. state: waiting, sending, retrying, told, withdrawn, no_endpoint, not_backfilled, never_published, failed or discarded.';
 
 /* The source of an attached table, or an error that says what to do. */
 CREATE FUNCTION rsvp_sync._source_of(table_name regclass)
@@ -321,7 +363,7 @@ BEGIN
 		CASE WHEN of_key IS NOT NULL THEN ARRAY[of_key] END, true) e
 	CROSS JOIN LATERAL (SELECT CASE
 		WHEN (e.d).action IN ('put', 'delete', 'read') THEN NULL
-		ELSE (rsvp_sync._standing(e)).code END AS code) x
+		ELSE (SELECT c.code FROM rsvp_sync._standing(e) c) END AS code) x
 	ORDER BY e.key;
 END
 $$;
@@ -393,6 +435,7 @@ SELECT NOT EXISTS (SELECT FROM rsvp_sync._change_log l
 			AND s.state IN ('active', 'detaching'))
 	AND (rsvp_sync._copied() OR current_setting('rsvp_sync.mode') = 'off'
 		OR rsvp_sync._is_all_paused() OR rsvp_sync._visits_idle())
+	AND rsvp_sync._webmentions_idle(of_source)
 	/* One that is all withdrawn is about to go. */
 	AND NOT EXISTS (SELECT FROM rsvp_sync._source s
 		WHERE (of_source IS NULL OR s.source_id = of_source)
