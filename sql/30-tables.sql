@@ -40,7 +40,8 @@ CREATE TABLE rsvp_sync._source (
 	compare_at timestamptz,			-- but not before, as it took too long
 	strangers_at timestamptz,		-- when to ask it for events that nobody knew
 	strangers_from text,			-- from this event on; NULL: from the first
-	attached_at timestamptz NOT NULL DEFAULT now()
+	attached_at timestamptz NOT NULL DEFAULT now(),
+	mentions boolean NOT NULL DEFAULT false	-- the query gives event_url
 );
 
 /*
@@ -196,8 +197,7 @@ CREATE TABLE rsvp_sync._observed (
 	heard_by bigint[],				-- sources that were told of this version; NULL: all
 	PRIMARY KEY (did, rkey)
 );
-CREATE INDEX _observed_slot ON rsvp_sync._observed (did, event_uri);
-CREATE INDEX _observed_event ON rsvp_sync._observed (event_uri);
+CREATE INDEX _observed_slot ON rsvp_sync._observed (event_uri, did);
 
 /*
  * Records, or their deletions, that are known and not applied yet.
@@ -394,6 +394,61 @@ CREATE TABLE rsvp_sync._event (
 	error text
 );
 
+/*
+ * Webmentions: who was told of an attendance row's page, and what.  One row
+ * for each (key, page, target) ever wanted, until the target knows that the
+ * page speaks of it no more.
+ */
+CREATE TABLE rsvp_sync._webmention (
+	webmention_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+	source_id bigint NOT NULL
+		REFERENCES rsvp_sync._source ON DELETE CASCADE,
+	key text NOT NULL,
+	permalink text NOT NULL,
+	target text NOT NULL,
+	digest bytea NOT NULL,			-- of both, as URLs may be too long for an index
+	wanted text NOT NULL			-- what the page says now
+		CHECK (wanted IN ('going', 'interested', 'notgoing', 'gone')),
+	told text,						-- what it said when the target last took it
+	state text NOT NULL DEFAULT 'waiting'
+		CHECK (state IN ('waiting', 'told', 'no_endpoint', 'not_backfilled',
+			'never_published', 'failed', 'discarded')),
+	due_at timestamptz,				-- NULL: there is nothing to tell
+	lease bigint,					-- incarnation of the worker that has it
+	generation bigint NOT NULL DEFAULT 0,	-- changed while it was leased?
+	attempts integer NOT NULL DEFAULT 0,
+	tried boolean NOT NULL DEFAULT false,	-- the target may have heard of it
+	endpoint text,					-- as found last
+	http_status integer,			-- of the last answer
+	last_error text,
+	status_url text,				-- where its progress can be seen, by its endpoint
+	status_due timestamptz,			-- when that is looked at
+	status_http integer,			-- what was seen there
+	status_text text,
+	first_sent timestamptz,
+	last_sent timestamptz,
+	removed_at timestamptz,			-- since when the page is gone, or elsewhere
+	UNIQUE (source_id, key, digest)
+) WITH (fillfactor = 80);
+CREATE INDEX _webmention_due ON rsvp_sync._webmention (due_at)
+	WHERE lease IS NULL AND due_at IS NOT NULL;
+CREATE INDEX _webmention_status ON rsvp_sync._webmention (status_due)
+	WHERE lease IS NULL AND status_due IS NOT NULL;
+CREATE INDEX _webmention_pending ON rsvp_sync._webmention (source_id)
+	WHERE due_at IS NOT NULL;
+CREATE INDEX _webmention_lease ON rsvp_sync._webmention (webmention_id)
+	WHERE lease IS NOT NULL;
+
+/* Pages of events that the queries of attached tables have named. */
+CREATE TABLE rsvp_sync._event_page (
+	source_id bigint NOT NULL
+		REFERENCES rsvp_sync._source ON DELETE CASCADE,
+	digest bytea NOT NULL,			-- of the URL
+	url text NOT NULL,
+	PRIMARY KEY (digest, source_id)
+);
+CREATE INDEX _event_page_source ON rsvp_sync._event_page (source_id);
+
 /* Servers that do not answer, since when and why. */
 CREATE TABLE rsvp_sync._host (
 	host text PRIMARY KEY,			-- scheme, host and port
@@ -437,6 +492,9 @@ SELECT pg_catalog.pg_extension_config_dump('rsvp_sync._source', '');
 SELECT pg_catalog.pg_extension_config_dump('rsvp_sync._source_source_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('rsvp_sync._intent', '');
 SELECT pg_catalog.pg_extension_config_dump('rsvp_sync._explicit', '');
+SELECT pg_catalog.pg_extension_config_dump('rsvp_sync._webmention', '');
+SELECT pg_catalog.pg_extension_config_dump('rsvp_sync._webmention_webmention_id_seq', '');
+SELECT pg_catalog.pg_extension_config_dump('rsvp_sync._event_page', '');
 SELECT pg_catalog.pg_extension_config_dump('rsvp_sync._pause', '');
 SELECT pg_catalog.pg_extension_config_dump('rsvp_sync._external', '');
 SELECT pg_catalog.pg_extension_config_dump('rsvp_sync._account', '');

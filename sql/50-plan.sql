@@ -130,10 +130,7 @@ COMMENT ON FUNCTION rsvp_sync._subject_uri(jsonb) IS
 
 CREATE FUNCTION rsvp_sync._datetime(at timestamptz) RETURNS text
 LANGUAGE sql STABLE STRICT PARALLEL SAFE
-SET search_path = pg_catalog, pg_temp
-AS $$
-SELECT to_char(at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"')
-$$;
+RETURN to_char(at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"');
 COMMENT ON FUNCTION rsvp_sync._datetime(timestamptz) IS
 'A datetime as AT Protocol records have it: UTC, milliseconds.';
 
@@ -339,10 +336,12 @@ BEGIN
 				WHEN l.did IS NOT NULL THEN 'delete'
 				ELSE w.on_withheld END AS on_withheld
 		FROM rsvp_sync._desired(of_source, keys) w
-		LEFT JOIN rsvp_sync._account l
-			ON l.did = w.did AND l.leaving IS NOT NULL
-		LEFT JOIN rsvp_sync._forgotten f
-			ON f.digest = sha256(convert_to(w.did, 'UTF8'))
+		/* LIMIT makes each a look-up by key, whatever the statistics say. */
+		LEFT JOIN LATERAL (SELECT n.did FROM rsvp_sync._account n
+			WHERE n.did = w.did AND n.leaving IS NOT NULL LIMIT 1) l ON true
+		LEFT JOIN LATERAL (SELECT n.digest FROM rsvp_sync._forgotten n
+			WHERE n.digest = sha256(convert_to(w.did, 'UTF8')) LIMIT 1) f
+			ON true
 		/* A detached source wants nothing, whatever the query says. */
 		WHERE src.state <> 'detaching'
 	), universe AS (
@@ -373,11 +372,12 @@ BEGIN
 			coalesce(q.counted, false) AS counted
 		FROM universe u
 		LEFT JOIN wanted w ON w.key = u.key
-		/* LIMIT makes each a look-up by key, whatever the statistics say. */
 		LEFT JOIN LATERAL (SELECT n.* FROM rsvp_sync._intent n
 			WHERE n.source_id = of_source AND n.key = u.key LIMIT 1) i ON true
 		LEFT JOIN LATERAL (SELECT n.* FROM rsvp_sync._queue n
 			WHERE n.source_id = of_source AND n.key = u.key LIMIT 1) q ON true
+		/* Rows are made here, once, and not wherever they are mentioned. */
+		OFFSET 0
 	), slotted AS (
 		SELECT k.*, old_slot,
 			k.known AND NOT k.same_slot AND NOT old_slot
@@ -399,7 +399,7 @@ BEGIN
 		 * record it takes over; a key that moved to another slot, its old
 		 * record being gone, starts with nothing.
 		 */
-		SELECT k.*, a.leaving IS NOT NULL AS leaving,
+		SELECT k.*, speaks.granted, a.leaving IS NOT NULL AS leaving,
 			coalesce(a.leaving = 'erase', false) AS erased,
 			/* Only its user can help; but he may have, without telling us. */
 			CASE WHEN a.state IN ('deactivated', 'takendown')
@@ -418,9 +418,21 @@ BEGIN
 				THEN coalesce((k.intent).first_local, 'none') END
 				AS first_local
 		FROM slotted k
-		LEFT JOIN rsvp_sync._account a ON a.did = k.did
-		LEFT JOIN rsvp_sync._oauth_session oa
-			ON oa.did = a.did AND a.auth = 'oauth'
+		LEFT JOIN LATERAL (SELECT n.* FROM rsvp_sync._account n
+			WHERE n.did = k.did LIMIT 1) a ON true
+		LEFT JOIN LATERAL (SELECT n.may_delete FROM rsvp_sync._oauth_session n
+			WHERE n.did = a.did AND a.auth = 'oauth' LIMIT 1) oa ON true
+		/* _may_speak(), where it is asked of each key */
+		CROSS JOIN LATERAL (SELECT CASE WHEN src.kind = 'explicit'
+			THEN (SELECT x.owner::oid FROM rsvp_sync._explicit x
+				WHERE x.id = k.key)
+			ELSE table_owner END AS role) speaker
+		CROSS JOIN LATERAL (SELECT a.did IS NOT NULL
+			AND coalesce(pg_has_role(speaker.role, a.owner, 'USAGE')
+				OR coalesce((SELECT true FROM rsvp_sync._account_grant g
+					WHERE g.did = a.did
+						AND pg_has_role(speaker.role, g.grantee, 'USAGE')
+					LIMIT 1), false), false) AS granted) speaks
 		/* A key changed later speaks for this slot. */
 		LEFT JOIN LATERAL (
 			SELECT r.key FROM rsvp_sync._intent r
@@ -439,9 +451,7 @@ BEGIN
 				AND NOT k.old_slot AND (k.intent).bond IS NULL
 				AND rival.key IS NULL
 				/* Only by a key that wants a record, and may speak for it. */
-				AND CASE WHEN src.kind = 'explicit'
-					THEN rsvp_sync._call_may_speak(k.key, k.did)
-					ELSE rsvp_sync._may_speak(src.attendance, k.did) END
+				AND speaks.granted
 				AND k.present AND k.withheld IS NULL
 				AND k.local IS NOT NULL AND NOT k.past
 			LIMIT 1) giver ON true
@@ -449,7 +459,7 @@ BEGIN
 			SELECT (r).* FROM (SELECT CASE
 				/* Not IS NOT NULL: that asks of each of its columns. */
 				WHEN giver.g IS DISTINCT FROM NULL THEN giver.g
-				WHEN NOT k.moved THEN k.intent END AS r) one) m ON true
+				WHEN NOT k.moved THEN k.intent END AS r OFFSET 0) one) m ON true
 		/* One that would go on speaking for the slot that is left. */
 		LEFT JOIN LATERAL (
 			SELECT h.source_id, h.key FROM rsvp_sync._intent h
@@ -511,15 +521,7 @@ BEGIN
 			rehearsal OR all_listed OR coalesce(rsvp_sync._is_listed(k.did), false),
 			coalesce(k.local_at >= k.remote_at, false),
 			k.account,
-			/* _may_speak(), where it is asked of each key */
-			k.erased OR CASE WHEN src.kind = 'explicit'
-				THEN rsvp_sync._call_may_speak(k.key, k.did)
-				ELSE EXISTS (SELECT FROM rsvp_sync._account a
-				WHERE a.did = k.did
-					AND (pg_has_role(table_owner, a.owner, 'USAGE')
-						OR EXISTS (SELECT FROM rsvp_sync._account_grant g
-							WHERE g.did = a.did AND pg_has_role(table_owner,
-								g.grantee, 'USAGE')))) END,
+			k.erased OR k.granted,
 			CASE WHEN k.may_delete
 				THEN coalesce(src.options ->> 'on_cancel', 'notgoing')
 				ELSE 'notgoing' END,
@@ -552,19 +554,23 @@ BEGIN
 			ELSE rsvp_sync.plan(k.s) END,
 		(k.intent).state, (k.intent).reason_code
 	FROM situated k
-	LEFT JOIN rsvp_sync._event e ON e.uri = k.event_uri
-		AND e.read_at > now() - interval '1 day';
+	LEFT JOIN LATERAL (SELECT n.cid FROM rsvp_sync._event n
+		WHERE n.uri = k.event_uri AND n.read_at > now() - interval '1 day'
+		LIMIT 1) e ON true;
 END
 $$;
 COMMENT ON FUNCTION rsvp_sync._evaluate(bigint, text[], boolean) IS
 'Situation and decision of these keys of a source (NULL: all). all_listed: take every account''s records for current.';
 
-/* How a key stands once its decision is recorded. */
-CREATE FUNCTION rsvp_sync._standing(e rsvp_sync._evaluation,
-	OUT state text, OUT code text)
-LANGUAGE sql IMMUTABLE
-SET search_path = pg_catalog, pg_temp
-AS $$
+/*
+ * How a key stands once its decision is recorded.  Bodies like this one are
+ * bound to what they name when they are made, whatever the search_path, and
+ * become part of the query that calls them.
+ */
+CREATE FUNCTION rsvp_sync._standing(e rsvp_sync._evaluation)
+RETURNS TABLE (state text, code text)
+LANGUAGE sql IMMUTABLE ROWS 1
+BEGIN ATOMIC
 SELECT CASE
 		WHEN (e.d).state IS NOT NULL THEN (e.d).state
 		WHEN (e.d).action <> 'none' OR e.old_state = 'done'
@@ -582,7 +588,7 @@ SELECT CASE
 		THEN coalesce(e.old_reason_code, 'queued')
 		/* They were left to differ, by the key that had the record before. */
 		WHEN (e.d).bond IS NOT NULL THEN 'remote_newer'
-		ELSE 'not_backfilled' END
-$$;
+		ELSE 'not_backfilled' END;
+END;
 COMMENT ON FUNCTION rsvp_sync._standing(rsvp_sync._evaluation) IS
 'State and reason code of a key once its decision is recorded.';

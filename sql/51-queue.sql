@@ -75,13 +75,17 @@ RETURNS rsvp_sync._change_log[]
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
+WITH origin AS MATERIALIZED (
+	SELECT DISTINCT f.source_id, f.relation, f.dep
+	FROM unnest(entries) f WHERE f.relation <> 0
+), genuine AS MATERIALIZED (
+	SELECT o.* FROM origin o
+	WHERE rsvp_sync._may_speak(o.relation, o.source_id, o.dep)
+)
 SELECT coalesce(array_agg(e), '{}')
 FROM unnest(entries) e
 WHERE e.relation = 0 OR (e.source_id, e.relation, e.dep) IN (
-	SELECT o.source_id, o.relation, o.dep
-	FROM (SELECT DISTINCT f.source_id, f.relation, f.dep
-		FROM unnest(entries) f WHERE f.relation <> 0) o
-	WHERE rsvp_sync._may_speak(o.relation, o.source_id, o.dep))
+	SELECT g.source_id, g.relation, g.dep FROM genuine g)
 $$;
 COMMENT ON FUNCTION rsvp_sync._genuine(rsvp_sync._change_log[]) IS
 'Leaves out log entries of triggers that have no say in their source.';
@@ -281,22 +285,25 @@ COMMENT ON FUNCTION rsvp_sync._source_works(bigint) IS
 
 /* Sources with keys in the queue that are not parked, one look-up each. */
 CREATE FUNCTION rsvp_sync._waiting_sources() RETURNS SETOF bigint
-LANGUAGE sql STABLE
+LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off SET enable_bitmapscan = off
 AS $$
-WITH RECURSIVE waiting (source_id) AS (
-	SELECT (SELECT q.source_id FROM rsvp_sync._queue q
-		WHERE q.lease IS NULL AND q.due_at < 'infinity'
-		ORDER BY q.source_id LIMIT 1)
-	UNION ALL
-	SELECT (SELECT q.source_id FROM rsvp_sync._queue q
-		WHERE q.lease IS NULL AND q.due_at < 'infinity'
-			AND q.source_id > w.source_id
-		ORDER BY q.source_id LIMIT 1)
-	FROM waiting w WHERE w.source_id IS NOT NULL
-)
-SELECT w.source_id FROM waiting w WHERE w.source_id IS NOT NULL
+BEGIN
+	RETURN QUERY
+	WITH RECURSIVE waiting (source_id) AS (
+		SELECT (SELECT q.source_id FROM rsvp_sync._queue q
+			WHERE q.lease IS NULL AND q.due_at < 'infinity'
+			ORDER BY q.source_id LIMIT 1)
+		UNION ALL
+		SELECT (SELECT q.source_id FROM rsvp_sync._queue q
+			WHERE q.lease IS NULL AND q.due_at < 'infinity'
+				AND q.source_id > w.source_id
+			ORDER BY q.source_id LIMIT 1)
+		FROM waiting w WHERE w.source_id IS NOT NULL
+	)
+	SELECT w.source_id FROM waiting w WHERE w.source_id IS NOT NULL;
+END
 $$;
 COMMENT ON FUNCTION rsvp_sync._waiting_sources() IS
 'Sources that have keys in the queue, but for parked and leased ones.';
@@ -308,51 +315,56 @@ COMMENT ON FUNCTION rsvp_sync._waiting_sources() IS
 CREATE FUNCTION rsvp_sync._lease(incarnation bigint, at_most integer,
 	at_most_background integer DEFAULT 2147483647)
 RETURNS TABLE (source_id bigint, keys text[])
-LANGUAGE sql VOLATILE
+LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
 SET enable_bitmapscan = off
+SET enable_sort = off
 AS $$
-WITH ready AS MATERIALIZED (
-	SELECT s.source_id, at_most / count(*) OVER () + 1 AS share
-	FROM rsvp_sync._waiting_sources() w
-	JOIN rsvp_sync._source s ON s.source_id = w
-	WHERE s.state <> 'paused'
-		AND (s.retry_at IS NULL OR s.retry_at <= now())
-), due AS MATERIALIZED (
-	SELECT d.place
-	FROM (SELECT r.source_id, k.*, row_number() OVER (
-		PARTITION BY k.priority ORDER BY k.nth, k.due_at) AS turn
-	FROM ready r
-	CROSS JOIN LATERAL (
-		SELECT p.priority, q.place, q.due_at,
-			row_number() OVER (PARTITION BY p.priority ORDER BY q.due_at) AS nth
-		FROM (VALUES (0), (CASE WHEN at_most_background > 0 THEN 1 END)) p (priority)
+#variable_conflict use_column
+BEGIN
+	RETURN QUERY
+	WITH ready AS MATERIALIZED (
+		SELECT s.source_id, at_most / count(*) OVER () + 1 AS share
+		FROM rsvp_sync._waiting_sources() w
+		JOIN rsvp_sync._source s ON s.source_id = w
+		WHERE s.state <> 'paused'
+			AND (s.retry_at IS NULL OR s.retry_at <= now())
+	), due AS MATERIALIZED (
+		SELECT d.place
+		FROM (SELECT r.source_id, k.*, row_number() OVER (
+			PARTITION BY k.priority ORDER BY k.nth, k.due_at) AS turn
+		FROM ready r
 		CROSS JOIN LATERAL (
-			SELECT o.ctid AS place, o.due_at FROM rsvp_sync._queue o
-			WHERE o.source_id = r.source_id AND o.priority = p.priority
-				AND o.lease IS NULL AND o.due_at < 'infinity'
-				AND o.due_at <= now()
-			ORDER BY o.due_at LIMIT r.share) q) k) d
-	WHERE d.priority = 0 OR d.turn <= at_most_background
-	ORDER BY d.priority, d.turn
-	LIMIT at_most
-), leased AS (
-	UPDATE rsvp_sync._queue q SET lease = incarnation
-	FROM due d WHERE q.ctid = d.place
-	RETURNING q.source_id, q.key
-)
-SELECT l.source_id, array_agg(l.key) FROM leased l GROUP BY l.source_id
-UNION ALL
-/*
- * A source that failed is tried again even if no key of it waits, and one that
- * is being detached goes once its rows are told.
- */
-SELECT s.source_id, '{}' FROM rsvp_sync._source s
-WHERE (s.state IN ('broken', 'detaching')
-		OR s.missed AND coalesce(s.compare_at <= now(), true))
-	AND s.state <> 'paused' AND (s.retry_at IS NULL OR s.retry_at <= now())
-	AND NOT EXISTS (SELECT FROM leased l WHERE l.source_id = s.source_id)
+			SELECT p.priority, q.place, q.due_at,
+				row_number() OVER (PARTITION BY p.priority ORDER BY q.due_at) AS nth
+			FROM (VALUES (0), (CASE WHEN at_most_background > 0 THEN 1 END)) p (priority)
+			CROSS JOIN LATERAL (
+				SELECT o.ctid AS place, o.due_at FROM rsvp_sync._queue o
+				WHERE o.source_id = r.source_id AND o.priority = p.priority
+					AND o.lease IS NULL AND o.due_at < 'infinity'
+					AND o.due_at <= now()
+				ORDER BY o.due_at LIMIT r.share) q) k) d
+		WHERE d.priority = 0 OR d.turn <= at_most_background
+		ORDER BY d.priority, d.turn
+		LIMIT at_most
+	), leased AS (
+		UPDATE rsvp_sync._queue q SET lease = incarnation
+		FROM due d WHERE q.ctid = d.place
+		RETURNING q.source_id, q.key
+	)
+	SELECT l.source_id, array_agg(l.key) FROM leased l GROUP BY l.source_id
+	UNION ALL
+	/*
+	 * A source that failed is tried again even if no key of it waits, and one that
+	 * is being detached goes once its rows are told.
+	 */
+	SELECT s.source_id, '{}' FROM rsvp_sync._source s
+	WHERE (s.state IN ('broken', 'detaching')
+			OR s.missed AND coalesce(s.compare_at <= now(), true))
+		AND s.state <> 'paused' AND (s.retry_at IS NULL OR s.retry_at <= now())
+		AND NOT EXISTS (SELECT FROM leased l WHERE l.source_id = s.source_id);
+END
 $$;
 COMMENT ON FUNCTION rsvp_sync._lease(bigint, integer, integer) IS
 'Leases due keys for this incarnation of the worker: as many as at_most, and of those that nobody waits for no more than at_most_background.';
@@ -420,17 +432,16 @@ COMMENT ON FUNCTION rsvp_sync._park(bigint, text[], text[], text[], boolean, tex
 'Has leased keys wait for a server or a DID: host_unreachable, rate_limited, paused, or queued (it has enough to do).';
 
 /* Leased keys that are not to be planned now. */
-CREATE FUNCTION rsvp_sync._give_back(of_source bigint, keys text[])
+CREATE FUNCTION rsvp_sync._end_lease(of_source bigint, keys text[])
 RETURNS void
 LANGUAGE sql VOLATILE
 SET search_path = pg_catalog, pg_temp
-SET enable_seqscan = off SET enable_hashjoin = off
-SET enable_mergejoin = off SET enable_bitmapscan = off
+SET enable_seqscan = off SET enable_bitmapscan = off
 AS $$
 UPDATE rsvp_sync._queue q SET lease = NULL
 WHERE q.source_id = of_source AND q.key = ANY (keys)
 $$;
-COMMENT ON FUNCTION rsvp_sync._give_back(bigint, text[]) IS
+COMMENT ON FUNCTION rsvp_sync._end_lease(bigint, text[]) IS
 'Ends the lease of keys.';
 
 /* Keys of all sources in turn, those that somebody waits for first. */
@@ -533,6 +544,9 @@ UPDATE rsvp_sync._identity SET looked_at = looked_at - by_how_much,
 WHERE looked_at > now() OR resolved_at > now() OR verify_at > now();
 UPDATE rsvp_sync._event SET read_at = read_at - by_how_much
 WHERE read_at > now();
+UPDATE rsvp_sync._webmention SET due_at = due_at - by_how_much,
+	status_due = status_due - by_how_much
+WHERE due_at > now() OR status_due > now();
 $$;
 COMMENT ON FUNCTION rsvp_sync._clock_set_back(interval) IS
 'Brings forward by this much what is waited for.';
@@ -571,22 +585,24 @@ COMMENT ON FUNCTION rsvp_sync._inbound_next_due() IS
  * now, or belongs to a source at rest.
  */
 CREATE FUNCTION rsvp_sync._next_due() RETURNS timestamptz
-LANGUAGE sql STABLE
+LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off SET enable_bitmapscan = off
 AS $$
-SELECT least(
-	(SELECT min(k.due_at)
-	FROM rsvp_sync._waiting_sources() w
-	CROSS JOIN (VALUES (0), (1)) p (priority)
-	CROSS JOIN LATERAL (SELECT q.due_at FROM rsvp_sync._queue q
-		WHERE q.source_id = w AND q.priority = p.priority
-			AND q.lease IS NULL AND q.due_at < 'infinity'
-			AND q.due_at > now()
-		ORDER BY q.due_at LIMIT 1) k),
-	(SELECT min(s.retry_at) FROM rsvp_sync._source s
-	WHERE s.state <> 'paused' AND s.retry_at > now()),
-	rsvp_sync._inbound_next_due(), rsvp_sync._visits_next_due())
+BEGIN
+	RETURN least(
+		(SELECT min(k.due_at)
+		FROM rsvp_sync._waiting_sources() w
+		CROSS JOIN (VALUES (0), (1)) p (priority)
+		CROSS JOIN LATERAL (SELECT q.due_at FROM rsvp_sync._queue q
+			WHERE q.source_id = w AND q.priority = p.priority
+				AND q.lease IS NULL AND q.due_at < 'infinity'
+				AND q.due_at > now()
+			ORDER BY q.due_at LIMIT 1) k),
+		(SELECT min(s.retry_at) FROM rsvp_sync._source s
+		WHERE s.state <> 'paused' AND s.retry_at > now()),
+		rsvp_sync._inbound_next_due(), rsvp_sync._visits_next_due());
+END
 $$;
 COMMENT ON FUNCTION rsvp_sync._next_due() IS
 'When the worker has to look again without being told.';
@@ -608,17 +624,14 @@ CREATE TYPE rsvp_sync._work AS (
 CREATE FUNCTION rsvp_sync._rsvp_record(old_record jsonb, event_uri text,
 	event_cid text, value text, created_at text)
 RETURNS jsonb
-LANGUAGE sql IMMUTABLE
-SET search_path = pg_catalog, pg_temp
-AS $$
-SELECT coalesce(old_record, '{}') || jsonb_build_object(
+LANGUAGE sql STABLE
+RETURN coalesce(old_record, '{}') || jsonb_build_object(
 	'$type', 'community.lexicon.calendar.rsvp',
 	'subject', CASE WHEN jsonb_typeof(old_record -> 'subject') = 'object'
 		THEN old_record -> 'subject' ELSE '{}' END
 		|| jsonb_build_object('uri', event_uri, 'cid', event_cid),
 	'status', 'community.lexicon.calendar.rsvp#' || value,
-	'createdAt', created_at)
-$$;
+	'createdAt', created_at);
 COMMENT ON FUNCTION rsvp_sync._rsvp_record(jsonb, text, text, text, text) IS
 'The record to write, over what is there: unknown fields stay. Lexicon community.lexicon.calendar.rsvp.';
 
@@ -635,19 +648,22 @@ SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off SET enable_bitmapscan = off
 AS $$
 DECLARE
-	held text[] := ARRAY(SELECT i.key FROM rsvp_sync._intent i
-		WHERE i.source_id = of_source AND i.key = ANY (keys)
-		FOR NO KEY UPDATE SKIP LOCKED);
+	/* See _park() for why each key is looked up by itself. */
+	held text[] := ARRAY(SELECT i.key FROM unnest(keys) k
+		CROSS JOIN LATERAL (SELECT n.key FROM rsvp_sync._intent n
+			WHERE n.source_id = of_source AND n.key = k
+			FOR NO KEY UPDATE SKIP LOCKED) i);
+	others text[];
 	taken text[];
 BEGIN
 	IF cardinality(held) = cardinality(keys) THEN
 		RETURN keys;
 	END IF;
-	taken := ARRAY(SELECT i.key FROM rsvp_sync._intent i
-		WHERE i.source_id = of_source AND i.key = ANY (keys)
-			AND i.key <> ALL (held))
-		|| rsvp_sync._intents_being_made(of_source, ARRAY(
-			SELECT k FROM unnest(keys) k WHERE k <> ALL (held)));
+	others := ARRAY(SELECT unnest(keys) EXCEPT SELECT unnest(held));
+	taken := ARRAY(SELECT i.key FROM unnest(others) k
+		CROSS JOIN LATERAL (SELECT n.key FROM rsvp_sync._intent n
+			WHERE n.source_id = of_source AND n.key = k LIMIT 1) i)
+		|| rsvp_sync._intents_being_made(of_source, others);
 	IF taken = '{}' THEN
 		RETURN keys;
 	END IF;
@@ -758,6 +774,7 @@ BEGIN
 	END IF;
 	PERFORM rsvp_sync._record_decisions(of_source, es, work);
 	PERFORM rsvp_sync._count_withdrawals(of_source, work);
+	PERFORM rsvp_sync._note_webmentions(of_source, keys);
 	IF rehearsal THEN
 		PERFORM rsvp_sync._rehearse(of_source, es);
 	END IF;
@@ -965,6 +982,8 @@ DECLARE
 		WHERE (e.d).withdraws);
 	takers text[] := ARRAY(SELECT e.key FROM unnest(es) e
 		WHERE e.from_key IS NOT NULL);
+	/* Most are. */
+	queued text := rsvp_sync._reason('queued');
 	/* No record key is known yet: the one of the call is new. */
 	minted text[] := ARRAY(SELECT e.key FROM unnest(es) e
 		WHERE (e.d).rkey IS NULL AND e.rkey IS NULL);
@@ -999,6 +1018,7 @@ BEGIN
 		CASE WHEN (e.s).remote_sent THEN (e.s).remote_status END,
 		c.state, c.code, CASE c.code
 			WHEN 'withheld' THEN coalesce((e.d).reason_code, 'withheld')
+			WHEN 'queued' THEN queued
 			WHEN 'unmapped_status'
 			THEN rsvp_sync._reason(c.code, coalesce(e.status, 'NULL'))
 			WHEN 'status_not_published'
@@ -1059,57 +1079,61 @@ COMMENT ON FUNCTION rsvp_sync._record_decisions(bigint, rsvp_sync._evaluation[],
 CREATE FUNCTION rsvp_sync._make_work(of_source bigint,
 	es rsvp_sync._evaluation[])
 RETURNS SETOF rsvp_sync._work
-LANGUAGE sql VOLATILE
+LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 SET enable_hashjoin = off
 AS $$
-WITH located AS MATERIALIZED (
-	SELECT e.*, home.pds, o.organiser, at.pds AS organiser_pds,
-		coalesce((e.d).rkey, e.rkey,
-			/* An explicit call has told its caller. */
-			(SELECT x.id FROM rsvp_sync._source s
-			JOIN rsvp_sync._explicit x ON x.id = e.key
-			WHERE s.source_id = of_source AND s.kind = 'explicit'),
-			rsvp_sync.tid_now()) AS the_rkey,
-		CASE WHEN (e.d).action = 'put' AND e.event_cid IS NOT NULL
-			THEN rsvp_sync._rsvp_record(e.record, e.event_uri, e.event_cid,
-				(e.d).send, e.record_created_at) END AS new_record,
-		/* What has to be read from the network before the call. */
-		CASE WHEN home.pds IS NULL
-				OR home.looked_at <= now() - fresh.fresh THEN 'identity'
-			WHEN (e.d).action = 'list' OR home.moved THEN 'list'
-			WHEN (e.d).action <> 'put' OR e.event_cid IS NOT NULL THEN NULL
-			WHEN at.pds IS NULL OR at.looked_at <= now() - interval '1 hour'
-			THEN 'organiser' ELSE 'event' END AS need
-	FROM unnest(es) e
-	CROSS JOIN LATERAL (SELECT (rsvp_sync.parse_at_uri(e.event_uri)).authority
-		AS organiser) o
-	CROSS JOIN rsvp_sync._identity_fresh() fresh (fresh)
-	LEFT JOIN LATERAL (SELECT h.* FROM rsvp_sync._home h
-		WHERE h.did = e.did LIMIT 1) home ON true
-	LEFT JOIN LATERAL (SELECT h.* FROM rsvp_sync._home h
-		WHERE h.did = o.organiser LIMIT 1) at ON true
-	WHERE (e.d).action IN ('put', 'delete', 'read', 'list')
-)
-SELECT of_source, l.key, q.generation, (l.d).action,
-	/* The identity of the organiser, or the account's own. */
-	CASE l.need WHEN 'organiser' THEN 'identity' ELSE l.need END,
-	CASE l.need WHEN 'event' THEN l.event_uri
-		WHEN 'organiser' THEN l.organiser
-		WHEN 'identity' THEN l.did WHEN 'list' THEN l.did END,
-	l.did, l.pds, l.the_rkey, l.new_record::text,
-	CASE WHEN l.need IS NULL THEN rsvp_sync.record_cid(l.new_record) END,
-	(l.d).swap, (l.d).swap IS NULL, l.event_uri, l.organiser, l.organiser_pds,
-	/* A deletion stands for a value only if that asked for it. */
-	CASE WHEN (l.d).action = 'put' THEN (l.d).send
-		WHEN (l.d).live THEN (l.s).local END,
-	(l.d).withdraws AND NOT q.counted,
-	(SELECT a.connected_at::text FROM rsvp_sync._account a
-	WHERE a.did = l.did), q.priority
-FROM located l
-CROSS JOIN LATERAL (SELECT n.generation, n.counted, n.priority
-	FROM rsvp_sync._queue n
-	WHERE n.source_id = of_source AND n.key = l.key LIMIT 1) q
+#variable_conflict use_column
+BEGIN
+	RETURN QUERY
+	WITH located AS MATERIALIZED (
+		SELECT e.*, home.pds, o.organiser, at.pds AS organiser_pds,
+			coalesce((e.d).rkey, e.rkey,
+				/* An explicit call has told its caller. */
+				(SELECT x.id FROM rsvp_sync._source s
+				JOIN rsvp_sync._explicit x ON x.id = e.key
+				WHERE s.source_id = of_source AND s.kind = 'explicit'),
+				rsvp_sync.tid_now()) AS the_rkey,
+			CASE WHEN (e.d).action = 'put' AND e.event_cid IS NOT NULL
+				THEN rsvp_sync._rsvp_record(e.record, e.event_uri, e.event_cid,
+					(e.d).send, e.record_created_at) END AS new_record,
+			/* What has to be read from the network before the call. */
+			CASE WHEN home.pds IS NULL
+					OR home.looked_at <= now() - fresh.fresh THEN 'identity'
+				WHEN (e.d).action = 'list' OR home.moved THEN 'list'
+				WHEN (e.d).action <> 'put' OR e.event_cid IS NOT NULL THEN NULL
+				WHEN at.pds IS NULL OR at.looked_at <= now() - interval '1 hour'
+				THEN 'organiser' ELSE 'event' END AS need
+		FROM unnest(es) e
+		CROSS JOIN LATERAL (SELECT (rsvp_sync.parse_at_uri(e.event_uri)).authority
+			AS organiser) o
+		CROSS JOIN rsvp_sync._identity_fresh() fresh (fresh)
+		LEFT JOIN LATERAL (SELECT h.* FROM rsvp_sync._home h
+			WHERE h.did = e.did LIMIT 1) home ON true
+		LEFT JOIN LATERAL (SELECT h.* FROM rsvp_sync._home h
+			WHERE h.did = o.organiser LIMIT 1) at ON true
+		WHERE (e.d).action IN ('put', 'delete', 'read', 'list')
+	)
+	SELECT of_source, l.key, q.generation, (l.d).action,
+		/* The identity of the organiser, or the account's own. */
+		CASE l.need WHEN 'organiser' THEN 'identity' ELSE l.need END,
+		CASE l.need WHEN 'event' THEN l.event_uri
+			WHEN 'organiser' THEN l.organiser
+			WHEN 'identity' THEN l.did WHEN 'list' THEN l.did END,
+		l.did, l.pds, l.the_rkey, l.new_record::text,
+		CASE WHEN l.need IS NULL THEN rsvp_sync.record_cid(l.new_record) END,
+		(l.d).swap, (l.d).swap IS NULL, l.event_uri, l.organiser, l.organiser_pds,
+		/* A deletion stands for a value only if that asked for it. */
+		CASE WHEN (l.d).action = 'put' THEN (l.d).send
+			WHEN (l.d).live THEN (l.s).local END,
+		(l.d).withdraws AND NOT q.counted,
+		(SELECT a.connected_at::text FROM rsvp_sync._account a
+		WHERE a.did = l.did), q.priority
+	FROM located l
+	CROSS JOIN LATERAL (SELECT n.generation, n.counted, n.priority
+		FROM rsvp_sync._queue n
+		WHERE n.source_id = of_source AND n.key = l.key LIMIT 1) q;
+END
 $$;
 COMMENT ON FUNCTION rsvp_sync._make_work(bigint, rsvp_sync._evaluation[]) IS
 'Calls to be made, with record key, record and its cid.';
@@ -1208,26 +1232,28 @@ COMMENT ON FUNCTION rsvp_sync._forget_history() IS
 CREATE FUNCTION rsvp_sync._wake_slots(of_source bigint,
 	es rsvp_sync._evaluation[])
 RETURNS void
-LANGUAGE sql VOLATILE
+LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 SET enable_hashjoin = off
 AS $$
-INSERT INTO rsvp_sync._queue AS q (source_id, key, due_at, changed_at)
-SELECT i.source_id, i.key, now() + interval '1 millisecond', i.local_at
-FROM unnest(es) e
-JOIN rsvp_sync._intent i ON i.did = e.was_did
-	AND i.event_uri = e.was_event_uri
-WHERE e.was_live AND i.live AND (i.source_id, i.key) <> (of_source, e.key)
-	AND (NOT (e.d).live OR (e.did, e.event_uri)
-		IS DISTINCT FROM (e.was_did, e.was_event_uri))
-UNION
-SELECT i.source_id, i.key, now() + interval '1 millisecond', i.local_at
-FROM unnest(es) e
-JOIN rsvp_sync._intent i ON i.did = e.did AND i.event_uri = e.event_uri
-WHERE (e.d).live AND (e.d).state IS DISTINCT FROM 'superseded'
-	AND i.live AND i.state <> 'superseded'
-	AND (i.local_at, i.source_id, i.key) < (e.local_at, of_source, e.key)
-ON CONFLICT (source_id, key) DO UPDATE SET generation = q.generation + 1
+BEGIN
+	INSERT INTO rsvp_sync._queue AS q (source_id, key, due_at, changed_at)
+	SELECT i.source_id, i.key, now() + interval '1 millisecond', i.local_at
+	FROM unnest(es) e
+	JOIN rsvp_sync._intent i ON i.did = e.was_did
+		AND i.event_uri = e.was_event_uri
+	WHERE e.was_live AND i.live AND (i.source_id, i.key) <> (of_source, e.key)
+		AND (NOT (e.d).live OR (e.did, e.event_uri)
+			IS DISTINCT FROM (e.was_did, e.was_event_uri))
+	UNION
+	SELECT i.source_id, i.key, now() + interval '1 millisecond', i.local_at
+	FROM unnest(es) e
+	JOIN rsvp_sync._intent i ON i.did = e.did AND i.event_uri = e.event_uri
+	WHERE (e.d).live AND (e.d).state IS DISTINCT FROM 'superseded'
+		AND i.live AND i.state <> 'superseded'
+		AND (i.local_at, i.source_id, i.key) < (e.local_at, of_source, e.key)
+	ON CONFLICT (source_id, key) DO UPDATE SET generation = q.generation + 1;
+END
 $$;
 COMMENT ON FUNCTION rsvp_sync._wake_slots(bigint, rsvp_sync._evaluation[]) IS
 'Puts keys in whose place in a slot another one has left or taken.';
@@ -1244,6 +1270,8 @@ SELECT NOT EXISTS (SELECT FROM rsvp_sync._queue q
 			AND (i.bond IS NOT NULL OR i.doubt
 				/* The row is told that its record is gone. */
 				OR i.writeback AND i.writeback_failures < 3))
+	AND NOT EXISTS (SELECT FROM rsvp_sync._webmention w
+		WHERE w.source_id = of_source AND w.due_at IS NOT NULL)
 $$;
 COMMENT ON FUNCTION rsvp_sync._is_detached(bigint) IS
 'Is nothing of a source out there any more, and every row told?';

@@ -196,10 +196,10 @@ BEGIN
 			WHERE f.digest = ANY (ARRAY(
 				SELECT sha256(convert_to(d, 'UTF8')) FROM unnest(dids) d)))
 		/* Overtaken, see there. */
-		OR EXISTS (SELECT FROM rsvp_sync._intent i
-			WHERE i.source_id = w_source AND i.key = ANY (keys)
-				AND NOT i.doubt AND cids[array_position(keys, i.key)]
-					<> ALL (i.sent_cids))
+		OR EXISTS (SELECT FROM unnest(keys, cids) w (key, cid)
+			WHERE (SELECT NOT i.doubt AND w.cid <> ALL (i.sent_cids)
+				FROM rsvp_sync._intent i
+				WHERE i.source_id = w_source AND i.key = w.key))
 	THEN
 		PERFORM rsvp_sync._put_done(w_source, w.key, w.generation::bigint,
 			w.did, w.rkey, w.record::jsonb, w.cid, w.rev, w.pds)
@@ -254,8 +254,7 @@ BEGIN
 		status, uri, cid)
 	SELECT w_source, w.key, w.did, 'put', 'ok',
 		split_part(w.record::json ->> 'status', '#', 2),
-		'at://' || w.did || '/community.lexicon.calendar.rsvp/' || w.rkey,
-		w.cid
+		rsvp_sync._rsvp_uri(w.did, w.rkey), w.cid
 	FROM unnest(keys, dids, rkeys, records, cids)
 		w (key, did, rkey, record, cid);
 	UPDATE rsvp_sync._identity i
@@ -280,10 +279,7 @@ COMMENT ON FUNCTION rsvp_sync._puts_done(bigint, text[], text[], text[], text[],
 
 CREATE FUNCTION rsvp_sync._rsvp_uri(of_did text, of_rkey text) RETURNS text
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
-SET search_path = pg_catalog, pg_temp
-AS $$
-SELECT 'at://' || of_did || '/community.lexicon.calendar.rsvp/' || of_rkey
-$$;
+RETURN 'at://' || of_did || '/community.lexicon.calendar.rsvp/' || of_rkey;
 COMMENT ON FUNCTION rsvp_sync._rsvp_uri(text, text) IS
 'at-uri of an RSVP record.';
 
@@ -295,29 +291,31 @@ CREATE FUNCTION rsvp_sync._rows_to_tell(at_most integer)
 RETURNS TABLE (source_id bigint, key text, attendance oid, search_path text,
 	uri text, cid text, rkey text, synced_at timestamptz, waited_ms bigint,
 	detaching boolean)
-LANGUAGE sql VOLATILE
+LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off
 AS $$
-SELECT i.source_id, i.key, s.attendance, s.search_path,
-	CASE WHEN i.bond IS NOT NULL
-		THEN 'at://' || i.did || '/community.lexicon.calendar.rsvp/' || i.rkey
-		END,
-	i.base_cid, i.rkey, i.synced_at, (extract(epoch FROM clock_timestamp()
-		- i.writeback_at) * 1000)::bigint, s.detaching
-FROM (SELECT s.source_id, s.attendance::oid, s.search_path,
-		s.state = 'detaching' AS detaching
-	FROM rsvp_sync._source s
-	CROSS JOIN LATERAL (SELECT FROM rsvp_sync._intent o
-		WHERE o.source_id = s.source_id AND o.writeback
-			AND o.writeback_at <= now()
-		ORDER BY o.writeback_at LIMIT 1) o
-	WHERE s.state IN ('active', 'detaching')
-	ORDER BY s.source_id LIMIT 1) s
-CROSS JOIN LATERAL (SELECT n.* FROM rsvp_sync._intent n
-	WHERE n.source_id = s.source_id AND n.writeback
-		AND n.writeback_at <= now()
-	ORDER BY n.writeback_at LIMIT at_most) i
+#variable_conflict use_column
+BEGIN
+	RETURN QUERY
+	SELECT i.source_id, i.key, s.attendance, s.search_path,
+		CASE WHEN i.bond IS NOT NULL THEN rsvp_sync._rsvp_uri(i.did, i.rkey) END,
+		i.base_cid, i.rkey, i.synced_at, (extract(epoch FROM clock_timestamp()
+			- i.writeback_at) * 1000)::bigint, s.detaching
+	FROM (SELECT s.source_id, s.attendance::oid, s.search_path,
+			s.state = 'detaching' AS detaching
+		FROM rsvp_sync._source s
+		CROSS JOIN LATERAL (SELECT FROM rsvp_sync._intent o
+			WHERE o.source_id = s.source_id AND o.writeback
+				AND o.writeback_at <= now()
+			ORDER BY o.writeback_at LIMIT 1) o
+		WHERE s.state IN ('active', 'detaching')
+		ORDER BY s.source_id LIMIT 1) s
+	CROSS JOIN LATERAL (SELECT n.* FROM rsvp_sync._intent n
+		WHERE n.source_id = s.source_id AND n.writeback
+			AND n.writeback_at <= now()
+		ORDER BY n.writeback_at LIMIT at_most) i;
+END
 $$;
 COMMENT ON FUNCTION rsvp_sync._rows_to_tell(integer) IS
 'Rows of a source whose write-back is due, and what they are to be told.';

@@ -91,6 +91,8 @@ BEGIN
 			CASE WHEN i.heard_cid IS NOT NULL THEN i.heard_status
 				ELSE i.base_local END,
 			o.cid, o.status, o.cid = ANY (i.sent_cids),
+			/* When it went, nobody knows who only found it gone. */
+			o.cid IS NULL AND t.source IN ('read', 'list') OR
 			CASE WHEN i.local IS NOT DISTINCT FROM d.local THEN i.local_at
 				ELSE coalesce(l.changed_at, (SELECT q.changed_at
 					FROM rsvp_sync._queue q

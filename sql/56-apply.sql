@@ -126,7 +126,11 @@ BEGIN
 		UNION ALL
 		SELECT 'own_events', rsvp_sync._find_own_events(shape), NULL
 		UNION ALL
-		SELECT 'imported_events', rsvp_sync._find_imported_events(shape), NULL;
+		SELECT 'imported_events',
+			rsvp_sync._find_imported_events(shape, true), NULL
+		UNION ALL
+		SELECT 'foreign_events',
+			rsvp_sync._find_imported_events(shape, false), NULL;
 	IF s.apply IS NOT NULL THEN
 		RETURN;
 	END IF;

@@ -4,8 +4,8 @@
  * They are rows of a table of ours, _explicit, which is the attendance table
  * of a source like any other: planned, sent, retried, shown and reconciled by
  * the same means.  What is special is who speaks: each row for the role that
- * made the call, by whose rights on the account it is decided whether it may
- * (_call_may_speak()), and who sees it.
+ * made the call, by whose rights on the account it is decided whether it may,
+ * see _evaluate(), and who sees it.
  *
  * A row's key is the record key that is used if there is no record yet.  A
  * call says what it means: it counts even where the row said so before.
@@ -65,17 +65,6 @@ SELECT EXISTS (SELECT FROM rsvp_sync._account a
 $$;
 COMMENT ON FUNCTION rsvp_sync._role_may_speak(oid, text) IS
 'private: does the account belong to the role, or was it granted to it?';
-
-CREATE FUNCTION rsvp_sync._call_may_speak(of_key text, account_did text)
-RETURNS boolean
-LANGUAGE sql STABLE
-SET search_path = pg_catalog, pg_temp
-AS $$
-SELECT EXISTS (SELECT FROM rsvp_sync._explicit x
-	WHERE x.id = of_key AND rsvp_sync._role_may_speak(x.owner, account_did))
-$$;
-COMMENT ON FUNCTION rsvp_sync._call_may_speak(text, text) IS
-'private: may whoever made this explicit call speak for the account?';
 
 /* Whose account this is, if it is anybody's, must be the caller. */
 CREATE FUNCTION rsvp_sync._check_speaker(caller oid, of_did text)

@@ -209,6 +209,23 @@ WHERE rsvp_sync._may_see(s.attendance)
 COMMENT ON VIEW rsvp_sync.history IS
 'What was sent and what came of it; with mode dry_run, what would have been sent.';
 
+CREATE VIEW rsvp_sync.webmention WITH (security_barrier) AS
+SELECT s.source_id, s.attendance, s.tenant, w.key AS attendance_id,
+	w.permalink, w.target,
+	CASE WHEN w.lease IS NOT NULL AND w.due_at IS NOT NULL THEN 'sending'
+		WHEN w.due_at IS NOT NULL AND w.attempts > 0 THEN 'retrying'
+		WHEN w.state = 'told' AND w.wanted = 'gone' THEN 'withdrawn'
+		ELSE w.state END AS state,
+	w.wanted AS status, w.told, w.endpoint, w.http_status, w.status_url,
+	w.status_http, w.status_text, w.attempts,
+	w.due_at AS next_attempt_at, w.last_error, w.first_sent, w.last_sent,
+	w.removed_at
+FROM rsvp_sync._webmention w
+JOIN rsvp_sync._source s ON s.source_id = w.source_id
+WHERE rsvp_sync._may_see(s.attendance);
+COMMENT ON VIEW rsvp_sync.webmention IS
+'Whom the pages of attendance rows speak of, and what they were told. state: waiting, sending, retrying, told, withdrawn, no_endpoint, not_backfilled, never_published, failed or discarded.';
+
 /* The source of an attached table, or an error that says what to do. */
 CREATE FUNCTION rsvp_sync._source_of(table_name regclass)
 RETURNS rsvp_sync._source
@@ -346,7 +363,7 @@ BEGIN
 		CASE WHEN of_key IS NOT NULL THEN ARRAY[of_key] END, true) e
 	CROSS JOIN LATERAL (SELECT CASE
 		WHEN (e.d).action IN ('put', 'delete', 'read') THEN NULL
-		ELSE (rsvp_sync._standing(e)).code END AS code) x
+		ELSE (SELECT c.code FROM rsvp_sync._standing(e) c) END AS code) x
 	ORDER BY e.key;
 END
 $$;
@@ -418,6 +435,7 @@ SELECT NOT EXISTS (SELECT FROM rsvp_sync._change_log l
 			AND s.state IN ('active', 'detaching'))
 	AND (rsvp_sync._copied() OR current_setting('rsvp_sync.mode') = 'off'
 		OR rsvp_sync._is_all_paused() OR rsvp_sync._visits_idle())
+	AND rsvp_sync._webmentions_idle(of_source)
 	/* One that is all withdrawn is about to go. */
 	AND NOT EXISTS (SELECT FROM rsvp_sync._source s
 		WHERE (of_source IS NULL OR s.source_id = of_source)

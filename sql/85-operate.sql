@@ -83,7 +83,8 @@ BEGIN
 			OR s.kind = 'explicit'
 				AND rsvp_sync._is_own_call(caller, k.key));
 	GET DIAGNOSTICS n = ROW_COUNT;
-	RETURN n + rsvp_sync._retry_inbound(caller, of_source, of_did);
+	RETURN n + rsvp_sync._retry_inbound(caller, of_source, of_did)
+		+ rsvp_sync._retry_webmentions(caller, of_source, of_did, NULL);
 END
 $$;
 COMMENT ON FUNCTION rsvp_sync._retry_keys(oid, bigint, text) IS
@@ -102,6 +103,8 @@ BEGIN
 	IF attendance_id IS NULL THEN
 		RETURN rsvp_sync._retry_keys(caller, src.source_id, NULL);
 	END IF;
+	PERFORM rsvp_sync._retry_webmentions(caller, src.source_id, NULL,
+		attendance_id);
 	/* Named by itself, a key is looked at however it stands. */
 	IF NOT EXISTS (SELECT FROM rsvp_sync._intent i
 			WHERE i.source_id = src.source_id
@@ -176,6 +179,7 @@ AS $$
 DECLARE
 	src rsvp_sync._source := rsvp_sync._owned_source(caller, attendance,
 		attendance_id);
+	discarded boolean;
 BEGIN
 	UPDATE rsvp_sync._intent i SET reason_code = 'discarded',
 		reason = rsvp_sync._reason('discarded')
@@ -183,7 +187,9 @@ BEGIN
 		AND i.state = 'failed'
 		AND NOT EXISTS (SELECT FROM rsvp_sync._queue q
 			WHERE q.source_id = i.source_id AND q.key = i.key);
-	RETURN FOUND;
+	discarded := FOUND;
+	RETURN rsvp_sync._discard_webmentions(src.source_id, attendance_id)
+		OR discarded;
 END
 $$;
 COMMENT ON FUNCTION rsvp_sync._discard(oid, regclass, text) IS
@@ -614,6 +620,13 @@ BEGIN
 		WHERE jsonb_typeof(rsvp_sync._shape(s) #> '{metadata,0}') = 'number'
 			AND rsvp_sync._metadata_index(s.attendance,
 				(rsvp_sync._shape(s) #>> '{metadata,0}')::smallint) IS NULL;
+		/* Only where RSVPs come in all the time. */
+		RETURN QUERY SELECT 'warning', 'apply_index', called,
+			format('Each batch of RSVPs made elsewhere reads all of %s: no index serves %s.',
+				a.relation, a.expression),
+			rsvp_sync._apply_index_ddl(a.relation, a.expression)
+		FROM rsvp_sync._apply_scans(s) a
+		WHERE current_setting('rsvp_sync.jetstream_url', true) <> '';
 	END IF;
 EXCEPTION WHEN OTHERS THEN
 	RETURN QUERY SELECT 'error', 'source', called, SQLERRM, NULL::text;

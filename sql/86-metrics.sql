@@ -102,23 +102,25 @@ COMMENT ON FUNCTION rsvp_sync._known_error(text, text) IS
  * A source may be gone when the counter is read: its tenant is looked up now.
  */
 CREATE FUNCTION rsvp_sync._count(counted jsonb) RETURNS void
-LANGUAGE sql VOLATILE
+LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
-INSERT INTO rsvp_sync._tally (entries)
-SELECT jsonb_agg(jsonb_build_object('name', c.name, 'value', c.value,
-	'seconds', c.seconds, 'buckets', c.buckets,
-	'labels', CASE WHEN c.error_type IS NOT NULL
-		THEN jsonb_build_object('direction', c.direction, 'error_type',
-			rsvp_sync._known_error(c.direction, c.error_type))
-		ELSE jsonb_strip_nulls(jsonb_build_object('tenant',
-			coalesce(s.tenant, ''), 'operation', c.operation,
-			'status', c.status)) END))
-FROM jsonb_to_recordset(counted) AS c (name text, value bigint,
-	source_id bigint, operation text, status text, seconds double precision,
-	buckets jsonb, direction text, error_type text)
-LEFT JOIN rsvp_sync._source s ON s.source_id = c.source_id
-HAVING count(*) > 0
+BEGIN
+	INSERT INTO rsvp_sync._tally (entries)
+	SELECT jsonb_agg(jsonb_build_object('name', c.name, 'value', c.value,
+		'seconds', c.seconds, 'buckets', c.buckets,
+		'labels', CASE WHEN c.error_type IS NOT NULL
+			THEN jsonb_build_object('direction', c.direction, 'error_type',
+				rsvp_sync._known_error(c.direction, c.error_type))
+			ELSE jsonb_strip_nulls(jsonb_build_object('tenant',
+				coalesce(s.tenant, ''), 'operation', c.operation,
+				'status', c.status)) END))
+	FROM jsonb_to_recordset(counted) AS c (name text, value bigint,
+		source_id bigint, operation text, status text, seconds double precision,
+		buckets jsonb, direction text, error_type text)
+	LEFT JOIN rsvp_sync._source s ON s.source_id = c.source_id
+	HAVING count(*) > 0;
+END
 $$;
 COMMENT ON FUNCTION rsvp_sync._count(jsonb) IS
 'private: appends what was counted, in the transaction that records the outcomes it counts';

@@ -11,15 +11,21 @@
  */
 #include "postgres.h"
 
+#include "access/relation.h"
 #include "access/xact.h"
+#include "catalog/namespace.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "mb/pg_wchar.h"
 #include "pgstat.h"
+#include "storage/bufmgr.h"
 #include "storage/lock.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
+#include "utils/lsyscache.h"
 #include "utils/memutils.h"
+#include "utils/plancache.h"
+#include "utils/rel.h"
 #include "utils/resowner.h"
 #include "utils/snapmgr.h"
 
@@ -27,6 +33,22 @@
 
 /* The caller's, while a transaction is open. */
 static MemoryContext caller_context = NULL;
+
+/*
+ * Tables that may grow a thousandfold while a plan is kept that was made when
+ * they were empty, and their pages when plans were last made.
+ */
+static struct
+{
+	const char *name;
+	BlockNumber pages;
+}			growing[] = {
+	{"_queue"}, {"_intent"}, {"_observed"}, {"_account"}, {"_identity"},
+	{"_change_log"}
+};
+
+/* Below so many pages it does not matter how a table is read. */
+#define FEW_PAGES		8
 
 void
 begin_work(const char *what)
@@ -51,6 +73,37 @@ end_work(void)
 	LockReleaseSession(USER_LOCKMETHOD);
 	pgstat_report_stat(true);
 	pgstat_report_activity(STATE_IDLE, NULL);
+}
+
+static bool
+has_grown(Oid schema, int i)
+{
+	Oid			relid = get_relname_relid(growing[i].name, schema);
+	Relation	rel = OidIsValid(relid) ? try_relation_open(relid, AccessShareLock) : NULL;
+	BlockNumber pages;
+	bool		grown;
+
+	if (rel == NULL)
+		return false;
+	pages = RelationGetNumberOfBlocks(rel);
+	relation_close(rel, NoLock);
+	grown = pages > FEW_PAGES && pages / 4 >= growing[i].pages;
+	if (grown || pages < growing[i].pages)
+		growing[i].pages = pages;
+	return grown;
+}
+
+/* Plans are made again once a table is four times what it was. */
+void
+renew_plans(void)
+{
+	Oid			schema = get_namespace_oid("rsvp_sync", true);
+	bool		grown = false;
+
+	for (int i = 0; OidIsValid(schema) && i < lengthof(growing); i++)
+		grown = has_grown(schema, i) || grown;
+	if (grown)
+		ResetPlanCache();
 }
 
 void

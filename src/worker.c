@@ -47,6 +47,7 @@
 #include "stream.h"
 #include "verify.h"
 #include "waiting.h"
+#include "webmention.h"
 #include "worker.h"
 #include "writeback.h"
 
@@ -60,7 +61,7 @@
 /* Between two looks at what has become old. */
 #define HOUSE_MS		(10 * 60 * 1000)
 /* Keys nobody waits for that are planned at once. */
-#define BACKGROUND_BATCH	128
+#define BACKGROUND_BATCH	256
 /* After so many of them had to go back, none are taken for a moment. */
 #define CROWD			32
 #define CROWDED_MS		250
@@ -104,7 +105,7 @@ static Statement compare_later = {
 	"SELECT rsvp_sync._compare_later($1)", 1, {INT8OID}
 };
 static Statement give_back = {
-	"SELECT rsvp_sync._give_back($1, $2)", 2, {INT8OID, TEXTARRAYOID}
+	"SELECT rsvp_sync._end_lease($1, $2)", 2, {INT8OID, TEXTARRAYOID}
 };
 static Statement several_wait = {
 	"SELECT pg_catalog.count(*) OPERATOR(pg_catalog.>) 1 FROM"
@@ -637,6 +638,7 @@ work(void)
 	process_leave_if_dropped();
 	if (!share_sources())
 		return;
+	renew_plans();
 	old = MemoryContextSwitchTo(turn_context);
 	waiting_park();				/* before what may let them go */
 	answers_supply_credentials();
@@ -644,6 +646,7 @@ work(void)
 	keep_house();
 	waiting_park();
 	drain_log();
+	renew_plans();
 	sending = sending_now = sending_allowed();
 	if (sending)
 	{
@@ -656,6 +659,7 @@ work(void)
 	}
 	else
 		stand_down();
+	webmention_work(incarnation, sending);
 	answers_record();
 	meter_flush();
 	find_next_due(sending);
@@ -709,7 +713,8 @@ harvest(void)
 
 	http_pump();
 	while ((req = http_finished()) != NULL)
-		lane_finished(req);
+		if (!webmention_finished(req))
+			lane_finished(req);
 }
 
 /* Does somebody change what is attached? */
@@ -738,7 +743,7 @@ work_to_do(void)
 	return more || !dlist_is_empty(lane_outcomes()) ||
 		!dlist_is_empty(lane_replans()) || !dlist_is_empty(lane_parked()) ||
 		lane_releases() != NIL ||
-		lane_credentials_wanted() != NIL ||
+		lane_credentials_wanted() != NIL || webmention_work_to_do() ||
 		GetCurrentTimestamp() >= wake_at;
 }
 
@@ -762,6 +767,7 @@ wait_for_events(void)
 	ms = Max(ms, TimestampDifferenceMilliseconds(now, away_until));
 	ms = sooner(ms, http_timeout_ms());
 	ms = sooner(ms, lane_timeout_ms());
+	ms = sooner(ms, webmention_timeout_ms());
 	ms = sooner(ms, writeback_timeout_ms());
 	events = WaitLatchOrSocket(MyLatch,
 							   WL_LATCH_SET | WL_SOCKET_READABLE |
@@ -851,6 +857,7 @@ turn(void)
 		work();
 	settle();
 	lane_start(sending_now);
+	webmention_start();
 	if (!gathering() && writeback_step())
 		more = true;
 	rest = is_away() || gathering() ||
@@ -881,6 +888,7 @@ take_over(void)
 	run_statement(&clock_check, NULL);
 	waiting_take_over();
 	visits_take_over();
+	webmention_take_over(incarnation);
 	end_work();
 }
 
@@ -891,6 +899,7 @@ rsvp_sync_worker_main(Datum main_arg)
 	turn_context = AllocSetContextCreate(TopMemoryContext, "rsvp_sync turn",
 										 ALLOCSET_DEFAULT_SIZES);
 	lane_startup();
+	webmention_startup();
 	take_over();
 	apply_settings();
 	ereport(DEBUG1, (errmsg("rsvp_sync worker started")));

@@ -25,7 +25,7 @@ use POSIX ();
 use Time::HiRes qw(time);
 use RsvpSyncTest;
 
-our @EXPORT = qw(median percentile ratio in_turn now pgbench bench_server compiled node_peer server_cpu process_cpu rss cluster_pids);
+our @EXPORT = qw(thousands median percentile ratio in_turn now pgbench bench_server compiled node_peer server_cpu process_cpu rss cluster_pids);
 
 my $ROOT = repo_root();
 
@@ -113,6 +113,13 @@ sub percentile {
 	return $values[$low] + ($at - $low) * (($values[ $low + 1 ] // $values[$low]) - $values[$low]);
 }
 sub median { return percentile(0.5, @_) }
+
+# 1234567 -> 1,234,567
+sub thousands {
+	my ($text) = @_;
+	1 while $text =~ s/^(\d+)(\d{3})/$1,$2/;
+	return $text;
+}
 
 sub now { return Time::HiRes::clock_gettime(Time::HiRes::CLOCK_MONOTONIC()) }
 

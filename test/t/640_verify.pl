@@ -31,7 +31,7 @@ sub told {
 		$did[$account], $record ? 'create' : 'delete', $rkey, $cid ? "'$cid'" : 'NULL', $record ? "'" . json($record) . "'" : 'NULL');
 }
 sub row { my ($account, $event) = @_; return $app->sql("SELECT coalesce((SELECT status FROM attendance WHERE user_id = $account AND event_id = $event)::text, 'none')") }
-sub becomes { my ($account, $event, $status, $what) = @_; local $Test::Builder::Level = $Test::Builder::Level + 1; return ok wait_for { row($account, $event) eq $status }, $what or diag row($account, $event) . $app->admin("SELECT to_jsonb(b) FROM rsvp_sync._inbound b") . $pg->log_tail(8) }
+sub becomes { my ($account, $event, $status, $what) = @_; local $Test::Builder::Level = $Test::Builder::Level + 1; my $ok = ok wait_for { row($account, $event) eq $status }, $what; diag row($account, $event) . $app->admin("SELECT to_jsonb(b) FROM rsvp_sync._inbound b") . $pg->log_tail(8)  if !$ok; return $ok }
 sub inbound { my ($account, $what) = @_; return $app->admin(sprintf "SELECT string_agg(%s, ' ') FROM rsvp_sync._inbound WHERE did = '%s'", $what // 'state', $did[$account]) }
 sub asked { my ($call, %more) = @_; return scalar $pds->log(call => "com.atproto.$call", %more) }
 sub errors { my ($type) = @_; return $app->admin("SELECT coalesce(max(value), 0) FROM rsvp_sync.metrics() WHERE name = 'rsvp_sync_errors_total' AND labels = '{\"direction\": \"inbound\", \"error_type\": \"$type\"}'") }

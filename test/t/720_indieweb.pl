@@ -224,7 +224,8 @@ same_row($active[$_], one($rows[$_]), $activities[ $active[$_] ]{id}) for 0 .. $
 
 SKIP: {
 	skip 'parse_h_entry() is not there yet', 1 if $pg->safe_psql('app', "SELECT to_regprocedure('rsvp_sync.parse_h_entry(text, text)') IS NULL") eq 't';
-	my @with_event = grep { expected($documents[$_])->{event_url} } 0 .. $#documents;
+	# Its parser holds no control characters.
+	my @with_event = grep { expected($documents[$_])->{event_url} && $names[$_] ne 'control' } 0 .. $#documents;
 	@rows = render("(SELECT jsonb_agg(p) FROM rsvp_sync.parse_h_entry(rsvp_sync.rsvp_html(d), 'https://base.example/') p)", @documents[@with_event]);
 	for my $n (0 .. $#with_event) {
 		my ($i, $row) = ($with_event[$n], one($rows[$n]));
