@@ -636,6 +636,37 @@ COMMENT ON FUNCTION rsvp_sync._rsvp_record(jsonb, text, text, text, text) IS
 'The record to write, over what is there: unknown fields stay. Lexicon community.lexicon.calendar.rsvp.';
 
 /*
+ * A record was found to have the last word, but nobody has told the row: it
+ * was known before the row was, or the row's own word came in between.
+ */
+CREATE FUNCTION rsvp_sync._hear(of_source bigint,
+	es rsvp_sync._evaluation[])
+RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET enable_hashjoin = off
+AS $$
+BEGIN
+	IF NOT EXISTS (SELECT FROM unnest(es) e
+		WHERE (e.d).reason_code IN ('remote_newer', 'changed_elsewhere')) THEN
+		RETURN;
+	END IF;
+	INSERT INTO rsvp_sync._inbound (did, rkey, event_uri, state, source_id)
+	SELECT e.did, (e.s).remote_rkey, e.event_uri, 'apply', of_source
+	FROM unnest(es) e
+	JOIN rsvp_sync._intent i ON i.source_id = of_source AND i.key = e.key
+	WHERE (e.d).reason_code IN ('remote_newer', 'changed_elsewhere')
+		AND (e.s).remote_status IS NOT NULL
+		AND i.heard_cid IS DISTINCT FROM (e.s).remote_cid
+		AND EXISTS (SELECT FROM rsvp_sync._listeners() l
+			WHERE l.source_id = of_source)
+	ON CONFLICT (did, rkey) DO NOTHING;
+END
+$$;
+COMMENT ON FUNCTION rsvp_sync._hear(bigint, rsvp_sync._evaluation[]) IS
+'Has records applied that planning found to win, where no merge has.';
+
+/*
  * Somebody who merges what was said on the network has the intents of his
  * slots until his transaction ends, which may be the application's and last.
  * Neither waits for the other: keys whose intent cannot be had are looked at
@@ -775,6 +806,7 @@ BEGIN
 	PERFORM rsvp_sync._record_decisions(of_source, es, work);
 	PERFORM rsvp_sync._count_withdrawals(of_source, work);
 	PERFORM rsvp_sync._note_webmentions(of_source, keys);
+	PERFORM rsvp_sync._hear(of_source, es);
 	IF rehearsal THEN
 		PERFORM rsvp_sync._rehearse(of_source, es);
 	END IF;
@@ -1014,8 +1046,13 @@ BEGIN
 			ELSE sent.cids || w.cid END,
 		CASE WHEN w.key IS NULL THEN (e.s).sent_local ELSE w.sent_local END,
 		(e.s).doubt AND NOT (e.d).confirmed OR w.key IS NOT NULL,
-		CASE WHEN (e.s).remote_sent THEN (e.s).remote_cid END,
-		CASE WHEN (e.s).remote_sent THEN (e.s).remote_status END,
+		/* What both sides agree on is heard; so is what it takes over. */
+		CASE WHEN (e.s).remote_sent OR (e.d).reason_code = 'published'
+			THEN (e.s).remote_cid
+			WHEN e.key = ANY (takers) THEN (e.d).base_cid END,
+		CASE WHEN (e.s).remote_sent OR (e.d).reason_code = 'published'
+			THEN (e.s).remote_status
+			WHEN e.key = ANY (takers) THEN (e.d).base_local END,
 		c.state, c.code, CASE c.code
 			WHEN 'withheld' THEN coalesce((e.d).reason_code, 'withheld')
 			WHEN 'queued' THEN queued

@@ -257,6 +257,11 @@ BEGIN
 		RETURN false;
 	END IF;
 	w := f.w;
+	/* A new record key: not before the account is listed. */
+	IF f.answer IS NULL AND w.need IS NULL AND w.mint AND w.action IN ('put', 'delete')
+		AND NOT EXISTS (SELECT FROM conv.lane l WHERE l.did = w.did AND l.head IS NOT NULL) THEN
+		w.need := 'list';
+	END IF;
 	IF f.answer IS NULL AND w.need IS NULL AND w.action IN ('put', 'delete') THEN
 		IF fault AND random() < 0.2 THEN
 			f.answer := 'lost';
@@ -340,7 +345,10 @@ BEGIN
 		IF r.value IS DISTINCT FROM r.remote AND NOT coalesce(
 			r.remote_cid IS NOT NULL AND r.remote IS NULL
 			OR r.status IN ('rejected', 'pending', 'invited') AND (r.remote IS NOT NULL OR r.value IS NULL)
+			OR r.status = 'waitlist' AND r.remote = 'going'
 			OR r.value = r.own
+			/* Withdrawn, and another client's record is left. */
+			OR r.value = 'notgoing' AND r.reason_code = 'withdrawn'
 			OR r.remote_cid IS NULL AND (r.value = 'notgoing' OR r.user_id = 4 OR r.reason_code IN ('not_backfilled', 'from_network')), false) THEN
 			INSERT INTO conv.failure (text) VALUES (format('%s/%s: row %s says %s, network %s (own %s), %s/%s base %s', r.user_id, r.event_id, r.id, r.status, r.remote, r.own, r.state, r.reason_code, r.base_local));
 		END IF;
