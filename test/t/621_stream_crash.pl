@@ -33,7 +33,7 @@ FROM generate_series(1, 20) n;
 CREATE TABLE audit (n bigint GENERATED ALWAYS AS IDENTITY, id int, old text, new text, cid text, same boolean);
 CREATE FUNCTION audit() RETURNS trigger LANGUAGE plpgsql AS \$\$
 BEGIN
-	INSERT INTO audit (id, old, new, cid, same) VALUES (NEW.id, CASE WHEN TG_OP = 'UPDATE' THEN OLD.status::text END,
+	INSERT INTO public.audit (id, old, new, cid, same) VALUES (NEW.id, CASE WHEN TG_OP = 'UPDATE' THEN OLD.status::text END,
 		NEW.status, NEW.metadata ->> 'blueskyRsvpCid', TG_OP = 'UPDATE' AND NEW IS NOT DISTINCT FROM OLD);
 	RETURN NULL;
 END \$\$;
@@ -97,6 +97,7 @@ is differs(), '', 'attendance is what the events come to';
 is $app->sql('SELECT count(*) - count(DISTINCT (event_id, user_id)) FROM attendance'), 0, 'one row for each';
 is $app->sql(q{SELECT count(*) - count(DISTINCT preferences #>> '{bluesky,did}') FROM users}), 0, 'one user for each account';
 diag sprintf '%.1f s, %s applied', time - $began, $app->sql('SELECT count(*) FROM audit');
+diag $app->admin("SELECT last_error, state, count(*) FROM rsvp_sync._inbound GROUP BY 1, 2 LIMIT 5; SELECT count(*) FROM rsvp_sync._observed; SELECT count(*) FROM rsvp_sync._stranger; SELECT * FROM rsvp_sync._stream"), $pg->log_tail(30) if $ENV{RS_DEBUG};
 
 # --- each once
 
