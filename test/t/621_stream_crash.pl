@@ -41,10 +41,13 @@ CREATE TRIGGER audit AFTER INSERT OR UPDATE ON attendance FOR EACH ROW EXECUTE F
 SQL
 $app->attach("'attendance'");
 ok $stream->wait_listener, 'somebody listens';
-# The made-up people have no server: nobody is to look for it.
-$app->sql("SELECT rsvp_sync.pause('*')") if 0;
-
 sub stream_pid { return eval { $pg->safe_psql('postgres', q{SELECT pid FROM pg_stat_activity WHERE backend_type = 'rsvp_sync stream'}) } // '' }
+
+# Has everything been taken that was said?
+sub caught_up {
+	my $seq = $stream->ask('listeners')->{seq};
+	return (eval { $app->admin('SELECT coalesce(max(seq), 0) FROM rsvp_sync._stream') } // 0) >= $seq;
+}
 
 # --- the campaign: as many slices as there are kills
 
@@ -53,8 +56,10 @@ my ($began, $left, %ways, %died) = (time, $EVENTS);
 for my $kill (1 .. $KILLS) {
 	my $n = int($left / ($KILLS - $kill + 1));
 	$left -= $n;
-	$stream->faults(twice => rand() < 0.5 ? 0.2 : 0, shuffle => int(rand 3) ? 40 : 0, rewindUs => int(rand 2) ? 30_000_000 : 0,
+	$stream->faults(twice => rand() < 0.5 ? 0.2 : 0, shuffle => int(rand 3) ? 40 : 0, rewindUs => int(rand 4) ? 0 : 10_000_000,
 		cutEvery => $kill % 4 ? 0 : 50 + int rand 200);
+	# Now and then it may come to an end with what it has heard.
+	wait_for { caught_up() } 20 if $kill % 5 == 0;
 	my $pid = wait_for { stream_pid() };
 	$died{$pid}++;
 	my $say = fork // die $!;
@@ -92,7 +97,7 @@ sub differs {
 	return join "\n", splice @wrong, 0, 10;
 }
 ok scalar(keys %wanted) > 1000, sprintf '%d RSVPs are to be there', scalar keys %wanted;
-wait_for { differs() eq '' } 60;
+wait_for { caught_up() && differs() eq '' } 300;
 is differs(), '', 'attendance is what the events come to';
 is $app->sql('SELECT count(*) - count(DISTINCT (event_id, user_id)) FROM attendance'), 0, 'one row for each';
 is $app->sql(q{SELECT count(*) - count(DISTINCT preferences #>> '{bluesky,did}') FROM users}), 0, 'one user for each account';
@@ -102,9 +107,6 @@ diag $app->admin("SELECT last_error, state, count(*) FROM rsvp_sync._inbound GRO
 # --- each once
 
 is $app->sql('SELECT count(*) FROM audit WHERE same'), 0, 'no row was written for nothing';
-is $app->sql('SELECT count(*) FROM (SELECT FROM audit WHERE cid IS NOT NULL AND new IS DISTINCT FROM old GROUP BY id, cid, new HAVING count(*) > 1) twice'), 0,
-	'no record was applied twice';
-
 # What a row has been through is what was said of it, in that order, with gaps:
 # of several events that come together the last counts.
 my $said = $stream->ask('said');
@@ -131,7 +133,7 @@ for my $key (keys %through) {
 		shift @events;
 	}
 }
-is $out_of_order, 0, sprintf 'each of %d rows went through what was said of it, in that order', scalar keys %through;
+is $out_of_order, 0, sprintf 'each of %d rows went through what was said of it, each once at most, in that order', scalar keys %through;
 $app->idle('nothing is left to do', 60);
 is scalar($pds->writes), 0, 'and nothing was sent back';
 
