@@ -605,7 +605,7 @@ BEGIN
 			ORDER BY q.due_at LIMIT 1) k),
 		(SELECT min(s.retry_at) FROM rsvp_sync._source s
 		WHERE s.state <> 'paused' AND s.retry_at > now()),
-		rsvp_sync._inbound_next_due());
+		rsvp_sync._inbound_next_due(), rsvp_sync._visits_next_due());
 END
 $$;
 COMMENT ON FUNCTION rsvp_sync._next_due() IS
@@ -1149,7 +1149,12 @@ BEGIN
 	RETURN QUERY
 	WITH located AS MATERIALIZED (
 		SELECT e.*, home.pds, o.organiser, at.pds AS organiser_pds,
-			coalesce((e.d).rkey, e.rkey, rsvp_sync.tid_now()) AS the_rkey,
+			coalesce((e.d).rkey, e.rkey,
+				/* An explicit call has told its caller. */
+				(SELECT x.id FROM rsvp_sync._source s
+				JOIN rsvp_sync._explicit x ON x.id = e.key
+				WHERE s.source_id = of_source AND s.kind = 'explicit'),
+				rsvp_sync.tid_now()) AS the_rkey,
 			CASE WHEN (e.d).action = 'put' AND e.event_cid IS NOT NULL
 				THEN rsvp_sync._rsvp_record(e.record, e.event_uri, e.event_cid,
 					(e.d).send, e.record_created_at) END AS new_record,
