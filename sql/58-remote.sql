@@ -380,6 +380,10 @@ AS $$
 DECLARE
 	ours jsonb := records;
 	others jsonb := '[]';
+	/* No news by themselves, but true now, or not. */
+	doubted text[] := ARRAY(SELECT DISTINCT o.event_uri
+		FROM rsvp_sync._observed o
+		WHERE o.did = of_did AND NOT o.verified AND o.event_uri IS NOT NULL);
 BEGIN
 	IF NOT EXISTS (SELECT FROM rsvp_sync._account a WHERE a.did = of_did) THEN
 		WITH known AS MATERIALIZED (
@@ -404,6 +408,7 @@ BEGIN
 		INTO ours, others FROM sorted s;
 	END IF;
 	PERFORM rsvp_sync._list_done(of_did, ours, of_pds, asked);
+	PERFORM rsvp_sync._merge_learnt(of_did, doubted);
 	/* That they are there, should their events turn up. */
 	PERFORM rsvp_sync._ingest('list', array_agg(of_did),
 		array_agg(NULL::text), array_agg('update'::text),
