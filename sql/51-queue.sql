@@ -951,10 +951,15 @@ BEGIN
 	WHERE NOT i.live AND (e.d).live
 		AND (e.d).state IS DISTINCT FROM 'superseded';
 	/* This key leaves; the other one goes on with its record. */
-	UPDATE rsvp_sync._intent h SET bond = i.bond, rkey = i.rkey,
-		wrote = i.wrote, base_local = i.base_local, base_cid = i.base_cid,
+	UPDATE rsvp_sync._intent h SET bond = (e.d).bond, rkey = i.rkey,
+		wrote = i.wrote OR (e.s).remote_sent,
+		/* A send may just have turned out to have arrived. */
+		base_local = (e.d).base_local, base_cid = (e.d).base_cid,
 		record_created_at = i.record_created_at,
-		heard_cid = i.heard_cid, heard_status = i.heard_status
+		heard_cid = CASE WHEN (e.s).remote_sent THEN (e.s).remote_cid
+			ELSE i.heard_cid END,
+		heard_status = CASE WHEN (e.s).remote_sent THEN (e.s).remote_status
+			ELSE i.heard_status END
 	FROM unnest(es) e
 	JOIN rsvp_sync._intent i ON i.source_id = of_source AND i.key = e.key
 	WHERE (e.d).action = 'handover'
