@@ -40,7 +40,8 @@ CREATE TABLE rsvp_sync._source (
 	compare_at timestamptz,			-- but not before, as it took too long
 	strangers_at timestamptz,		-- when to ask it for events that nobody knew
 	strangers_from text,			-- from this event on; NULL: from the first
-	attached_at timestamptz NOT NULL DEFAULT now()
+	attached_at timestamptz NOT NULL DEFAULT now(),
+	mentions boolean NOT NULL DEFAULT false	-- the query gives event_url
 );
 
 /*
@@ -65,7 +66,7 @@ CREATE TABLE rsvp_sync._intent (
 	base_cid text,					-- remote cid at that moment
 	sent_cids text[] NOT NULL DEFAULT '{}',	-- committed before each call, not yet confirmed
 	sent_local text,				-- local value the newest of them stands for
-	/* The record that spoke for the slot when it was last merged, see 54. */
+	/* The record that spoke for the slot when it was last merged; '': none. */
 	heard_cid text,
 	heard_status text,
 	doubt boolean NOT NULL DEFAULT false,	-- a call's outcome is unknown: read first
@@ -349,6 +350,102 @@ CREATE TABLE rsvp_sync._event (
 	error text
 );
 
+/*
+ * Webmentions: who was told of an attendance row's page, and what.  One row
+ * for each (key, page, target) ever wanted, until the target knows that the
+ * page speaks of it no more.
+ */
+CREATE TABLE rsvp_sync._webmention (
+	webmention_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+	source_id bigint NOT NULL
+		REFERENCES rsvp_sync._source ON DELETE CASCADE,
+	key text NOT NULL,
+	permalink text NOT NULL,
+	target text NOT NULL,
+	digest bytea NOT NULL,			-- of both, as URLs may be too long for an index
+	wanted text NOT NULL			-- what the page says now
+		CHECK (wanted IN ('going', 'interested', 'notgoing', 'gone')),
+	told text,						-- what it said when the target last took it
+	state text NOT NULL DEFAULT 'waiting'
+		CHECK (state IN ('waiting', 'told', 'no_endpoint', 'not_backfilled',
+			'never_published', 'failed', 'discarded')),
+	due_at timestamptz,				-- NULL: there is nothing to tell
+	lease bigint,					-- incarnation of the worker that has it
+	generation bigint NOT NULL DEFAULT 0,	-- changed while it was leased?
+	attempts integer NOT NULL DEFAULT 0,
+	tried boolean NOT NULL DEFAULT false,	-- the target may have heard of it
+	endpoint text,					-- as found last
+	http_status integer,			-- of the last answer
+	last_error text,
+	status_url text,				-- where its progress can be seen, by its endpoint
+	status_due timestamptz,			-- when that is looked at
+	status_http integer,			-- what was seen there
+	status_text text,
+	first_sent timestamptz,
+	last_sent timestamptz,
+	removed_at timestamptz,			-- since when the page is gone, or elsewhere
+	UNIQUE (source_id, key, digest)
+) WITH (fillfactor = 80);
+CREATE INDEX _webmention_due ON rsvp_sync._webmention (due_at)
+	WHERE lease IS NULL AND due_at IS NOT NULL;
+CREATE INDEX _webmention_status ON rsvp_sync._webmention (status_due)
+	WHERE lease IS NULL AND status_due IS NOT NULL;
+CREATE INDEX _webmention_digest ON rsvp_sync._webmention (digest);
+CREATE INDEX _webmention_pending ON rsvp_sync._webmention (source_id)
+	WHERE due_at IS NOT NULL;
+CREATE INDEX _webmention_lease ON rsvp_sync._webmention (webmention_id)
+	WHERE lease IS NOT NULL;
+
+/* Pages of events that the queries of attached tables have named. */
+CREATE TABLE rsvp_sync._event_page (
+	source_id bigint NOT NULL
+		REFERENCES rsvp_sync._source ON DELETE CASCADE,
+	digest bytea NOT NULL,			-- of the URL
+	url text NOT NULL,
+	PRIMARY KEY (digest, source_id)
+);
+CREATE INDEX _event_page_source ON rsvp_sync._event_page (source_id);
+
+/*
+ * Webmentions that others have sent for pages of events here: each is verified
+ * by reading the page that is said to speak of one of ours.
+ */
+CREATE TABLE rsvp_sync._webmention_in (
+	received_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+	id uuid NOT NULL UNIQUE DEFAULT gen_random_uuid(),
+	source_id bigint NOT NULL		-- one that speaks of the target
+		REFERENCES rsvp_sync._source ON DELETE CASCADE,
+	tenants text[] NOT NULL,		-- of all that do
+	source text NOT NULL,
+	target text NOT NULL,
+	digest bytea NOT NULL UNIQUE,	-- of both
+	state text NOT NULL DEFAULT 'waiting'
+		CHECK (state IN ('waiting', 'applied', 'mention', 'removed',
+			'refused', 'failed')),
+	due_at timestamptz,				-- NULL: it is not to be read
+	lease bigint,					-- incarnation of the worker that has it
+	generation bigint NOT NULL DEFAULT 0,	-- sent again while it was leased?
+	attempts integer NOT NULL DEFAULT 0,
+	http_status integer,			-- of the page, last
+	last_error text,
+	applied_as text,				-- sourceId of process_external_rsvp(), while it counts
+	said_at timestamptz,			-- the time it was given
+	status text,
+	author text,					-- who counts as having said it
+	author_url text,				-- what the page says of him
+	author_name text,
+	result jsonb,					-- what process_external_rsvp() said
+	received_at timestamptz NOT NULL DEFAULT now(),
+	verified_at timestamptz
+) WITH (fillfactor = 80);
+CREATE INDEX _webmention_in_due ON rsvp_sync._webmention_in (due_at)
+	WHERE lease IS NULL AND due_at IS NOT NULL;
+CREATE INDEX _webmention_in_source ON rsvp_sync._webmention_in (source_id);
+CREATE INDEX _webmention_in_applied ON rsvp_sync._webmention_in (source)
+	WHERE applied_as IS NOT NULL;
+CREATE INDEX _webmention_in_lease ON rsvp_sync._webmention_in (received_id)
+	WHERE lease IS NOT NULL;
+
 /* Servers that do not answer, since when and why. */
 CREATE TABLE rsvp_sync._host (
 	host text PRIMARY KEY,			-- scheme, host and port
@@ -391,6 +488,11 @@ SELECT pg_catalog.pg_extension_config_dump('rsvp_sync._installation', '');
 SELECT pg_catalog.pg_extension_config_dump('rsvp_sync._source', '');
 SELECT pg_catalog.pg_extension_config_dump('rsvp_sync._source_source_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('rsvp_sync._intent', '');
+SELECT pg_catalog.pg_extension_config_dump('rsvp_sync._webmention', '');
+SELECT pg_catalog.pg_extension_config_dump('rsvp_sync._webmention_webmention_id_seq', '');
+SELECT pg_catalog.pg_extension_config_dump('rsvp_sync._event_page', '');
+SELECT pg_catalog.pg_extension_config_dump('rsvp_sync._webmention_in', '');
+SELECT pg_catalog.pg_extension_config_dump('rsvp_sync._webmention_in_received_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('rsvp_sync._pause', '');
 SELECT pg_catalog.pg_extension_config_dump('rsvp_sync._external', '');
 SELECT pg_catalog.pg_extension_config_dump('rsvp_sync._account', '');

@@ -107,6 +107,7 @@ DECLARE
 	snapshot pg_snapshot;
 	known boolean;
 	former jsonb;
+	keys text[];
 BEGIN
 	PERFORM rsvp_sync._check_options(given);
 	PERFORM rsvp_sync._check_attendance(caller, attendance);
@@ -129,14 +130,17 @@ BEGIN
 	s := rsvp_sync._set_apply(s, apply, path);
 	s.source_id := rsvp_sync._store_source(s, known);
 	PERFORM rsvp_sync._warn_slow_lookup(s.source_id);
+	PERFORM rsvp_sync._tell_apply_scans(s);
 
 	/*
 	 * The baseline takes its time and locks nothing; what is committed
 	 * meanwhile is added once the triggers are there.
 	 */
 	snapshot := pg_current_snapshot();
+	PERFORM rsvp_sync._attach_webmentions(s, known, given);
 	IF NOT known THEN
 		PERFORM rsvp_sync._take_baseline(s, NULL);
+		PERFORM rsvp_sync._webmention_baseline(s, NULL);
 	ELSIF given ->> 'backfill' IN ('all', 'upcoming') THEN
 		PERFORM rsvp_sync._backfill_again(s);
 	END IF;
@@ -144,8 +148,9 @@ BEGIN
 	UPDATE rsvp_sync._source f SET index_name = rsvp_sync._put_index(s)
 	WHERE f.source_id = s.source_id;
 	IF NOT known THEN
-		PERFORM rsvp_sync._take_baseline(s,
-			rsvp_sync._keys_since(s.attendance, snapshot));
+		keys := rsvp_sync._keys_since(s.attendance, snapshot);
+		PERFORM rsvp_sync._take_baseline(s, keys);
+		PERFORM rsvp_sync._webmention_baseline(s, keys);
 	END IF;
 	RETURN s.source_id;
 END

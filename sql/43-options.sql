@@ -29,6 +29,8 @@ AS $$
 		'It is the text of a query that returns did and envelope, and may return pds and handle; or false: look for none.'),
 	('depends', '{array}', NULL,
 		'It is an array such as [{"table": "app.events", "column": "event_id"}]: the column of the attendance table that leads to that table''s primary key.'),
+	('event_pages', '{string}', NULL,
+		'It is what the addresses of event pages begin with, as in "https://app.example/events/".'),
 	('index', '{string}', '{gin,none}', NULL),
 	('metadata', '{string}', NULL, 'It is the name of a jsonb column.'),
 	('on_cancel', '{string}', '{notgoing,delete}', NULL),

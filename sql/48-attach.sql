@@ -278,6 +278,7 @@ AS $$
 DECLARE
 	parts text[];
 	found_oid oid;
+	types text := substring(apply FROM '\((.*)\)\s*$');
 BEGIN
 	IF apply IS NULL THEN
 		RETURN s;
@@ -294,6 +295,8 @@ BEGIN
 		AND p.prorettype = 'text'::regtype
 		AND p.proargtypes::text = concat_ws(' ', 'text'::regtype::oid,
 			'text'::regtype::oid, 'text'::regtype::oid, 'jsonb'::regtype::oid)
+		/* Other types than these are another function's. */
+		AND (apply !~ '\(' OR types ~* '^(\s*(\w+\s+)?text\s*,){3}\s*(\w+\s+)?jsonb\s*$')
 	ORDER BY f.place
 	LIMIT 1;
 	IF found_oid IS NULL THEN
@@ -310,6 +313,12 @@ BEGIN
 			USING ERRCODE = 'insufficient_privilege',
 				HINT = format('GRANT EXECUTE ON FUNCTION %s TO that role.',
 					s.apply);
+	END IF;
+	/* What is generated needs no path; the function may. */
+	IF s.kind IN ('plan', 'openmeet') THEN
+		s.search_path := coalesce((SELECT string_agg(quote_ident(p.name), ', '
+			ORDER BY p.place) FROM unnest(path) WITH ORDINALITY
+				AS p (name, place)), '');
 	END IF;
 	RETURN s;
 END

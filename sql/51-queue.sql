@@ -546,6 +546,9 @@ UPDATE rsvp_sync._identity SET looked_at = looked_at - by_how_much,
 WHERE looked_at > now() OR resolved_at > now() OR verify_at > now();
 UPDATE rsvp_sync._event SET read_at = read_at - by_how_much
 WHERE read_at > now();
+UPDATE rsvp_sync._webmention SET due_at = due_at - by_how_much,
+	status_due = status_due - by_how_much
+WHERE due_at > now() OR status_due > now();
 $$;
 COMMENT ON FUNCTION rsvp_sync._clock_set_back(interval) IS
 'Brings forward by this much what is waited for.';
@@ -775,6 +778,7 @@ BEGIN
 	END IF;
 	PERFORM rsvp_sync._record_decisions(of_source, es, work);
 	PERFORM rsvp_sync._count_withdrawals(of_source, work);
+	PERFORM rsvp_sync._note_webmentions(of_source, keys);
 	IF rehearsal THEN
 		PERFORM rsvp_sync._rehearse(of_source, es);
 	END IF;
@@ -951,10 +955,15 @@ BEGIN
 	WHERE NOT i.live AND (e.d).live
 		AND (e.d).state IS DISTINCT FROM 'superseded';
 	/* This key leaves; the other one goes on with its record. */
-	UPDATE rsvp_sync._intent h SET bond = i.bond, rkey = i.rkey,
-		wrote = i.wrote, base_local = i.base_local, base_cid = i.base_cid,
+	UPDATE rsvp_sync._intent h SET bond = (e.d).bond, rkey = i.rkey,
+		wrote = i.wrote OR (e.s).remote_sent,
+		/* A send may just have turned out to have arrived. */
+		base_local = (e.d).base_local, base_cid = (e.d).base_cid,
 		record_created_at = i.record_created_at,
-		heard_cid = i.heard_cid, heard_status = i.heard_status
+		heard_cid = CASE WHEN (e.s).remote_sent THEN (e.s).remote_cid
+			ELSE i.heard_cid END,
+		heard_status = CASE WHEN (e.s).remote_sent THEN (e.s).remote_status
+			ELSE i.heard_status END
 	FROM unnest(es) e
 	JOIN rsvp_sync._intent i ON i.source_id = of_source AND i.key = e.key
 	WHERE (e.d).action = 'handover'
@@ -1265,6 +1274,8 @@ SELECT NOT EXISTS (SELECT FROM rsvp_sync._queue q
 			AND (i.bond IS NOT NULL OR i.doubt
 				/* The row is told that its record is gone. */
 				OR i.writeback AND i.writeback_failures < 3))
+	AND NOT EXISTS (SELECT FROM rsvp_sync._webmention w
+		WHERE w.source_id = of_source AND w.due_at IS NOT NULL)
 $$;
 COMMENT ON FUNCTION rsvp_sync._is_detached(bigint) IS
 'Is nothing of a source out there any more, and every row told?';

@@ -23,9 +23,12 @@ CREATE TYPE rsvp_sync._arrival AS (
 CREATE FUNCTION rsvp_sync._arrivals(dids text[], revs text[], ops text[],
 	rkeys text[], cids text[], records text[], times_us bigint[])
 RETURNS rsvp_sync._arrival[]
-LANGUAGE sql STABLE
-SET search_path = pg_catalog, pg_temp SET jit = off
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+SET jit = off SET plan_cache_mode = force_generic_plan
 AS $$
+BEGIN
+	RETURN (
 SELECT array_agg(ROW(e.did, e.rkey,
 	CASE WHEN e.op <> 'delete' THEN coalesce(e.cid,
 		'?' || md5(concat_ws('/', e.rev, e.time_us, e.record))) END,
@@ -48,7 +51,8 @@ FROM (
 	ORDER BY u.did, u.rkey, u.n DESC) e
 /* OFFSET: the record is read once, not for each of its parts. */
 CROSS JOIN LATERAL (SELECT CASE WHEN e.op <> 'delete'
-	THEN e.record::jsonb END OFFSET 0) AS r (record)
+	THEN e.record::jsonb END OFFSET 0) AS r (record));
+END
 $$;
 COMMENT ON FUNCTION rsvp_sync._arrivals(text[], text[], text[], text[], text[], text[], bigint[]) IS
 'Events of a stream as records: the last one of each, with what it is about and says.';
@@ -107,11 +111,14 @@ COMMENT ON FUNCTION rsvp_sync._knowing(text[], bigint[]) IS
 CREATE FUNCTION rsvp_sync._store_arrivals(arrivals rsvp_sync._arrival[],
 	how text, sure boolean, of_sources bigint[])
 RETURNS TABLE (did text, rkey text, event_uri text)
-LANGUAGE sql VOLATILE
+LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off SET enable_mergejoin = off SET jit = off
+SET plan_cache_mode = force_generic_plan
 AS $$
-INSERT INTO rsvp_sync._observed AS o (did, rkey, cid, event_uri, event_cid,
+#variable_conflict use_column
+BEGIN
+RETURN QUERY INSERT INTO rsvp_sync._observed AS o (did, rkey, cid, event_uri, event_cid,
 	status, record, rev, changed_at, source, verified, heard_by)
 SELECT a.did, a.rkey, a.cid, a.event_uri, a.event_cid, a.status, a.record,
 	a.rev, a.at, how, sure, of_sources
@@ -147,7 +154,8 @@ WHERE CASE WHEN o.cid IS NOT DISTINCT FROM excluded.cid
 	WHEN excluded.rev IS NULL AND how IN ('stream', 'application')
 	THEN coalesce(excluded.changed_at >= o.changed_at, true)
 	ELSE true END
-RETURNING o.did, o.rkey, o.event_uri
+RETURNING o.did, o.rkey, o.event_uri;
+END
 $$;
 COMMENT ON FUNCTION rsvp_sync._store_arrivals(rsvp_sync._arrival[], text, boolean, bigint[]) IS
 'Records that arrived, into observed; those that change what was known. sure: they are to be trusted. of_sources: who is told (NULL: all).';
@@ -170,6 +178,7 @@ RETURNS rsvp_sync._intake
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off SET enable_mergejoin = off SET jit = off
+SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
 	intake rsvp_sync._intake;

@@ -38,6 +38,7 @@ RETURNS rsvp_sync._meeting[]
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off SET enable_mergejoin = off SET jit = off
+SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
 	intents rsvp_sync._intent[];
@@ -90,6 +91,8 @@ BEGIN
 			CASE WHEN i.heard_cid IS NOT NULL THEN i.heard_status
 				ELSE i.base_local END,
 			o.cid, o.status, o.cid = ANY (i.sent_cids),
+			/* When it went, nobody knows who only found it gone. */
+			o.cid IS NULL AND t.source IN ('read', 'list') OR
 			CASE WHEN i.local IS NOT DISTINCT FROM d.local THEN i.local_at
 				ELSE coalesce(l.changed_at, (SELECT q.changed_at
 					FROM rsvp_sync._queue q
@@ -128,6 +131,7 @@ RETURNS rsvp_sync._meeting[]
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off SET jit = off
+SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
 	uris text[] := ARRAY(SELECT m.event_uri FROM unnest(meetings) m);
@@ -141,8 +145,9 @@ BEGIN
 	LEFT JOIN rsvp_sync._apply(src.source_id,
 		ARRAY(SELECT m.did FROM unnest(meetings) m), uris,
 		ARRAY(SELECT m.status FROM unnest(meetings) m),
-		ARRAY(SELECT jsonb_build_object(
-				'uri', rsvp_sync._rsvp_uri(m.did, m.rkey), 'cid', m.cid,
+		ARRAY(SELECT json_build_object(
+				'uri', 'at://' || m.did || '/community.lexicon.calendar.rsvp/'
+					|| m.rkey, 'cid', m.cid,
 				'rkey', m.rkey, 'status', m.status, 'record', m.record,
 				'handle', coalesce(of_handle, (SELECT d.handle
 					FROM rsvp_sync._identity d
@@ -165,6 +170,7 @@ RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off SET enable_mergejoin = off SET jit = off
+SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
 	map jsonb := rsvp_sync._status_map(src.source_id);
@@ -177,7 +183,7 @@ BEGIN
 		d.local, b.bond, b.kept AND w.wrote,
 		CASE WHEN b.kept THEN w.rkey WHEN b.bond IS NOT NULL THEN m.rkey END,
 		d.local, CASE WHEN b.kept THEN w.remote_cid ELSE m.cid END,
-		m.cid, m.status, 'done', 'from_network',
+		coalesce(m.cid, ''), m.status, 'done', 'from_network',
 		rsvp_sync._reason('from_network'), now(),
 		b.bond IS NOT NULL OR w.bond IS NOT NULL, now()
 	FROM unnest(meetings) m
@@ -230,7 +236,7 @@ BEGIN
 		writeback_at = CASE WHEN i.writeback THEN i.writeback_at
 			ELSE excluded.writeback_at END;
 	/* A row that spoke for the slot, where the application took another. */
-	UPDATE rsvp_sync._intent i SET heard_cid = m.cid,
+	UPDATE rsvp_sync._intent i SET heard_cid = coalesce(m.cid, ''),
 		heard_status = m.status
 	FROM unnest(meetings) m
 	WHERE m.key <> m.taken_key AND i.source_id = src.source_id
@@ -250,10 +256,11 @@ RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off SET enable_mergejoin = off SET jit = off
+SET plan_cache_mode = force_generic_plan
 AS $$
 BEGIN
 	UPDATE rsvp_sync._intent i SET
-		heard_cid = m.cid, heard_status = m.status,
+		heard_cid = coalesce(m.cid, ''), heard_status = m.status,
 		base_local = CASE WHEN settled AND m.local IS NOT DISTINCT FROM
 			coalesce(m.status, 'notgoing') THEN m.local ELSE i.base_local END,
 		base_cid = CASE WHEN settled AND (m.cid IS NULL OR i.rkey = m.rkey
@@ -322,41 +329,41 @@ DECLARE
 	began timestamptz := clock_timestamp();
 	mode text := current_setting('rsvp_sync.mode');
 	meetings rsvp_sync._meeting[];
-	some rsvp_sync._meeting[];
+	chosen rsvp_sync._meeting[];
 	applied rsvp_sync._meeting[];
 BEGIN
 	meetings := rsvp_sync._meet(src, dids, uris, known_uris);
-	some := ARRAY(SELECT m FROM unnest(meetings) m
+	chosen := ARRAY(SELECT m FROM unnest(meetings) m
 		WHERE m.verdict IN ('agree', 'local'));
-	IF some <> '{}' THEN
-		PERFORM rsvp_sync._note_heard(src, some);
+	IF chosen <> '{}' THEN
+		PERFORM rsvp_sync._note_heard(src, chosen);
 	END IF;
-	some := ARRAY(SELECT m FROM unnest(meetings) m
+	chosen := ARRAY(SELECT m FROM unnest(meetings) m
 		WHERE m.verdict = 'verify');
-	IF some <> '{}' THEN
-		PERFORM rsvp_sync._put_off(src, some, 'verify', false, now());
+	IF chosen <> '{}' THEN
+		PERFORM rsvp_sync._put_off(src, chosen, 'verify', false, now());
 	END IF;
-	some := ARRAY(SELECT m FROM unnest(meetings) m
+	chosen := ARRAY(SELECT m FROM unnest(meetings) m
 		WHERE m.verdict IN ('apply', 'cancel'));
-	IF some = '{}' THEN
+	IF chosen = '{}' THEN
 		RETURN meetings;
 	END IF;
 	IF mode <> 'live' OR src.state <> 'active' THEN
-		PERFORM rsvp_sync._put_off(src, some, 'apply', false,
+		PERFORM rsvp_sync._put_off(src, chosen, 'apply', false,
 			now() + interval '10 seconds');
 		IF mode = 'dry_run' THEN
-			PERFORM rsvp_sync._note_applied(src, some, 'dry_run');
+			PERFORM rsvp_sync._note_applied(src, chosen, 'dry_run');
 		END IF;
 		RETURN ARRAY(SELECT m FROM unnest(meetings) m
 				WHERE m.verdict NOT IN ('apply', 'cancel'))
 			|| ARRAY(SELECT ROW(m.did, m.event_uri, m.key, m.local, m.rkey,
 				m.cid, m.status, m.rev, m.source, m.record, m.at, 'put_off',
-				NULL, NULL)::rsvp_sync._meeting FROM unnest(some) m);
+				NULL, NULL)::rsvp_sync._meeting FROM unnest(chosen) m);
 	END IF;
 
-	some := rsvp_sync._apply_meetings(src, some, of_handle);
+	chosen := rsvp_sync._apply_meetings(src, chosen, of_handle);
 	/* '': it knows the event, and needs no row for that. */
-	applied := ARRAY(SELECT m FROM unnest(some) m
+	applied := ARRAY(SELECT m FROM unnest(chosen) m
 		WHERE m.taken_key <> '' AND m.error IS NULL);
 	IF applied <> '{}' THEN
 		PERFORM rsvp_sync._agree_applied(src, applied);
@@ -364,12 +371,12 @@ BEGIN
 		PERFORM rsvp_sync._count_applied(src.tenant, applied,
 			clock_timestamp() - began);
 	END IF;
-	IF cardinality(applied) < cardinality(some) THEN
-		PERFORM rsvp_sync._not_applied(src, ARRAY(SELECT m FROM unnest(some) m
+	IF cardinality(applied) < cardinality(chosen) THEN
+		PERFORM rsvp_sync._not_applied(src, ARRAY(SELECT m FROM unnest(chosen) m
 			WHERE m.taken_key IS NULL OR m.error IS NOT NULL));
 	END IF;
 	RETURN ARRAY(SELECT m FROM unnest(meetings) m
-		WHERE m.verdict NOT IN ('apply', 'cancel')) || some;
+		WHERE m.verdict NOT IN ('apply', 'cancel')) || chosen;
 END
 $$;
 COMMENT ON FUNCTION rsvp_sync._merge_source(rsvp_sync._source, text[], text[], text[], text) IS
@@ -406,14 +413,17 @@ COMMENT ON FUNCTION rsvp_sync._not_applied(rsvp_sync._source, rsvp_sync._meeting
 CREATE FUNCTION rsvp_sync._note_applied(src rsvp_sync._source,
 	meetings rsvp_sync._meeting[], what text)
 RETURNS void
-LANGUAGE sql VOLATILE
+LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
-INSERT INTO rsvp_sync._history (source_id, key, did, action, outcome, status,
-	uri, cid)
-SELECT src.source_id, coalesce(m.taken_key, m.key), m.did, 'apply', what,
-	m.status, rsvp_sync._rsvp_uri(m.did, m.rkey), m.cid
-FROM unnest(meetings) m
+BEGIN
+	INSERT INTO rsvp_sync._history (source_id, key, did, action, outcome,
+		status, uri, cid)
+	SELECT src.source_id, coalesce(m.taken_key, m.key), m.did, 'apply', what,
+		m.status, 'at://' || m.did || '/community.lexicon.calendar.rsvp/'
+			|| m.rkey, m.cid
+	FROM unnest(meetings) m;
+END
 $$;
 COMMENT ON FUNCTION rsvp_sync._note_applied(rsvp_sync._source, rsvp_sync._meeting[], text) IS
 'History of what was applied.';
@@ -422,15 +432,17 @@ COMMENT ON FUNCTION rsvp_sync._note_applied(rsvp_sync._source, rsvp_sync._meetin
 CREATE FUNCTION rsvp_sync._count_applied(of_tenant text,
 	meetings rsvp_sync._meeting[], took interval)
 RETURNS void
-LANGUAGE sql VOLATILE
+LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
-SELECT rsvp_sync._count_integration(of_tenant, 'bluesky',
-	count(*) FILTER (WHERE m.cid IS NOT NULL
-		AND m.key IS DISTINCT FROM m.taken_key),
-	count(*) FILTER (WHERE m.cid IS NOT NULL AND m.key = m.taken_key),
-	count(*) FILTER (WHERE m.cid IS NULL), took)
-FROM unnest(meetings) m
+BEGIN
+	PERFORM rsvp_sync._count_integration(of_tenant, 'bluesky',
+		count(*) FILTER (WHERE m.cid IS NOT NULL
+			AND m.key IS DISTINCT FROM m.taken_key),
+		count(*) FILTER (WHERE m.cid IS NOT NULL AND m.key = m.taken_key),
+		count(*) FILTER (WHERE m.cid IS NULL), took)
+	FROM unnest(meetings) m;
+END
 $$;
 COMMENT ON FUNCTION rsvp_sync._count_applied(text, rsvp_sync._meeting[], interval) IS
 'Counts what was applied, for the metrics.';

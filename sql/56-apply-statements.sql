@@ -369,9 +369,10 @@ COMMENT ON FUNCTION rsvp_sync._find_own_events(jsonb) IS
 
 /*
  * By where it was imported from: the record's did and key, or the source's
- * id or url.  A source of NULL is any.
+ * id; what is no at-uri by the source's id or url.  A source of NULL is any.
  */
-CREATE FUNCTION rsvp_sync._find_imported_events(shape jsonb) RETURNS text
+CREATE FUNCTION rsvp_sync._find_imported_events(shape jsonb, records boolean)
+RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
@@ -387,7 +388,8 @@ BEGIN
 			rsvp_sync._live_relation(rel), format(b.condition, b.col, type),
 			concat_ws(' AND ',
 				rsvp_sync._event_is_public(shape),
-				'nullif(' || own || '::text, '''') IS NULL')),
+				CASE WHEN records THEN
+					'nullif(' || own || '::text, '''') IS NULL' END)),
 		' UNION ALL ' ORDER BY b.how) INTO branches
 	FROM (VALUES
 		(1, data, '(%s ->> ''rkey'') = split_part(q.uri, ''/'', 5)'
@@ -398,10 +400,11 @@ BEGIN
 			'%s = q.uri AND lower(%2$s::text)'
 			' = coalesce(q.source, lower(%2$s::text))'),
 		(3, rsvp_sync._spare_column('e', rel, more -> 'source_url'),
-			'%s = q.uri AND q.uri NOT LIKE ''at://%%'''
-			' AND lower(%2$s::text) = coalesce(q.source, lower(%2$s::text))')
+			'%s = q.uri AND lower(%2$s::text)'
+			' = coalesce(q.source, lower(%2$s::text))')
 		) AS b (how, col, condition)
-	WHERE type IS NOT NULL AND b.col IS NOT NULL;
+	WHERE type IS NOT NULL AND b.col IS NOT NULL
+		AND b.how <> CASE WHEN records THEN 3 ELSE 1 END;
 	IF branches IS NULL THEN
 		RETURN NULL;
 	END IF;
@@ -413,8 +416,8 @@ BEGIN
 		' ORDER BY f.n, f.how, f.ref', branches);
 END
 $$;
-REVOKE ALL ON FUNCTION rsvp_sync._find_imported_events(jsonb) FROM PUBLIC;
-COMMENT ON FUNCTION rsvp_sync._find_imported_events(jsonb) IS
+REVOKE ALL ON FUNCTION rsvp_sync._find_imported_events(jsonb, boolean) FROM PUBLIC;
+COMMENT ON FUNCTION rsvp_sync._find_imported_events(jsonb, boolean) IS
 'private: SELECT of events by where they were imported from: $1 uris, $2 sources; NULL if there are no such columns';
 
 CREATE FUNCTION rsvp_sync._user_facts(shape jsonb, OUT ref text,
@@ -439,7 +442,7 @@ AS $$
 	SELECT format('SELECT q.n, %s, %s FROM unnest($1::text[], $2::text[])'
 			' WITH ORDINALITY AS q (did, provider, n)'
 			' JOIN %s i ON %s = q.did JOIN %s u ON %s'
-			' WHERE q.provider = ''bluesky'' AND %s ORDER BY 1, 3, 2',
+			' WHERE q.provider = ''bluesky'' AND %s ORDER BY 1, 2',
 		f.ref, f.shadow, rsvp_sync._live_relation(t.i -> 'rel'),
 		rsvp_sync._live_column('i', t.i -> 'rel', t.i -> 'did'),
 		rsvp_sync._live_relation(t.u -> 'rel'),
@@ -486,7 +489,7 @@ BEGIN
 		' unnest($1::text[], $2::text[])'
 		' WITH ORDINALITY AS d (did, provider, n))'
 		' SELECT f.n, f.ref, f.shadow FROM (%s) AS f (n, how, ref, shadow)'
-		' ORDER BY f.n, f.shadow, f.how, f.ref', branches);
+		' ORDER BY f.n, f.how, f.ref', branches);
 END
 $$;
 REVOKE ALL ON FUNCTION rsvp_sync._find_users(jsonb) FROM PUBLIC;
@@ -682,7 +685,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
 AS $$
 	SELECT format('SELECT q.n, (SELECT count(*) FROM %s a WHERE %s'
 			' AND %s = ''going'') FROM unnest($1::text[])'
-			' WITH ORDINALITY AS q (ev, n)',
+			' WITH ORDINALITY AS q (ev, n) ORDER BY 1',
 		rsvp_sync._live_relation(t.a),
 		rsvp_sync._ref_match('a', t.a, shape #> '{event,via}', 'q.ev'),
 		rsvp_sync._meaning(rsvp_sync._live_column('a', t.a, shape -> 'status')

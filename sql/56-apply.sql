@@ -52,7 +52,7 @@ AS $$
 			'originalCreatedAt', r.j #> '{record,createdAt}')), '{}')::text
 	FROM unnest(dids, event_uris, statuses, rsvps) WITH ORDINALITY
 		AS q (did, uri, status, rsvp, n)
-	CROSS JOIN LATERAL (SELECT coalesce(q.rsvp, '{}')::jsonb) AS r (j)
+	CROSS JOIN LATERAL (SELECT coalesce(q.rsvp, '{}')::jsonb OFFSET 0) AS r (j)
 	CROSS JOIN LATERAL (SELECT coalesce(lower(nullif(r.j ->> 'source', '')),
 		'web')) AS f (other)
 	ORDER BY q.n
@@ -126,7 +126,11 @@ BEGIN
 		UNION ALL
 		SELECT 'own_events', rsvp_sync._find_own_events(shape), NULL
 		UNION ALL
-		SELECT 'imported_events', rsvp_sync._find_imported_events(shape), NULL;
+		SELECT 'imported_events',
+			rsvp_sync._find_imported_events(shape, true), NULL
+		UNION ALL
+		SELECT 'foreign_events',
+			rsvp_sync._find_imported_events(shape, false), NULL;
 	IF s.apply IS NOT NULL THEN
 		RETURN;
 	END IF;

@@ -232,8 +232,8 @@ BEGIN
 		PERFORM rsvp_sync._bad_payload('metadata.record', format('is of type %s',
 			jsonb_typeof(its)), 'It is the record, an object.');
 	END IF;
-	a.at := least(coalesce(rsvp_sync._tid_time(a.rev),
-		rsvp_sync._payload_time(payload), now()), now());
+	a.at := rsvp_sync._payload_time(payload);
+	a.at := least(coalesce(rsvp_sync._tid_time(a.rev), a.at, now()), now());
 	IF a.cid IS NULL THEN
 		a.cid := '?' || md5(concat_ws('/', a.rev, a.at, word));
 	END IF;

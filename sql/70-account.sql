@@ -591,7 +591,8 @@ AS $$
 		'rsvp_document', 'rsvp_outbox'
 	]::name[], ARRAY[
 		'source', 'account', 'rsvp', 'queue', 'failed', 'held', 'progress',
-		'status', 'history'
+		'status', 'history', 'inbound', 'external_rsvp',
+		'webmention', 'webmention_received'
 	]::name[])
 $$;
 REVOKE ALL ON FUNCTION rsvp_sync.grant_application(name) FROM PUBLIC;

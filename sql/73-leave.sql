@@ -90,6 +90,9 @@ BEGIN
 	FROM rsvp_sync._intent i
 	WHERE i.did = of_did AND i.source_id = ANY (sources)
 		AND q.source_id = i.source_id AND q.key = i.key;
+	DELETE FROM rsvp_sync._webmention w USING rsvp_sync._intent i
+	WHERE i.did = of_did AND i.source_id = ANY (sources)
+		AND w.source_id = i.source_id AND w.key = i.key;
 	DELETE FROM rsvp_sync._pause p WHERE p.subject = of_did;
 	DELETE FROM rsvp_sync._found_credential f WHERE f.did = of_did;
 	UPDATE rsvp_sync._intent i SET did = NULL, event_uri = NULL,
@@ -126,6 +129,9 @@ SELECT NOT EXISTS (SELECT FROM rsvp_sync._intent i
 		AND i.source_id = ANY (rsvp_sync._speakers(of_did, how))
 		AND (i.bond IS NOT NULL OR i.doubt
 			OR i.writeback AND i.writeback_failures < 3
+			OR EXISTS (SELECT FROM rsvp_sync._webmention w
+				WHERE w.source_id = i.source_id AND w.key = i.key
+					AND w.due_at IS NOT NULL)
 			OR EXISTS (SELECT FROM rsvp_sync._queue q
 				WHERE q.source_id = i.source_id AND q.key = i.key)))
 $$;
@@ -309,6 +315,14 @@ BEGIN
 			FROM rsvp_sync._history h
 			JOIN rsvp_sync._source s ON s.source_id = h.source_id
 			WHERE h.did = $2 AND h.source_id = ANY (sources)),
+		'webmentions', (SELECT coalesce(jsonb_agg(to_jsonb(w) - 'digest'
+				- 'lease' - 'source_id' || jsonb_build_object('attendance',
+					s.attendance) ORDER BY w.webmention_id), '[]')
+			FROM rsvp_sync._intent i
+			JOIN rsvp_sync._source s ON s.source_id = i.source_id
+			JOIN rsvp_sync._webmention w
+				ON w.source_id = i.source_id AND w.key = i.key
+			WHERE i.did = $2 AND i.source_id = ANY (sources)),
 		'events', (SELECT coalesce(jsonb_agg(to_jsonb(e) ORDER BY e.uri), '[]')
 			FROM rsvp_sync._event e
 			WHERE starts_with(e.uri, 'at://' || $2 || '/')));
@@ -321,4 +335,4 @@ CREATE FUNCTION rsvp_sync.export(did text) RETURNS jsonb
 LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp
 AS 'MODULE_PATHNAME', 'rsvp_sync_export';
 COMMENT ON FUNCTION rsvp_sync.export(text) IS
-'Everything that is stored of a DID, and never a secret: account, found (by which tables its credentials were found), paused, identity, records (observed), rows (what is known of attendance rows), history, events (the cache of its event records), forgotten_on. Rows and history of the caller''s own tables; a superuser sees all. Nothing known: null and empty lists. Errors: invalid_parameter_value, null_value_not_allowed, insufficient_privilege (the account is another role''s).';
+'Everything that is stored of a DID, and never a secret: account, found (by which tables its credentials were found), paused, identity, records (observed), rows (what is known of attendance rows), history, webmentions (who was told of those rows'' pages), events (the cache of its event records), forgotten_on. Rows and history of the caller''s own tables; a superuser sees all. Nothing known: null and empty lists. Errors: invalid_parameter_value, null_value_not_allowed, insufficient_privilege (the account is another role''s).';

@@ -23,64 +23,72 @@ AS 'MODULE_PATHNAME', 'rsvp_sync_visible_rows';
 COMMENT ON FUNCTION rsvp_sync._visible_rows(oid, oid, text, text, text) IS
 'private: what this query returns to the caller, who is meant by the first argument';
 
-/*
- * Columns that hold text, by name.  Others are left alone: to make text of
- * them may be a function of the table's owner.
- */
-CREATE FUNCTION rsvp_sync._readable_texts(caller oid, alias text, rel jsonb,
-	names text[]) RETURNS text[]
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
-AS $$
-	SELECT coalesce(array_agg(format('nullif(%s.%I::text, '''')', alias, a.attname)
-		ORDER BY n.place, a.attnum), '{}')
-	FROM unnest(names) WITH ORDINALITY AS n (name, place)
-	JOIN pg_attribute a ON a.attrelid = (rel ->> 0)::oid AND a.attnum > 0
-		AND NOT a.attisdropped
-		AND rsvp_sync._plain_name(a.attname::text) = rsvp_sync._plain_name(n.name)
-	WHERE rsvp_sync._column_type(a.attrelid, jsonb_build_array(a.attnum))
-			IN ('text'::regtype, 'varchar'::regtype, 'bpchar'::regtype)
-		AND has_column_privilege(caller, a.attrelid, a.attnum, 'SELECT')
-$$;
-COMMENT ON FUNCTION rsvp_sync._readable_texts(oid, text, jsonb, text[]) IS
-'private: expressions for the text columns of these names that the caller may read, in the order of the names';
-
 /* May the caller read all columns that lead from here to there? */
 CREATE FUNCTION rsvp_sync._may_join(caller oid, from_rel jsonb, link jsonb)
 RETURNS boolean
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
 AS $$
-	SELECT coalesce(bool_and(has_column_privilege(caller, c.relation, c.attnum,
+BEGIN
+	RETURN (SELECT coalesce(bool_and(has_column_privilege(caller, c.relation, c.attnum,
 		'SELECT')), false)
 	FROM (
 		SELECT (from_rel ->> 0)::oid, (v ->> 0)::smallint
 		FROM jsonb_array_elements(link -> 'via') v
 		UNION ALL
 		SELECT (link #>> '{rel,0}')::oid, (r ->> 0)::smallint
-		FROM jsonb_array_elements(link -> 'ref') r) AS c (relation, attnum)
+		FROM jsonb_array_elements(link -> 'ref') r) AS c (relation, attnum));
+END
 $$;
 COMMENT ON FUNCTION rsvp_sync._may_join(oid, jsonb, jsonb) IS
 'private: may the caller read the columns of this foreign key, on both sides?';
 
-/* What a recognised schema calls the parts of a document. */
+/* What a recognised schema calls the parts of a document, in any spelling. */
 CREATE FUNCTION rsvp_sync._document_columns()
 RETURNS TABLE (part text, alias text, names text[])
 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
 AS $$
 	VALUES
-		('event_url', 'e', '{url,event_url,public_url,permalink,web_url,source_url}'::text[]),
-		('event_name', 'e', '{name,title,event_name,summary}'),
-		('event_location', 'e', '{location,event_location,venue,place,address,location_online}'),
-		('author_name', 'u', '{display_name,full_name,name}'),
-		('first_name', 'u', '{first_name,given_name}'),
-		('last_name', 'u', '{last_name,family_name}'),
-		('user_name', 'u', '{user_name,nickname,handle}'),
-		('author_url', 'u', '{url,profile_url,website,homepage}'),
-		('author_photo', 'u', '{photo_url,avatar_url,picture_url,image_url,photo,avatar,picture,image}'),
+		('event_url', 'e', '{url,eventurl,publicurl,permalink,weburl,sourceurl}'::text[]),
+		('event_name', 'e', '{name,title,eventname,summary}'),
+		('event_location', 'e', '{location,eventlocation,venue,place,address,locationonline}'),
+		('author_name', 'u', '{displayname,fullname,name}'),
+		('first_name', 'u', '{firstname,givenname}'),
+		('last_name', 'u', '{lastname,familyname}'),
+		('user_name', 'u', '{username,nickname,handle}'),
+		('author_url', 'u', '{url,profileurl,website,homepage}'),
+		('author_photo', 'u', '{photourl,avatarurl,pictureurl,imageurl,photo,avatar,picture,image}'),
 		('content', 'a', '{content}'),
-		('permalink', 'a', '{permalink,rsvp_url}')
+		('permalink', 'a', '{permalink,rsvpurl}')
 $$;
 COMMENT ON FUNCTION rsvp_sync._document_columns() IS
-'private: names of columns of attendance (a), events (e) and users (u) that a document is made of';
+'private: names, as _plain_name() has them, of columns of attendance (a), events (e) and users (u) that a document is made of';
+
+/*
+ * Of these only columns that hold text.  Others are left alone: to make text
+ * of them may be a function of the table's owner.
+ */
+CREATE FUNCTION rsvp_sync._readable_parts(caller oid, relations jsonb)
+RETURNS TABLE (part text, columns text[])
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	RETURN QUERY
+	SELECT c.part, array_agg(format('%s.%I', c.alias, a.attname)
+		ORDER BY n.place, a.attnum)
+	FROM rsvp_sync._document_columns() c
+	CROSS JOIN LATERAL unnest(c.names) WITH ORDINALITY AS n (name, place)
+	JOIN pg_attribute a ON a.attrelid = (relations ->> c.alias)::oid
+		AND a.attnum > 0 AND NOT a.attisdropped
+		AND lower(replace(a.attname::text, '_', '')) = n.name
+	JOIN pg_type t ON t.oid = a.atttypid
+	WHERE CASE WHEN t.typtype = 'd' THEN t.typbasetype ELSE t.oid END
+			IN ('text'::regtype, 'varchar'::regtype, 'bpchar'::regtype)
+		AND has_column_privilege(caller, a.attrelid, a.attnum, 'SELECT')
+	GROUP BY c.part;
+END
+$$;
+COMMENT ON FUNCTION rsvp_sync._readable_parts(oid, jsonb) IS
+'private: the columns of these relations (by alias) that a document is made of and the caller may read';
 
 /*
  * The query that is run as the caller.  Of a source with a query of its own
@@ -94,43 +102,41 @@ DECLARE
 	shape jsonb := CASE WHEN s.kind IN ('plan', 'openmeet')
 		THEN rsvp_sync._shape(s) END;
 	a jsonb := rsvp_sync._relation_ref(s.attendance);
-	aliases text[] := '{a}';
+	relations jsonb := CASE WHEN shape IS NULL THEN '{}'
+		ELSE jsonb_build_object('a', s.attendance::oid::bigint) END;
 	joins text := '';
 	link record;
-	parts jsonb := '{}';
-	part record;
+	parts jsonb;
 	updated jsonb := rsvp_sync._column_ref(s.attendance, 'updated_at');
 	key text;
 	condition text;
 BEGIN
-	FOR link IN SELECT * FROM (VALUES ('event', 'e'), ('user', 'u'))
-		AS l (name, alias)
+	FOR link IN
+		SELECT l.alias, shape -> l.name AS shape
+		FROM (VALUES ('event', 'e'), ('user', 'u')) AS l (name, alias)
+		WHERE shape IS NOT NULL
+			AND rsvp_sync._may_join(caller, a, shape -> l.name)
 	LOOP
-		CONTINUE WHEN NOT rsvp_sync._may_join(caller, a, shape -> link.name);
-		aliases := aliases || link.alias;
+		relations := relations || jsonb_build_object(link.alias,
+			link.shape #> '{rel,0}');
+		/* No cast, as _join_condition() has it: to a domain it runs its checks. */
 		joins := joins || format(' LEFT JOIN %s %s ON %s',
-			rsvp_sync._live_relation(shape #> ARRAY[link.name, 'rel']), link.alias,
-			rsvp_sync._join_condition('a', a, shape #> ARRAY[link.name, 'via'],
-				link.alias, shape #> ARRAY[link.name, 'rel'],
-				shape #> ARRAY[link.name, 'ref']));
+			rsvp_sync._live_relation(link.shape -> 'rel'), link.alias, (
+				SELECT string_agg(format('%s = %s',
+					rsvp_sync._live_column(link.alias, link.shape -> 'rel', t.ref),
+					rsvp_sync._live_column('a', a, f.ref)), ' AND ')
+				FROM jsonb_array_elements(link.shape -> 'via')
+					WITH ORDINALITY AS f (ref, place)
+				JOIN jsonb_array_elements(link.shape -> 'ref')
+					WITH ORDINALITY AS t (ref, place) USING (place)));
 	END LOOP;
-	FOR part IN
-		SELECT c.part, t.texts
-		FROM rsvp_sync._document_columns() c
-		CROSS JOIN LATERAL rsvp_sync._readable_texts(caller, c.alias,
-			CASE c.alias WHEN 'a' THEN a WHEN 'e' THEN shape #> '{event,rel}'
-				ELSE shape #> '{user,rel}' END, c.names) AS t (texts)
-		WHERE shape IS NOT NULL AND c.alias = ANY (aliases)
-			AND cardinality(t.texts) > 0
-	LOOP
-		parts := parts || jsonb_build_object(part.part,
-			format('coalesce(%s)', array_to_string(part.texts, ', ')));
-		IF part.part = 'author_url' THEN
-			condition := (SELECT string_agg(format('%s = $1',
-				substring(x FROM '\((.*), ''''\)$')), ' OR ')
-				FROM unnest(part.texts) x);
-		END IF;
-	END LOOP;
+	SELECT coalesce(jsonb_object_agg(p.part, format('coalesce(%s)', (
+			SELECT string_agg(format('nullif(%s::text, '''')', c.name), ', ' ORDER BY c.place)
+			FROM unnest(p.columns) WITH ORDINALITY AS c (name, place)))), '{}'),
+		min(array_to_string(p.columns, ' = $1 OR ') || ' = $1')
+			FILTER (WHERE p.part = 'author_url')
+		INTO parts, condition
+	FROM rsvp_sync._readable_parts(caller, relations) p;
 	IF shape IS NOT NULL AND updated IS NOT NULL
 		AND has_column_privilege(caller, s.attendance::oid, (updated ->> 0)::smallint,
 			'SELECT')
@@ -180,20 +186,20 @@ COMMENT ON FUNCTION rsvp_sync._document_time(text) IS
  */
 CREATE FUNCTION rsvp_sync._document_status(word text, mapped text)
 RETURNS text
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
 AS $$
-	SELECT coalesce((
+BEGIN
+	RETURN (SELECT CASE mapped WHEN 'interested' THEN coalesce((
 			SELECT w.word
 			FROM unnest('{indieweb,openmeet,activitypub,partstat,schemaorg,as1}'::text[])
 				WITH ORDINALITY AS v (vocabulary, place)
 			CROSS JOIN LATERAL (SELECT rsvp_sync.rsvp_status_map(_document_status.word,
 				v.vocabulary, 'indieweb')) AS w (word)
-			WHERE rsvp_sync.rsvp_status_map(w.word, 'indieweb', 'atproto')
-				= 'community.lexicon.calendar.rsvp#' || mapped
+			WHERE w.word IN ('maybe', 'interested')
 			ORDER BY v.place
-			LIMIT 1),
-		rsvp_sync.rsvp_status_map(mapped, 'atproto', 'indieweb'))
-	WHERE mapped IS NOT NULL
+			LIMIT 1), mapped)
+		ELSE rsvp_sync.rsvp_status_map(mapped, 'atproto', 'indieweb') END);
+END
 $$;
 COMMENT ON FUNCTION rsvp_sync._document_status(text, text) IS
 'private: yes, no, maybe or interested for an application''s status that is mapped to this; NULL if to nothing';
@@ -238,7 +244,7 @@ BEGIN
 			'photo', d ->> 'author_photo'),
 		'published', rsvp_sync._document_time(d ->> 'created_at'),
 		'updated', rsvp_sync._document_time(coalesce(d ->> 'updated_at',
-			(SELECT i.local_at::text FROM rsvp_sync._intent i
+			(SELECT to_jsonb(i.local_at) #>> '{}' FROM rsvp_sync._intent i
 			WHERE i.source_id = s.source_id AND i.key = _make_document.key
 				AND i.local IS NOT DISTINCT FROM mapped))),
 		'content', d ->> 'content',
@@ -350,7 +356,8 @@ BEGIN
 		JOIN pg_class c ON c.oid = s.attendance
 			AND has_any_column_privilege(caller, c.oid, 'SELECT')
 		CROSS JOIN LATERAL rsvp_sync._actor_documents(caller, s, actor) d
-		WHERE d IS NOT NULL) x
+		/* Somebody's query that does not run is no reason to show nothing. */
+		WHERE s.state <> 'broken' AND d IS NOT NULL) x
 	WHERE x.activity IS NOT NULL;
 	pages := greatest((total + page_size - 1) / page_size, 1);
 
@@ -386,4 +393,4 @@ LANGUAGE C STABLE
 SET search_path = pg_catalog, pg_temp
 AS 'MODULE_PATHNAME', 'rsvp_sync_rsvp_outbox';
 COMMENT ON FUNCTION rsvp_sync.rsvp_outbox(text, integer) IS
-'Somebody''s RSVPs as activities, newest first, 50 a page: an OrderedCollectionPage; page 0 or NULL: the OrderedCollection with totalItems, first, last. actor: a URL; rows are his whose author_url it is, or that name no author and have a permalink below it. Of all attached tables that the caller may read, with the caller''s rights; withheld rows are left out. Errors: invalid_parameter_value (actor is no URL, no such page), those of desired queries.';
+'Somebody''s RSVPs as activities, newest first, 50 a page: an OrderedCollectionPage; page 0 or NULL: the OrderedCollection with totalItems, first, last. actor: a URL; rows are his whose author_url it is, or that name no author and have a permalink below it. Of all attached tables that the caller may read, with the caller''s rights; withheld rows and broken sources are left out. Errors: invalid_parameter_value (actor is no URL, no such page), those of desired queries.';

@@ -6,6 +6,9 @@
  * what is empty becomes missing, and what is no http or https URL is never a
  * link.  Behind it nothing has to be doubted but the characters of a text,
  * and these are escaped where they are put in (src/render.c).
+ *
+ * PL/pgSQL, although nearly all is a single expression: it keeps the plan,
+ * where a function in SQL that another one calls is planned for each call.
  */
 
 CREATE FUNCTION rsvp_sync._escape(form text, value text) RETURNS text
@@ -119,25 +122,31 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION rsvp_sync._read_document(jsonb) IS
-'private: the parts of a document, checked, flat; what is missing or no link is left out; …_at: a time in UTC. Errors: invalid_parameter_value';
+'private: the parts of a document, checked, flat; what is missing or no link is left out; NAME_at: a time in UTC. Errors: invalid_parameter_value';
 
 /*
  * The badge
  */
 
 CREATE FUNCTION rsvp_sync.rsvp_badge(document jsonb) RETURNS text
-LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
 AS $$
-	SELECT CASE rsvp_sync._read_document(document) ->> 'status'
-		WHEN 'yes' THEN U&'\2705 Attending'
-		WHEN 'no' THEN U&'\274C Not Attending'
-		WHEN 'maybe' THEN U&'\2753 Maybe Attending'
-		WHEN 'interested' THEN U&'\2B50 Interested'
-		ELSE 'RSVP' END
+BEGIN
+	/* A database in another encoding cannot hold the symbols. */
+	RETURN coalesce((
+		SELECT CASE WHEN getdatabaseencoding() = 'UTF8'
+			THEN convert_from(b.symbol, 'UTF8') || ' ' ELSE '' END || b.words
+		FROM (VALUES ('yes', '\xe29c85'::bytea, 'Attending'),
+			('no', '\xe29d8c', 'Not Attending'),
+			('maybe', '\xe29d93', 'Maybe Attending'),
+			('interested', '\xe2ad90', 'Interested')) AS b (status, symbol, words)
+		WHERE b.status = rsvp_sync._read_document(document) ->> 'status'),
+		'RSVP');
+END
 $$;
 COMMENT ON FUNCTION rsvp_sync.rsvp_badge(jsonb) IS
-'A document''s status as a symbol and words, plain text; RSVP where it has none. Errors: invalid_parameter_value (what is no document).';
+'A document''s status as a symbol and words, plain text; RSVP where it has none. In a database that is not UTF8 words only. Errors: invalid_parameter_value (what is no document).';
 
 /*
  * HTML
@@ -146,24 +155,27 @@ COMMENT ON FUNCTION rsvp_sync.rsvp_badge(jsonb) IS
 /* <name class="..." attribute="value" ...>text</name>, NULL without value. */
 CREATE FUNCTION rsvp_sync._html_part(name text, class text, attribute text,
 	value text, body text) RETURNS text
-LANGUAGE sql IMMUTABLE PARALLEL SAFE
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
 AS $$
-	SELECT format('<%s class="%s"', name, class)
+BEGIN
+	RETURN (SELECT format('<%s class="%s"', name, class)
 		|| CASE WHEN attribute IS NULL THEN ''
 			ELSE format(' %s="%s"', attribute, rsvp_sync._escape('html', value)) END
 		|| CASE WHEN attribute IN ('datetime', 'value') THEN '' ELSE ' dir="auto"' END
 		|| format('>%s</%s>', rsvp_sync._escape('html', body), name)
-	WHERE value IS NOT NULL AND body IS NOT NULL
+	WHERE value IS NOT NULL AND body IS NOT NULL);
+END
 $$;
 COMMENT ON FUNCTION rsvp_sync._html_part(text, text, text, text, text) IS
 'private: an HTML element of a class, with an attribute and text, both escaped; NULL without them';
 
 CREATE FUNCTION rsvp_sync._html_author(d jsonb) RETURNS text
-LANGUAGE sql IMMUTABLE PARALLEL SAFE
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
 AS $$
-	SELECT format('<span class="p-author h-card">%s</span>', concat(
+BEGIN
+	RETURN (SELECT format('<span class="p-author h-card">%s</span>', concat(
 		'<img class="u-photo" src="' || rsvp_sync._escape('html', d ->> 'author_photo')
 			|| '" alt="">',
 		CASE WHEN d ? 'author_url'
@@ -172,16 +184,18 @@ AS $$
 				coalesce(d ->> 'author_name', d ->> 'author_url'))
 			ELSE rsvp_sync._html_part('span', 'p-name', NULL, d ->> 'author_name',
 				d ->> 'author_name') END))
-	WHERE d ?| '{author_name,author_url,author_photo}'
+	WHERE d ?| '{author_name,author_url,author_photo}');
+END
 $$;
 COMMENT ON FUNCTION rsvp_sync._html_author(jsonb) IS
 'private: the h-card of a document''s author, or NULL';
 
 CREATE FUNCTION rsvp_sync.rsvp_html(document jsonb) RETURNS text
-LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
 AS $$
-	SELECT concat_ws(E'\n', '<article class="h-entry response response-rsvp">',
+BEGIN
+	RETURN (SELECT concat_ws(E'\n', '<article class="h-entry response response-rsvp">',
 		format('<p class="response-to">%s</p>', concat_ws(' ',
 			rsvp_sync._html_author(d),
 			rsvp_sync._html_part('data', 'p-rsvp', 'value', d ->> 'status',
@@ -211,7 +225,8 @@ AS $$
 		'</article>')
 	FROM (SELECT rsvp_sync._read_document(document)) AS r (d)
 	CROSS JOIN LATERAL rsvp_sync._html_part('time', 'dt-published', 'datetime',
-		d ->> 'published', d ->> 'published') AS p (published)
+		d ->> 'published', d ->> 'published') AS p (published));
+END
 $$;
 COMMENT ON FUNCTION rsvp_sync.rsvp_html(jsonb) IS
 'A document as an h-entry of microformats2: p-rsvp, u-in-reply-to, p-author h-card, e-content, dt-published, dt-updated, u-url, p-category. A fragment, everything escaped; content is plain text. Missing parts are left out, and URLs that are not http or https. Errors: invalid_parameter_value (what is no document).';
@@ -221,19 +236,22 @@ COMMENT ON FUNCTION rsvp_sync.rsvp_html(jsonb) IS
  */
 
 CREATE FUNCTION rsvp_sync._rfc822(instant text) RETURNS text
-LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp SET TimeZone = 'UTC' SET lc_time = 'C'
 AS $$
-	SELECT to_char(instant::timestamptz, 'Dy, DD Mon YYYY HH24:MI:SS "+0000"')
+BEGIN
+	RETURN (SELECT to_char(instant::timestamptz, 'Dy, DD Mon YYYY HH24:MI:SS "+0000"'));
+END
 $$;
 COMMENT ON FUNCTION rsvp_sync._rfc822(text) IS
 'private: an instant as RFC 822 writes it, with four digits of the year';
 
 CREATE FUNCTION rsvp_sync.rsvp_rss_item(document jsonb) RETURNS text
-LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
 AS $$
-	SELECT concat_ws(E'\n', '<item>',
+BEGIN
+	RETURN (SELECT concat_ws(E'\n', '<item>',
 		format('<title>%s</title>', rsvp_sync._escape('xml', concat_ws(': ',
 			rsvp_sync.rsvp_badge(document),
 			coalesce(d ->> 'event_name', d ->> 'event_url')))),
@@ -251,21 +269,24 @@ AS $$
 		format('<description><![CDATA[%s]]></description>',
 			rsvp_sync._escape('cdata', rsvp_sync.rsvp_html(document))),
 		'</item>')
-	FROM (SELECT rsvp_sync._read_document(document)) AS r (d)
+	FROM (SELECT rsvp_sync._read_document(document)) AS r (d));
+END
 $$;
 COMMENT ON FUNCTION rsvp_sync.rsvp_rss_item(jsonb) IS
 'A document as an item of RSS 2.0: title (badge and event), link and guid (permalink), pubDate (RFC 822, UTC), category, description (rsvp_html() in CDATA). Characters that XML does not know are left out. Errors: invalid_parameter_value (what is no document).';
 
 /* The same for every rendering, whatever the status is at the time. */
 CREATE FUNCTION rsvp_sync._rsvp_uid(d jsonb) RETURNS text
-LANGUAGE sql IMMUTABLE PARALLEL SAFE
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
 AS $$
-	SELECT 'rsvp-' || left(encode(sha256(convert_to(jsonb_build_array(
+BEGIN
+	RETURN (SELECT 'rsvp-' || left(encode(sha256(convert_to(jsonb_build_array(
 		coalesce(d ->> 'author_url', d ->> 'actor', d ->> 'permalink', d ->> 'author_name'),
 		coalesce(d ->> 'event_url', d ->> 'event_name'),
 		CASE WHEN d ? 'event_url' THEN NULL ELSE d ->> 'event_date_at' END)::text,
-		'UTF8')), 'hex'), 32)
+		'UTF8')), 'hex'), 32));
+END
 $$;
 COMMENT ON FUNCTION rsvp_sync._rsvp_uid(jsonb) IS
 'private: an identifier made of who answers and to what';
@@ -275,19 +296,22 @@ COMMENT ON FUNCTION rsvp_sync._rsvp_uid(jsonb) IS
  */
 
 CREATE FUNCTION rsvp_sync._ics_instant(instant text) RETURNS text
-LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
 AS $$
-	SELECT regexp_replace(translate(instant, '-:Z', ''), '[.].*', '') || 'Z'
+BEGIN
+	RETURN (SELECT regexp_replace(translate(instant, '-:Z', ''), '[.].*', '') || 'Z');
+END
 $$;
 COMMENT ON FUNCTION rsvp_sync._ics_instant(text) IS
 'private: an instant as RFC 5545 writes it';
 
 CREATE FUNCTION rsvp_sync.rsvp_ics(document jsonb) RETURNS text
-LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
 AS $$
-	SELECT rsvp_sync._escape('ics_fold', concat_ws(E'\n',
+BEGIN
+	RETURN (SELECT rsvp_sync._escape('ics_fold', concat_ws(E'\n',
 		'BEGIN:VCALENDAR', 'VERSION:2.0', 'PRODID:-//rsvp_sync//rsvp_ics//EN',
 		'BEGIN:VEVENT',
 		'UID:' || rsvp_sync._rsvp_uid(d) || coalesce('@' || substring(
@@ -318,7 +342,8 @@ AS $$
 		CASE WHEN d ->> 'status' = 'yes' THEN 'TRANSP:OPAQUE' ELSE 'TRANSP:TRANSPARENT' END,
 		'END:VEVENT', 'END:VCALENDAR', ''))
 	FROM (SELECT rsvp_sync._read_document(document)) AS r (d)
-	WHERE d ? 'event_date'
+	WHERE d ? 'event_date');
+END
 $$;
 COMMENT ON FUNCTION rsvp_sync.rsvp_ics(jsonb) IS
 'A document as an iCalendar object with one VEVENT (RFC 5545): UID, DTSTAMP, DTSTART (a date where event_date is one), SUMMARY, LOCATION, DESCRIPTION, URL, ATTENDEE;PARTSTAT; folded, lines end in CRLF. NULL without event_date, for there is no VEVENT without DTSTART. Errors: invalid_parameter_value (what is no document).';

@@ -9,10 +9,11 @@
  * of how it is rendered; so it is never used for another answer.
  */
 CREATE FUNCTION rsvp_sync._activity(d jsonb, dialect text) RETURNS jsonb
-LANGUAGE sql IMMUTABLE PARALLEL SAFE
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
 AS $$
-	SELECT jsonb_strip_nulls(jsonb_build_object(
+BEGIN
+	RETURN (SELECT jsonb_strip_nulls(jsonb_build_object(
 		'@context', 'https://www.w3.org/ns/activitystreams',
 		'id', split_part(a.actor, '#', 1) || '#' || lower(a.type) || '-'
 			|| left(encode(sha256(convert_to(jsonb_build_array(a.actor,
@@ -48,17 +49,19 @@ AS $$
 	CROSS JOIN (VALUES ('https://www.w3.org/ns/activitystreams#Public')) AS p (public)
 	/* What needs no other spelling stays as it is. */
 	CROSS JOIN (VALUES ('T..:..:..([.][0-9]+)?(Z|[+-]..:..)$')) AS t (as_xsd)
-	WHERE a.actor IS NOT NULL AND a.type IS NOT NULL AND d ? 'event_url'
+	WHERE a.actor IS NOT NULL AND a.type IS NOT NULL AND d ? 'event_url');
+END
 $$;
 COMMENT ON FUNCTION rsvp_sync._activity(jsonb, text) IS
 'private: the activity of a document as _read_document() returns it; NULL without actor, event_url or a status that the dialect has a word for';
 
 /* What takes an activity back: the same recipients, and the activity whole. */
 CREATE FUNCTION rsvp_sync._undo(activity jsonb, at text) RETURNS jsonb
-LANGUAGE sql IMMUTABLE PARALLEL SAFE
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
 AS $$
-	SELECT jsonb_strip_nulls(jsonb_build_object(
+BEGIN
+	RETURN (SELECT jsonb_strip_nulls(jsonb_build_object(
 		'@context', 'https://www.w3.org/ns/activitystreams',
 		'id', split_part(activity ->> 'id', '#', 1) || '#undo-'
 			|| left(encode(sha256(convert_to(activity ->> 'id', 'UTF8')), 'hex'), 32),
@@ -67,7 +70,8 @@ AS $$
 		'object', activity - '@context',
 		'published', at,
 		'to', activity -> 'to',
-		'cc', activity -> 'cc'))
+		'cc', activity -> 'cc')));
+END
 $$;
 COMMENT ON FUNCTION rsvp_sync._undo(jsonb, text) IS
 'private: the Undo of an activity';
@@ -78,10 +82,11 @@ COMMENT ON FUNCTION rsvp_sync._undo(jsonb, text) IS
  */
 CREATE FUNCTION rsvp_sync._activities(now jsonb, before jsonb, at text,
 	dialect text) RETURNS jsonb
-LANGUAGE sql IMMUTABLE PARALLEL SAFE
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
 AS $$
-	SELECT CASE
+BEGIN
+	RETURN (SELECT CASE
 		WHEN dialect = 'accept' THEN jsonb_path_query_array(jsonb_build_array(
 			CASE WHEN before IS NOT NULL
 				AND before ->> 'id' IS DISTINCT FROM now ->> 'id'
@@ -94,7 +99,8 @@ AS $$
 			|| jsonb_build_object('type', 'Leave', 'published', at,
 				'id', split_part(before ->> 'id', '#', 1) || '#leave-'
 				|| left(encode(sha256(convert_to(before ->> 'id', 'UTF8')), 'hex'), 32))))
-		ELSE '[]' END
+		ELSE '[]' END);
+END
 $$;
 COMMENT ON FUNCTION rsvp_sync._activities(jsonb, jsonb, text, text) IS
 'private: the activities to send, in order, where the second one was sent before; either may be NULL';
@@ -147,36 +153,44 @@ COMMENT ON FUNCTION rsvp_sync.rsvp_activity(jsonb, jsonb, text) IS
 
 /* A property by its name, or as JSON-LD may spell it. */
 CREATE FUNCTION rsvp_sync._as_get(object jsonb, name text) RETURNS jsonb
-LANGUAGE sql IMMUTABLE PARALLEL SAFE
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
 AS $$
-	SELECT CASE WHEN jsonb_typeof(object) = 'object' THEN
+BEGIN
+	RETURN (SELECT CASE WHEN jsonb_typeof(object) = 'object' THEN
 		coalesce(nullif(object -> name, 'null'), nullif(object -> ('as:' || name), 'null'),
 			object -> ('https://www.w3.org/ns/activitystreams#' || name),
-			CASE WHEN name IN ('id', 'type') THEN object -> ('@' || name) END) END
+			CASE WHEN name IN ('id', 'type') THEN object -> ('@' || name) END) END);
+END
 $$;
 COMMENT ON FUNCTION rsvp_sync._as_get(jsonb, text) IS
 'private: a property of an ActivityStreams object, compact, as:-prefixed or expanded';
 
 CREATE FUNCTION rsvp_sync._as_list(value jsonb) RETURNS SETOF jsonb
-LANGUAGE sql IMMUTABLE PARALLEL SAFE ROWS 1
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE ROWS 1
 SET search_path = pg_catalog, pg_temp
 AS $$
-	SELECT v FROM jsonb_array_elements(CASE jsonb_typeof(value)
-		WHEN 'array' THEN value ELSE jsonb_build_array(value) END) v
-	WHERE value IS NOT NULL AND v <> 'null'
+BEGIN
+	RETURN QUERY
+	SELECT v.item FROM jsonb_array_elements(CASE jsonb_typeof(_as_list.value)
+		WHEN 'array' THEN _as_list.value
+		ELSE jsonb_build_array(_as_list.value) END) AS v (item)
+	WHERE _as_list.value IS NOT NULL AND v.item <> 'null';
+END
 $$;
 COMMENT ON FUNCTION rsvp_sync._as_list(jsonb) IS
 'private: the values of a property that may have one or several';
 
 CREATE FUNCTION rsvp_sync._as_types(object jsonb) RETURNS text[]
-LANGUAGE sql IMMUTABLE PARALLEL SAFE
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
 AS $$
-	SELECT coalesce(array_agg(regexp_replace(v #>> '{}',
+BEGIN
+	RETURN (SELECT coalesce(array_agg(regexp_replace(v #>> '{}',
 		'^(as:|https?://www\.w3\.org/ns/activitystreams#)', '')), '{}')
 	FROM rsvp_sync._as_list(rsvp_sync._as_get(object, 'type')) v
-	WHERE jsonb_typeof(v) = 'string'
+	WHERE jsonb_typeof(v) = 'string');
+END
 $$;
 COMMENT ON FUNCTION rsvp_sync._as_types(jsonb) IS
 'private: the types of an ActivityStreams object, without prefix';
@@ -184,10 +198,11 @@ COMMENT ON FUNCTION rsvp_sync._as_types(jsonb) IS
 /* Of a string, an object, a Link or an array of them, the first. */
 CREATE FUNCTION rsvp_sync._as_id(value jsonb, VARIADIC names text[] DEFAULT '{}')
 RETURNS text
-LANGUAGE sql IMMUTABLE PARALLEL SAFE
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
 AS $$
-	SELECT i.id
+BEGIN
+	RETURN (SELECT i.id
 	FROM rsvp_sync._as_list(value) WITH ORDINALITY AS v (item, place)
 	CROSS JOIN LATERAL (
 		SELECT v.item #>> '{}' WHERE jsonb_typeof(v.item) = 'string'
@@ -201,21 +216,22 @@ AS $$
 				OR jsonb_typeof(p.value -> '@id') = 'string')) AS i (id)
 	WHERE i.id <> ''
 	ORDER BY v.place
-	LIMIT 1
+	LIMIT 1);
+END
 $$;
 COMMENT ON FUNCTION rsvp_sync._as_id(jsonb, text[]) IS
 'private: the text of an ActivityStreams value, or of an object the first of these properties';
 
 /*
- * The events that an object of an RSVP names, and what takes part in one.
- * An invitation stands for its event; what is of another type is none.
+ * The events that an object of an RSVP names.  An invitation stands for its event; what is of another type is none.
  */
-CREATE FUNCTION rsvp_sync._as_events(object jsonb, OUT event_url text,
-	OUT via text) RETURNS SETOF record
-LANGUAGE sql IMMUTABLE PARALLEL SAFE ROWS 1
+CREATE FUNCTION rsvp_sync._as_events(object jsonb) RETURNS SETOF text
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE ROWS 1
 SET search_path = pg_catalog, pg_temp
 AS $$
-	SELECT rsvp_sync._as_id(e.item, 'id', 'url'), 'event'
+BEGIN
+	RETURN QUERY
+	SELECT rsvp_sync._as_id(e.item, 'id', 'url')
 	FROM rsvp_sync._as_list(object) o (item)
 	CROSS JOIN LATERAL rsvp_sync._as_list(CASE
 		WHEN 'Invite' = ANY (rsvp_sync._as_types(o.item))
@@ -223,7 +239,8 @@ AS $$
 	WHERE jsonb_typeof(e.item) = 'string' AND e.item <> '""'
 		OR 'Event' = ANY (rsvp_sync._as_types(e.item))
 		OR rsvp_sync._as_types(e.item) = '{}'
-			AND rsvp_sync._as_id(e.item, 'id', 'url') IS NOT NULL
+			AND rsvp_sync._as_id(e.item, 'id', 'url') IS NOT NULL;
+END
 $$;
 COMMENT ON FUNCTION rsvp_sync._as_events(jsonb) IS
 'private: the events among the objects of an activity; NULL for one without id';
@@ -294,7 +311,7 @@ BEGIN
 		RETURN;
 	END IF;
 	FOR event_url IN
-		SELECT e.event_url FROM rsvp_sync._as_events(coalesce(
+		SELECT e FROM rsvp_sync._as_events(coalesce(
 			rsvp_sync._as_get(said, 'object'), rsvp_sync._as_get(said, 'inReplyTo'))) e
 	LOOP
 		RETURN NEXT;

@@ -155,13 +155,38 @@ COMMENT ON VIEW rsvp_sync.failed IS
 'Keys that were given up: the last answer, after how many tries, and since when.';
 
 CREATE VIEW rsvp_sync.rsvp WITH (security_barrier) AS
-SELECT o.did, o.rkey, rsvp_sync._rsvp_uri(o.did, o.rkey) AS uri, o.cid,
+SELECT o.did, o.rkey, rsvp_sync._rsvp_uri(o.did, o.rkey) AS uri,
+	/* One that nobody told us is none; see _arrivals(). */
+	CASE WHEN o.cid NOT LIKE '?%' THEN o.cid END AS cid,
 	o.event_uri, o.event_cid, o.status, o.record, o.rev, o.source,
 	o.changed_at, o.seen_at
 FROM rsvp_sync._observed o
 WHERE o.cid IS NOT NULL;
 COMMENT ON VIEW rsvp_sync.rsvp IS
 'Observed: RSVP records known on the network, whoever wrote them. status is NULL for a token we do not know.';
+
+CREATE VIEW rsvp_sync.inbound WITH (security_barrier) AS
+SELECT b.did, b.rkey, rsvp_sync._rsvp_uri(b.did, b.rkey) AS uri,
+	b.event_uri, b.state, s.attendance, s.tenant,
+	CASE WHEN b.state <> 'failed' THEN b.due_at END AS due_at, b.attempts,
+	b.last_error, b.seen_at
+FROM rsvp_sync._inbound b
+LEFT JOIN rsvp_sync._source s ON s.source_id = b.source_id
+WHERE b.source_id IS NULL OR rsvp_sync._may_see(s.attendance);
+COMMENT ON VIEW rsvp_sync.inbound IS
+'Records, or their deletions, that are known and not applied yet: verify (their author''s PDS is asked first), apply (tried again) or failed (given up; retry() tries again). attendance: NULL for all tables that know the event.';
+
+CREATE VIEW rsvp_sync.external_rsvp WITH (security_barrier) AS
+SELECT x.tenant, x.source_type, x.source_id, x.event_id, x.author, x.handle,
+	x.status, x.said, x.said_at, x.metadata, s.attendance,
+	x.key AS attendance_id, x.due_at, x.attempts, x.last_error, x.seen_at
+FROM rsvp_sync._external x
+LEFT JOIN rsvp_sync._source s ON s.source_id = x.attendance
+WHERE CASE WHEN s.source_id IS NOT NULL THEN rsvp_sync._may_see(s.attendance)
+	ELSE EXISTS (SELECT FROM rsvp_sync._source t
+		WHERE t.tenant = x.tenant AND rsvp_sync._may_see(t.attendance)) END;
+COMMENT ON VIEW rsvp_sync.external_rsvp IS
+'RSVPs made elsewhere that are no AT Protocol records. said: the status as it came; status: going, interested, notgoing, or NULL for a word we do not know; due_at: when it is tried again to apply it.';
 
 CREATE VIEW rsvp_sync.history WITH (security_barrier) AS
 SELECT h.at, s.attendance, s.tenant, h.key AS attendance_id, h.did,
@@ -171,6 +196,36 @@ JOIN rsvp_sync._source s ON s.source_id = h.source_id
 WHERE rsvp_sync._may_see(s.attendance);
 COMMENT ON VIEW rsvp_sync.history IS
 'What was sent and what came of it; with mode dry_run, what would have been sent.';
+
+CREATE VIEW rsvp_sync.webmention WITH (security_barrier) AS
+SELECT s.source_id, s.attendance, s.tenant, w.key AS attendance_id,
+	w.permalink, w.target,
+	CASE WHEN w.lease IS NOT NULL AND w.due_at IS NOT NULL THEN 'sending'
+		WHEN w.due_at IS NOT NULL AND w.attempts > 0 THEN 'retrying'
+		WHEN w.state = 'told' AND w.wanted = 'gone' THEN 'withdrawn'
+		ELSE w.state END AS state,
+	w.wanted AS status, w.told, w.endpoint, w.http_status, w.status_url,
+	w.status_http, w.status_text, w.attempts,
+	w.due_at AS next_attempt_at, w.last_error, w.first_sent, w.last_sent,
+	w.removed_at
+FROM rsvp_sync._webmention w
+JOIN rsvp_sync._source s ON s.source_id = w.source_id
+WHERE rsvp_sync._may_see(s.attendance);
+COMMENT ON VIEW rsvp_sync.webmention IS
+'Whom the pages of attendance rows speak of, and what they were told. state: waiting, sending, retrying, told, withdrawn, no_endpoint, not_backfilled, never_published, failed or discarded.';
+
+CREATE VIEW rsvp_sync.webmention_received WITH (security_barrier) AS
+SELECT w.id, s.source_id, s.attendance, s.tenant, w.source, w.target,
+	CASE WHEN w.due_at IS NOT NULL AND w.attempts > 0 THEN 'retrying'
+		WHEN w.due_at IS NOT NULL THEN 'waiting' ELSE w.state END AS state,
+	w.status, w.author, w.author_url, w.author_name, w.result,
+	w.http_status, w.attempts, w.due_at AS next_attempt_at, w.last_error,
+	w.received_at, w.verified_at
+FROM rsvp_sync._webmention_in w
+JOIN rsvp_sync._source s ON s.source_id = w.source_id
+WHERE rsvp_sync._may_see(s.attendance);
+COMMENT ON VIEW rsvp_sync.webmention_received IS
+'Webmentions that others sent for pages of events here, and what became of them. state: waiting, retrying, applied, mention (no RSVP), removed, refused (it does not link there) or failed.';
 
 /* The source of an attached table, or an error that says what to do. */
 CREATE FUNCTION rsvp_sync._source_of(table_name regclass)
@@ -361,6 +416,7 @@ SELECT NOT EXISTS (SELECT FROM rsvp_sync._change_log l
 		WHERE (of_source IS NULL OR i.source_id = of_source)
 			AND i.writeback AND i.writeback_failures < 3
 			AND s.state IN ('active', 'detaching'))
+	AND rsvp_sync._webmentions_idle(of_source)
 	/* One that is all withdrawn is about to go. */
 	AND NOT EXISTS (SELECT FROM rsvp_sync._source s
 		WHERE (of_source IS NULL OR s.source_id = of_source)

@@ -16,6 +16,42 @@ COMMENT ON FUNCTION rsvp_sync.classify(integer, text, jsonb) IS
  * Trying again
  */
 
+/* The other way: what could not be applied to the caller's tables. */
+CREATE FUNCTION rsvp_sync._retry_inbound(caller oid, of_source bigint,
+	of_did text)
+RETURNS bigint
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	own bigint[] := ARRAY(SELECT l.source_id FROM rsvp_sync._listeners() l
+		JOIN pg_class c ON c.oid = l.attendance
+		WHERE pg_has_role(caller, c.relowner, 'USAGE')
+			AND (of_source IS NULL OR l.source_id = of_source));
+	n bigint;
+	m bigint;
+BEGIN
+	UPDATE rsvp_sync._inbound b SET due_at = now(), attempts = 0,
+		state = CASE b.state WHEN 'failed' THEN 'apply' ELSE b.state END
+	WHERE (of_did IS NULL OR b.did = of_did) AND own <> '{}'
+		AND (b.source_id = ANY (own)
+			OR b.source_id IS NULL AND of_source IS NULL);
+	GET DIAGNOSTICS n = ROW_COUNT;
+	UPDATE rsvp_sync._external x SET due_at = now(), attempts = 0
+	WHERE (of_did IS NULL OR x.author = of_did)
+		AND (x.due_at IS NOT NULL OR x.last_error IS NOT NULL)
+		AND x.tenant IN (SELECT s.tenant FROM rsvp_sync._source s
+			WHERE s.source_id = ANY (own));
+	GET DIAGNOSTICS m = ROW_COUNT;
+	IF n + m > 0 THEN
+		INSERT INTO rsvp_sync._change_log (source_id, op) VALUES (0, 'w');
+	END IF;
+	RETURN n + m;
+END
+$$;
+COMMENT ON FUNCTION rsvp_sync._retry_inbound(oid, bigint, text) IS
+'private: has what could not be applied to the caller''s tables tried again';
+
 /* What failed, and what waits for its next try. */
 CREATE FUNCTION rsvp_sync._retry_keys(caller oid, of_source bigint,
 	of_did text)
@@ -45,7 +81,8 @@ BEGIN
 	WHERE (of_source IS NULL OR s.source_id = of_source)
 		AND pg_has_role(caller, c.relowner, 'USAGE');
 	GET DIAGNOSTICS n = ROW_COUNT;
-	RETURN n;
+	RETURN n + rsvp_sync._retry_inbound(caller, of_source, of_did)
+		+ rsvp_sync._retry_webmentions(caller, of_source, of_did, NULL);
 END
 $$;
 COMMENT ON FUNCTION rsvp_sync._retry_keys(oid, bigint, text) IS
@@ -63,6 +100,8 @@ BEGIN
 	IF attendance_id IS NULL THEN
 		RETURN rsvp_sync._retry_keys(caller, src.source_id, NULL);
 	END IF;
+	PERFORM rsvp_sync._retry_webmentions(caller, src.source_id, NULL,
+		attendance_id);
 	/* Named by itself, a key is looked at however it stands. */
 	IF NOT EXISTS (SELECT FROM rsvp_sync._intent i
 			WHERE i.source_id = src.source_id
@@ -136,6 +175,7 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
 	src rsvp_sync._source := rsvp_sync._owned_source(caller, attendance);
+	discarded boolean;
 BEGIN
 	UPDATE rsvp_sync._intent i SET reason_code = 'discarded',
 		reason = rsvp_sync._reason('discarded')
@@ -143,7 +183,9 @@ BEGIN
 		AND i.state = 'failed'
 		AND NOT EXISTS (SELECT FROM rsvp_sync._queue q
 			WHERE q.source_id = i.source_id AND q.key = i.key);
-	RETURN FOUND;
+	discarded := FOUND;
+	RETURN rsvp_sync._discard_webmentions(src.source_id, attendance_id)
+		OR discarded;
 END
 $$;
 COMMENT ON FUNCTION rsvp_sync._discard(oid, regclass, text) IS
@@ -415,7 +457,8 @@ CROSS JOIN LATERAL (
 	SELECT count(*) / 60.0::pg_catalog.float8 AS rate
 	FROM rsvp_sync._history e
 	WHERE e.at > pg_catalog.now() - '1 minute'::pg_catalog.interval
-		AND e.source_id = s.source_id AND e.outcome = 'ok') h
+		AND e.source_id = s.source_id AND e.outcome = 'ok'
+		AND e.action <> 'apply') h
 WHERE rsvp_sync._may_see(s.attendance);
 COMMENT ON VIEW rsvp_sync.progress IS
 'Per attached table: how many rows are known, how many are as they should be, how many wait, and since when; how many records a second were written or removed in the last minute, and how long what waits would take at that rate (NULL: unknown); and how far reconcile is in the background.';
@@ -523,6 +566,13 @@ BEGIN
 		WHERE jsonb_typeof(rsvp_sync._shape(s) #> '{metadata,0}') = 'number'
 			AND rsvp_sync._metadata_index(s.attendance,
 				(rsvp_sync._shape(s) #>> '{metadata,0}')::smallint) IS NULL;
+		/* Only where RSVPs come in all the time. */
+		RETURN QUERY SELECT 'warning', 'apply_index', called,
+			format('Each batch of RSVPs made elsewhere reads all of %s: no index serves %s.',
+				a.relation, a.expression),
+			rsvp_sync._apply_index_ddl(a.relation, a.expression)
+		FROM rsvp_sync._apply_scans(s) a
+		WHERE current_setting('rsvp_sync.jetstream_url', true) <> '';
 	END IF;
 EXCEPTION WHEN OTHERS THEN
 	RETURN QUERY SELECT 'error', 'source', called, SQLERRM, NULL::text;
@@ -566,6 +616,26 @@ SELECT 'warning', 'held', s.attendance::text,
 FROM rsvp_sync._intent i JOIN rsvp_sync._source s ON s.source_id = i.source_id
 WHERE i.state = 'held'
 GROUP BY s.attendance
+UNION ALL
+SELECT 'warning', 'inbound', coalesce(s.attendance::text, current_database()),
+	format('%s RSVPs made elsewhere %s (%s).', count(*),
+		CASE b.state WHEN 'failed' THEN 'could not be applied and were given up'
+			WHEN 'apply' THEN 'could not be applied yet'
+			ELSE 'have waited for an hour to be verified' END,
+		max(coalesce(b.last_error, 'without an error'))),
+	'SELECT * FROM rsvp_sync.inbound; once the cause is removed: SELECT rsvp_sync.retry().'
+FROM rsvp_sync._inbound b
+LEFT JOIN rsvp_sync._source s ON s.source_id = b.source_id
+WHERE b.attempts > 0 OR b.state = 'failed'
+	OR b.seen_at < now() - interval '1 hour'
+GROUP BY s.attendance, b.state
+UNION ALL
+SELECT 'warning', 'external_rsvp', x.tenant,
+	format('%s RSVPs made elsewhere, of no AT Protocol record, could not be applied (%s).',
+		count(*), max(x.last_error)),
+	'SELECT * FROM rsvp_sync.external_rsvp WHERE last_error IS NOT NULL; once the cause is removed: SELECT rsvp_sync.retry().'
+FROM rsvp_sync._external x WHERE x.last_error IS NOT NULL
+GROUP BY x.tenant
 UNION ALL
 SELECT 'warning', 'host_down', h.host,
 	format('It has not answered since %s: %s', h.down_since, h.last_error),

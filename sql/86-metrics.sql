@@ -146,9 +146,10 @@ COMMENT ON FUNCTION rsvp_sync._count_operation(bigint, text, text) IS
 CREATE FUNCTION rsvp_sync._count_integration(of_tenant text, source_type text,
 	created bigint, updated bigint, deleted bigint, took interval)
 RETURNS void
-LANGUAGE sql VOLATILE
+LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
+BEGIN
 WITH each AS (
 	SELECT o.operation, o.n, extract(epoch FROM took)::double precision
 		/ (created + updated + deleted) AS seconds
@@ -175,7 +176,8 @@ WITH each AS (
 		THEN 'delete' ELSE 'process' END, e.seconds
 )
 INSERT INTO rsvp_sync._tally (entries)
-SELECT jsonb_agg(e.entry) FROM entry e HAVING count(*) > 0
+SELECT jsonb_agg(e.entry) FROM entry e HAVING count(*) > 0;
+END
 $$;
 COMMENT ON FUNCTION rsvp_sync._count_integration(text, text, bigint, bigint, bigint, interval) IS
 'private: counts RSVPs taken over from the network, in the transaction that does it';

@@ -36,12 +36,16 @@
 
 /* How often an RSVP is tried whose row somebody else is changing. */
 #define TRIES 3
-/* So many that take too long, and the rest is left for another time. */
-#define MAX_TIMEOUTS 3
+/*
+ * So many that take too long, or one after the other wait in vain for a lock,
+ * and the rest is left for another time: a table is locked, or a trigger slow.
+ */
+#define MAX_LATE 3
 
 static const char *const step_names[APPLY_STEPS] = {
-	"function", "own_events", "imported_events", "identity", "users",
-	"create_users", "members", "attendance", "count", "update", "insert"
+	"function", "own_events", "imported_events", "foreign_events",
+	"identity", "users", "create_users", "members", "attendance", "count",
+	"update", "insert"
 };
 
 static HTAB *sources = NULL;
@@ -272,6 +276,7 @@ call_function(void *arg)
 	SPI_execute_plan(call->plan, values, nulls, false, 0);
 	if (SPI_processed == 1)
 		item->key = result_text(0, 1);
+	SPI_freetuptable(SPI_tuptable);
 }
 
 static void
@@ -326,37 +331,49 @@ is_race(const ErrorData *error)
 		error->sqlerrcode == ERRCODE_UNIQUE_VIOLATION;
 }
 
+/* Errors that the next one would run into as well; 0: none so far. */
+static int
+count_late(int late, const ErrorData *error)
+{
+	if (error != NULL && error->sqlerrcode == ERRCODE_QUERY_CANCELED)
+		return late + 1;
+	if (error != NULL && error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE)
+		return late + 1;
+	return 0;
+}
+
+static ErrorData *
+apply_one(ApplyBatch *one)
+{
+	ErrorData  *error = NULL;
+
+	for (int try = 0; try < TRIES; try++)
+	{
+		error = attempt(one);
+		if (error == NULL || !is_race(error))
+			break;
+	}
+	return error;
+}
+
 /* Each on its own: one that fails does not keep the others. */
 static void
 apply_singly(ApplyBatch *batch)
 {
-	ErrorData  *late = NULL;
-	int			timeouts = 0;
+	ErrorData  *error = NULL;
+	int			late = 0;
 
 	for (int i = 0; i < batch->n; i++)
 	{
 		ApplyBatch	one = {batch->source, &batch->items[i], 1};
-		ErrorData  *error = NULL;
 
-		if (timeouts >= MAX_TIMEOUTS)
+		if (late < MAX_LATE)
 		{
-			note_error(batch->items[i], late);
-			continue;
+			error = apply_one(&one);
+			late = count_late(late, error);
 		}
-		for (int try = 0; try < TRIES; try++)
-		{
-			error = attempt(&one);
-			if (error == NULL || !is_race(error))
-				break;
-		}
-		if (error == NULL)
-			continue;
-		note_error(batch->items[i], error);
-		if (error->sqlerrcode == ERRCODE_QUERY_CANCELED)
-		{
-			late = error;
-			timeouts++;
-		}
+		if (error != NULL)
+			note_error(batch->items[i], error);
 	}
 }
 

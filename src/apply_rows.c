@@ -221,9 +221,21 @@ changed_meanwhile(const char *what)
  */
 
 static bool
-event_unknown(const ApplyItem *item)
+is_record(const ApplyItem *item)
 {
-	return item->event == NULL;
+	return strncmp(item->uri, "at://", 5) == 0;
+}
+
+static bool
+unknown_record(const ApplyItem *item)
+{
+	return item->event == NULL && is_record(item);
+}
+
+static bool
+unknown_page(const ApplyItem *item)
+{
+	return item->event == NULL && !is_record(item);
 }
 
 static bool
@@ -233,9 +245,9 @@ event_known(const ApplyItem *item)
 }
 
 static void
-find_events(const ApplyBatch *batch, ApplyStep step)
+find_events(const ApplyBatch *batch, ApplyStep step, Pick wanted)
 {
-	ApplyBatch	some = pick(batch, event_unknown);
+	ApplyBatch	some = pick(batch, wanted);
 	Datum		args[2];
 
 	if (some.n == 0 || some.source->steps[step].sql == NULL)
@@ -256,13 +268,15 @@ find_events(const ApplyBatch *batch, ApplyStep step)
 		item->room = result_int(r, 6);
 		item->gate.has_waitlist = result_bool(r, 7);
 	}
+	SPI_freetuptable(SPI_tuptable);
 }
 
 void
 apply_find_events(ApplyBatch *batch)
 {
-	find_events(batch, STEP_OWN_EVENTS);
-	find_events(batch, STEP_IMPORTED_EVENTS);
+	find_events(batch, STEP_OWN_EVENTS, unknown_record);
+	find_events(batch, STEP_IMPORTED_EVENTS, unknown_record);
+	find_events(batch, STEP_FOREIGN_EVENTS, unknown_page);
 }
 
 /*
@@ -297,6 +311,7 @@ find_users(const ApplyBatch *batch, ApplyStep step)
 		item->user = result(r, 2);
 		item->shadow = shadow;
 	}
+	SPI_freetuptable(SPI_tuptable);
 }
 
 static bool
@@ -503,6 +518,7 @@ find_rows(const ApplyBatch *batch)
 		item->means = answer_of(result(r, 4));
 		item->marked = result_bool(r, 5);
 	}
+	SPI_freetuptable(SPI_tuptable);
 }
 
 /*
@@ -543,6 +559,7 @@ find_members(const ApplyBatch *batch)
 	run_step(some.source, STEP_MEMBERS, 2, args);
 	for (uint64 r = 0; r < SPI_processed; r++)
 		item_of(&some, r)->gate.not_a_member = false;
+	SPI_freetuptable(SPI_tuptable);
 }
 
 static int
@@ -584,6 +601,7 @@ take_places(const ApplyBatch *batch)
 			!item->gate.not_a_member)
 			taken++;
 	}
+	SPI_freetuptable(SPI_tuptable);
 }
 
 /*
@@ -670,6 +688,7 @@ insert_rows(const ApplyBatch *batch)
 	run_step(some.source, STEP_INSERT, 7, args);
 	for (uint64 r = 0; r < SPI_processed; r++)
 		item_of(&some, r)->key = result(r, 2);
+	SPI_freetuptable(SPI_tuptable);
 	if (SPI_processed != some.n)
 		changed_meanwhile("an attendance row could not be created");
 }

@@ -51,7 +51,8 @@ local_wins(const Meeting *m)
 static const char *
 merge_absence(const Meeting *m)
 {
-	if (!m->present || !m->heard || m->withdrawing)
+	/* Nothing was there, or that it is gone was heard before. */
+	if (!m->present || !m->heard || is(m->heard_cid, "") || m->withdrawing)
 		return "none";
 	if (is(m->local, "notgoing"))
 		return "agree";

@@ -147,7 +147,9 @@ owner_enter(OwnerScope *scope, Oid relid, const char *search_path,
 	char		ms[32];
 
 	scope->guc_level = NewGUCNestLevel();
-	pin("search_path", search_path);
+	/* Last: a type of the session's own must not be taken for another. */
+	pin("search_path", *search_path ?
+		psprintf("%s, pg_temp", search_path) : "pg_temp");
 	pin("row_security", "off");
 	owner_pin_output();
 	free_planner();

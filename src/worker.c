@@ -45,6 +45,7 @@
 #include "settings.h"
 #include "source.h"
 #include "waiting.h"
+#include "webmention.h"
 #include "worker.h"
 #include "writeback.h"
 
@@ -650,6 +651,7 @@ work(void)
 	}
 	else
 		stand_down();
+	webmention_work(incarnation, sending);
 	answers_record();
 	meter_flush();
 	find_next_due(sending);
@@ -703,7 +705,8 @@ harvest(void)
 
 	http_pump();
 	while ((req = http_finished()) != NULL)
-		lane_finished(req);
+		if (!webmention_finished(req))
+			lane_finished(req);
 }
 
 /* Does somebody change what is attached? */
@@ -732,7 +735,7 @@ work_to_do(void)
 	return more || !dlist_is_empty(lane_outcomes()) ||
 		!dlist_is_empty(lane_replans()) || !dlist_is_empty(lane_parked()) ||
 		lane_releases() != NIL ||
-		lane_credentials_wanted() != NIL ||
+		lane_credentials_wanted() != NIL || webmention_work_to_do() ||
 		GetCurrentTimestamp() >= wake_at;
 }
 
@@ -756,6 +759,7 @@ wait_for_events(void)
 	ms = Max(ms, TimestampDifferenceMilliseconds(now, away_until));
 	ms = sooner(ms, http_timeout_ms());
 	ms = sooner(ms, lane_timeout_ms());
+	ms = sooner(ms, webmention_timeout_ms());
 	ms = sooner(ms, writeback_timeout_ms());
 	events = WaitLatchOrSocket(MyLatch,
 							   WL_LATCH_SET | WL_SOCKET_READABLE |
@@ -853,6 +857,7 @@ turn(void)
 		work();
 	settle();
 	start_calls();
+	webmention_start();
 	if (!gathering() && writeback_step())
 		more = true;
 	rest = is_away() || gathering() ||
@@ -882,6 +887,7 @@ take_over(void)
 	run_statement(&release_leases, &args);
 	run_statement(&clock_check, NULL);
 	waiting_take_over();
+	webmention_take_over(incarnation);
 	end_work();
 }
 
@@ -892,6 +898,7 @@ rsvp_sync_worker_main(Datum main_arg)
 	turn_context = AllocSetContextCreate(TopMemoryContext, "rsvp_sync turn",
 										 ALLOCSET_DEFAULT_SIZES);
 	lane_startup();
+	webmention_startup();
 	take_over();
 	apply_settings();
 	ereport(DEBUG1, (errmsg("rsvp_sync worker started")));

@@ -4,13 +4,13 @@ package Bench;
 # turn, medians, results; an application with many accounts; what processes cost.
 #
 #   use Bench;
-#   my $bench = Bench->new(sizes => { keys => 50_000 }, quick => { keys => 2_000 });
+#   my $bench = Bench->new(sizes => { keys => 50_000 }, quick => { keys => 2_000 }, smoke => { keys => 100 });
 #   $bench->size('keys');
 #   $bench->report(figure => 'drain', ours => 9000, peer => 8000, target => 1.0, ...);
 #   exit $bench->finish;
 #
-# Every bench takes --quick (small sizes, which say little) and --NAME N for each
-# of its sizes.  It prints what it has measured and one line of JSON for each
+# Every bench takes --quick (small sizes, which say little), --smoke (smaller ones, which
+# say that it runs), and --NAME N for each of its sizes.  It prints what it has measured and one line of JSON for each
 # figure, which it also writes to bench/results/NAME.jsonl.  Exit status 0,
 # whether or not a target is met: these are measurements, not tests.
 
@@ -25,7 +25,7 @@ use POSIX ();
 use Time::HiRes qw(time);
 use RsvpSyncTest;
 
-our @EXPORT = qw(median percentile ratio in_turn now pgbench bench_server compiled node_peer server_cpu process_cpu rss cluster_pids);
+our @EXPORT = qw(thousands median percentile ratio in_turn now pgbench bench_server compiled node_peer server_cpu process_cpu rss cluster_pids);
 
 my $ROOT = repo_root();
 
@@ -33,12 +33,13 @@ sub new {
 	my ($class, %opt) = @_;
 	my %size = (%{ $opt{sizes} // {} });
 	my %given;
-	my $quick = 0;
+	my ($quick, $smoke) = (0, 0);
 	my @words = map { tr/_/-/r } keys %size;
-	Getopt::Long::GetOptions('quick' => \$quick, map { ("$_=i" => \$given{ tr/-/_/r }) } @words)
+	Getopt::Long::GetOptions(quick => \$quick, smoke => \$smoke, map { ("$_=i" => \$given{ tr/-/_/r }) } @words)
 		&& !@ARGV
-		or die "usage: $0 [--quick]" . join('', map { " [--$_ N]" } sort @words) . "\n";
-	%size = (%size, %{ $opt{quick} // {} }) if $quick;
+		or die "usage: $0 [--quick | --smoke]" . join('', map { " [--$_ N]" } sort @words) . "\n";
+	%size = (%size, %{ $opt{quick} // {} }) if $quick ||= $smoke;
+	%size = (%size, %{ $opt{smoke} // {} }) if $smoke;
 	defined $given{$_} and $size{$_} = $given{$_} for keys %given;
 	RsvpSyncTest::must_run(["$ROOT/bench/install"], timeout => 1200);
 	(my $name = $0) =~ s{.*/}{};
@@ -113,6 +114,13 @@ sub percentile {
 	return $values[$low] + ($at - $low) * (($values[ $low + 1 ] // $values[$low]) - $values[$low]);
 }
 sub median { return percentile(0.5, @_) }
+
+# 1234567 -> 1,234,567
+sub thousands {
+	my ($text) = @_;
+	1 while $text =~ s/^(\d+)(\d{3})/$1,$2/;
+	return $text;
+}
 
 sub now { return Time::HiRes::clock_gettime(Time::HiRes::CLOCK_MONOTONIC()) }
 

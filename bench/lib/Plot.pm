@@ -13,7 +13,7 @@ use warnings;
 
 use Exporter qw(import);
 use List::Util qw(max min);
-use POSIX ();
+use Bench qw(thousands);
 
 our @EXPORT = qw(bars lines targets);
 
@@ -57,9 +57,7 @@ sub write_svg {
 sub number {
 	my ($n) = @_;
 	return sprintf '%.3g', $n if abs($n) < 100;
-	my $text = sprintf '%.0f', $n;
-	1 while $text =~ s/^(\d+)(\d{3})/$1,$2/;
-	return $text;
+	return thousands(sprintf '%.0f', $n);
 }
 
 # rows: [name, value, kind]; kind: ours, other, bound
@@ -67,7 +65,7 @@ sub bars {
 	my ($file, %opt) = @_;
 	my @rows = @{ $opt{rows} };
 	my ($left, $right) = (230, 110);
-	my $most = max(map { $_->[1] } @rows) || 1;
+	my $most = max(map { $_->[1] // 0 } @rows) || 1;
 	my ($y, $body) = (44, '');
 	for my $row (@rows) {
 		my ($name, $value, $kind) = @$row;
@@ -102,7 +100,7 @@ sub lines {
 		$body .= sprintf qq{<polyline points="%s" fill="none" stroke="%s" stroke-width="2.5"/>\n}, join(' ', map { sprintf '%.1f,%.1f', @$_ } @at), $colour;
 		$body .= text($at[-1][0] + 8, $at[-1][1] + ($name eq ($opt{ours} // '') ? -2 : 12), $name, colour => $colour);
 	}
-	$body .= text($left, $top + $h + 24, $opt{x}, size => 12) . text(16, $top - 6, $opt{unit}, size => 12);
+	$body .= text($left, $top + $h + 24, $opt{x}, size => 12) . text(16, $top - 14, $opt{unit}, size => 12);
 	write_svg($file, $top + $h + 40, $opt{title}, $body);
 	return;
 }

@@ -283,8 +283,8 @@ BEGIN
 	CREATE TEMP TABLE answer ON COMMIT DROP AS
 		SELECT * FROM rsvp_sync._apply(source, dids, events, statuses,
 			array_fill(NULL::text, ARRAY[cardinality(dids)]));
-	SELECT string_agg(coalesce(r.code, nullif(a.status, ''), r.key, 'unknown'),
-		',' ORDER BY r.n) INTO said
+	SELECT string_agg(coalesce(r.code || r.key || ' and a key', r.code,
+		nullif(a.status, ''), r.key, 'unknown'), ',' ORDER BY r.n) INTO said
 	FROM answer r LEFT JOIN att a ON a.key = r.key;
 	DROP TABLE answer;
 	RETURN said;
@@ -301,6 +301,12 @@ SELECT is(batch(s.source, ARRAY['did:plc:c1', 'did:plc:c1', 'did:plc:c2', 'did:p
 	ARRAY['going', 'going', 'interested', 'notgoing']),
 	'cancelled,confirmed,maybe,cancelled',
 	s.schema || ': a stranger several times in a batch, twice for one event')
+FROM sources s;
+SELECT is(batch(s.source, '{did:plc:ann,did:plc:ann}', ARRAY[uri(1), uri(1)], '{notgoing,going}'),
+	'confirmed,confirmed', s.schema || ': twice, the last one counts')
+FROM sources s;
+SELECT is(batch(s.source, '{did:plc:ann,did:plc:ann}', ARRAY[uri(1), uri(1)], '{notgoing,going}'),
+	'confirmed,confirmed', s.schema || ': also of a row that is there')
 FROM sources s;
 SELECT is(count(*), 1::bigint, 'one user') FROM snake.users u
 WHERE u.preferences::text LIKE '%did:plc:c1"%';
@@ -341,6 +347,38 @@ CREATE TRIGGER swallow BEFORE INSERT OR UPDATE ON snake.attendance
 SELECT is(batch(:snake, '{did:plc:ann,did:plc:ben}', ARRAY[uri(10), uri(10)],
 	'{notgoing,going}'), '40001,40001', 'a row that a trigger swallows is an error');
 DROP TRIGGER swallow ON snake.attendance;
+
+-- Indexes: which would help is said, they are used when they are there.
+SET ROLE regress_apply;
+INSERT INTO snake.users (first_name, preferences, created_at, updated_at)
+SELECT 'n', jsonb_build_object('bluesky', jsonb_build_object('did', 'did:plc:n' || n)), now(), now() FROM generate_series(1, 3000) n;
+INSERT INTO snake.events (id, atproto_uri, source_data)
+SELECT n, public.uri(n), '{}' FROM generate_series(1000, 4000) n;
+RESET ROLE;
+ANALYZE snake.users, snake.events;
+CREATE FUNCTION advice() RETURNS text[] LANGUAGE sql AS $$
+	SELECT array_agg(d.remedy ORDER BY d.remedy COLLATE "C") FROM rsvp_sync.doctor() d WHERE d.check_name = 'apply_index'
+$$;
+SELECT is(advice(), NULL, 'without a stream doctor() gives no advice on indexes');
+SET rsvp_sync.jetstream_url = 'wss://jetstream.example.org/subscribe';
+SELECT is(advice(), ARRAY['CREATE INDEX CONCURRENTLY ON snake.events ((source_data ->> ''rkey''::text));',
+	'CREATE INDEX CONCURRENTLY ON snake.events (atproto_uri);',
+	'CREATE INDEX CONCURRENTLY ON snake.events (source_id);',
+	'CREATE INDEX CONCURRENTLY ON snake.users (((preferences -> ''bluesky''::text) ->> ''did''::text));'],
+	'doctor() has the statements');
+SELECT replace(unnest(advice()), 'CONCURRENTLY ', '') \gexec
+SELECT is(advice(), NULL, 'once they are there it is content');
+ALTER TABLE snake.events RENAME source_id TO "Source Id";
+SELECT is(advice(), NULL, 'under whatever name');
+ANALYZE snake.users, snake.events;
+CREATE FUNCTION scans() RETURNS bigint LANGUAGE sql AS $$
+	SELECT pg_stat_get_xact_numscans('snake.users'::regclass) + pg_stat_get_xact_numscans('snake.events'::regclass) $$;
+BEGIN;
+SELECT scans() AS scans \gset
+SELECT is(batch(:snake, '{did:plc:n7,did:plc:n8,did:plc:n9}', ARRAY[uri(10), uri(2000), uri(99)],
+	'{going,going,going}'), 'confirmed,confirmed,unknown', 'apply with them');
+SELECT is(scans() - :scans, 0::bigint, 'reads no table as a whole');
+COMMIT;
 
 -- The schema changes: renames are followed, spare columns may go, needed ones
 -- are named.

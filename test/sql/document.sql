@@ -94,18 +94,23 @@ SET ROLE regress_document_app;
 
 -- Nothing of the owner's runs as the caller
 CREATE FUNCTION doc.whoami() RETURNS text LANGUAGE plpgsql AS $$ BEGIN RAISE WARNING 'runs as %', current_user; RETURN 'https://x.example/'; END $$;
-CREATE DOMAIN doc.key AS int CHECK (VALUE > 0 OR doc.whoami() IS NULL);
-CREATE DOMAIN doc.title AS text CHECK (VALUE <> 'x' OR doc.whoami() IS NULL);
+CREATE DOMAIN doc.key AS int CHECK (doc.whoami() IS NOT NULL);
+CREATE DOMAIN doc.title AS text CHECK (doc.whoami() IS NOT NULL);
 CREATE TYPE doc.place AS ENUM ('here');
 CREATE FUNCTION doc.place_text(doc.place) RETURNS text LANGUAGE sql AS 'SELECT doc.whoami()';
 CREATE CAST (doc.place AS text) WITH FUNCTION doc.place_text(doc.place);
-CREATE TABLE doc.own_events (id int PRIMARY KEY, title doc.title, location doc.place, atproto_uri text);
+CREATE TABLE doc.own_events (id doc.key PRIMARY KEY, title doc.title, location doc.place, atproto_uri text);
 CREATE TABLE doc.own (id doc.key PRIMARY KEY, status text, metadata jsonb, event_id int REFERENCES doc.own_events, user_id int REFERENCES doc.users);
 INSERT INTO doc.own_events VALUES (1, 'E', 'here', 'at://did:plc:ewvi7nxzyoun6zhxrhs64oiz/community.lexicon.calendar.event/3lqwertyui2k2');
 SELECT rsvp_sync.attach('doc.own') IS NOT NULL;
 INSERT INTO doc.own VALUES (1, 'confirmed', '{}', 1, 1);
+CREATE FUNCTION doc.same(doc.place, doc.place) RETURNS boolean LANGUAGE sql AS 'SELECT doc.whoami() IS NOT NULL';
+CREATE OPERATOR doc.= (LEFTARG = doc.place, RIGHTARG = doc.place, FUNCTION = doc.same);
 RESET ROLE;
+SET search_path = doc, pg_catalog;
 SELECT rsvp_sync.rsvp_document('doc.own', '1') -> 'event_name', rsvp_sync.rsvp_document('doc.own', '1') -> 'event_location', rsvp_sync.rsvp_document('doc.own', '-1');
+SELECT rsvp_sync.rsvp_outbox('https://alice.example/') -> 'totalItems' > '0';
+RESET search_path;
 SET ROLE regress_document_app;
 
 -- Columns go and are renamed
@@ -142,6 +147,14 @@ SELECT rsvp_sync.attach('doc.bare', 'SELECT id, NULL::text AS did, NULL::text AS
 INSERT INTO doc.bare VALUES ('it''s', 'going');
 SELECT rsvp_sync.rsvp_document('doc.bare', 'it''s');
 SELECT rsvp_sync.rsvp_html(rsvp_sync.rsvp_document('doc.bare', 'it''s'));
+
+-- When it was said last, where the table does not know: when the worker saw it change
+RESET ROLE;
+INSERT INTO rsvp_sync._intent (source_id, key, state, local, local_at)
+SELECT source_id, 'it''s', 'waiting', 'going', '2026-07-07 07:07:07.000007Z' FROM rsvp_sync._source WHERE attendance = 'doc.bare'::regclass;
+SELECT rsvp_sync.rsvp_document('doc.bare', 'it''s') ->> 'updated';
+UPDATE doc.bare SET answer = 'notgoing';
+SELECT rsvp_sync.rsvp_document('doc.bare', 'it''s') ->> 'updated' AS not_seen_yet;
 
 -- Somebody without the right to call
 RESET ROLE;

@@ -99,7 +99,8 @@ for my $case (
 	is $app->said(2), $result, "conflict $option: $name";
 	is $app->record(2)->{uri}, $put->{uri}, '... in the one record';
 	is_deeply [ $app->writes ], [ $result eq $remote ? () : 'put' ], '... by no more writes than it takes';
-	is $app->state('attendance', $row), $result eq $remote ? 'done/remote_newer' : 'done/published', '... which sync_status says';
+	is $app->state('attendance', $row), 'done/published', '... which sync_status says';
+	is $app->sql("SELECT status FROM attendance WHERE id = $row"), $result eq 'notgoing' ? 'cancelled' : $local, '... as does the row';
 	my ($word, $rsvp) = $local eq 'maybe' ? ('attended', 'going') : ('maybe', 'interested');
 	$app->sql("UPDATE attendance SET status = '$word' WHERE id = $row");
 	$app->idle('later change');
@@ -116,7 +117,7 @@ $app->sql("INSERT INTO attendance (id, event_id, user_id, status) VALUES (20, 1,
 my $later = elsewhere(2, 1, 'notgoing');
 $app->sql("SELECT rsvp_sync.resume('attendance')");
 $app->idle('resumed');
-is_deeply [ $app->said(2), $app->state('attendance', 20) ], [ 'notgoing', 'done/remote_newer' ], 'conflict latest: the record is newer';
+is_deeply [ $app->said(2), $app->state('attendance', 20), $app->sql('SELECT status FROM attendance WHERE id = 20') ], [ 'notgoing', 'done/published', 'cancelled' ], 'conflict latest: the record is newer, and the row says so, too';
 
 # --- changed elsewhere between two writes of ours
 

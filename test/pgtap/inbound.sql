@@ -1,0 +1,399 @@
+-- Inbound: what is said on the network, and what becomes of it.  Each rule, by
+-- itself, in the plan's schema; no network, no worker: planning is called.
+\set ON_ERROR_STOP on
+SET client_min_messages = warning;
+CREATE EXTENSION IF NOT EXISTS rsvp_sync;
+CREATE EXTENSION IF NOT EXISTS pgtap;
+SELECT no_plan();
+/* No worker takes what is put into the log here. */
+SELECT rsvp_sync.pause();
+
+CREATE ROLE regress_inbound;
+CREATE ROLE regress_inbound_nobody;
+SELECT rsvp_sync.grant_application('regress_inbound');
+SELECT rsvp_sync.grant_application('regress_inbound_nobody');
+GRANT CREATE ON DATABASE :"DBNAME" TO regress_inbound;
+SET ROLE regress_inbound;
+CREATE SCHEMA app;
+CREATE TABLE app.users (id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+	name text, preferences jsonb);
+CREATE TABLE app.events (id integer PRIMARY KEY, visibility text DEFAULT 'public',
+	"sourceType" text, "sourceData" jsonb, "requireApproval" boolean DEFAULT false);
+CREATE TABLE app.attendance (id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+	status text NOT NULL, metadata jsonb, event_id integer REFERENCES app.events,
+	user_id integer REFERENCES app.users);
+INSERT INTO app.events (id, "sourceType", "sourceData", "requireApproval")
+SELECT e, 'bluesky', jsonb_build_object('did', 'did:plc:' || repeat('o', 24),
+	'rkey', 'e' || e), e = 3 FROM generate_series(1, 3) e;
+INSERT INTO app.users (name, preferences)
+SELECT 'user ' || u, jsonb_build_object('bluesky', jsonb_build_object('did',
+	'did:plc:' || repeat(chr(96 + u), 24), 'connected', true))
+FROM generate_series(1, 5) u;
+SELECT rsvp_sync.attach('app.attendance', options => '{"tenant": "one"}') AS source \gset
+RESET ROLE;
+
+CREATE FUNCTION did(u integer) RETURNS text LANGUAGE sql AS $$
+SELECT 'did:plc:' || repeat(chr(96 + u), 24) $$;
+CREATE FUNCTION uri(e integer) RETURNS text LANGUAGE sql AS $$
+SELECT 'at://did:plc:' || repeat('o', 24) || '/community.lexicon.calendar.event/e' || e $$;
+CREATE FUNCTION rsvp(u integer, rkey text) RETURNS text LANGUAGE sql AS $$
+SELECT rsvp_sync._rsvp_uri(did(u), rkey) $$;
+/* A rev of so many seconds from now. */
+CREATE FUNCTION rev(seconds double precision) RETURNS text LANGUAGE sql AS $$
+SELECT string_agg(substr('234567abcdefghijklmnopqrstuvwxyz',
+	(((((extract(epoch FROM now()) + seconds) * 1000000)::bigint << 10) >> (60 - 5 * i)) & 31)::integer + 1, 1), '' ORDER BY i)
+FROM generate_series(0, 12) i $$;
+CREATE FUNCTION record(e integer, word text, extra jsonb DEFAULT '{}') RETURNS jsonb LANGUAGE sql AS $$
+SELECT jsonb_build_object('$type', 'community.lexicon.calendar.rsvp', 'subject',
+	jsonb_build_object('uri', uri(e), 'cid', 'bafyreihs23txyqecu3pipe6mqthnuinmf5pgj7siznjpr4dd2dzv65n2gm'),
+	'status', 'community.lexicon.calendar.rsvp#' || word, 'createdAt', '2026-01-01T00:00:00.000Z') || extra $$;
+CREATE FUNCTION payload(u integer, e integer, word text, rkey text, at double precision, extra jsonb DEFAULT '{}')
+RETURNS jsonb LANGUAGE sql AS $$
+SELECT jsonb_build_object('eventSourceId', uri(e), 'eventSourceType', 'bluesky', 'userDid', did(u),
+	'userHandle', 'user' || u || '.example.com', 'status', word, 'timestamp', '2026-01-01T00:00:00.000Z',
+	'sourceId', rsvp(u, rkey), 'metadata', jsonb_build_object('rkey', rkey, 'rev', rev(at),
+		'cid', rsvp_sync.record_cid(record(e, word)), 'record', record(e, word)) || extra) $$;
+CREATE FUNCTION process(u integer, e integer, word text, rkey text, at double precision, extra jsonb DEFAULT '{}')
+RETURNS text LANGUAGE sql AS $$
+SELECT rsvp_sync.process_external_rsvp(payload(u, e, word, rkey, at, extra), 'one') ->> 'action' $$;
+CREATE FUNCTION gone(u integer, rkey text) RETURNS text LANGUAGE sql AS $$
+SELECT success || ' ' || message FROM rsvp_sync.delete_external_rsvp(rsvp(u, rkey), 'bluesky', 'one') $$;
+CREATE FUNCTION status(u integer, e integer) RETURNS text LANGUAGE sql AS $$
+SELECT string_agg(a.status, ',' ORDER BY a.id) FROM app.attendance a JOIN app.users s ON s.id = a.user_id
+WHERE s.preferences #>> '{bluesky,did}' = did(u) AND a.event_id = e $$;
+CREATE FUNCTION ingest(u integer, at double precision, op text, rkey text, record jsonb, trusted boolean DEFAULT false)
+RETURNS bigint LANGUAGE sql AS $$
+SELECT rsvp_sync._ingest('stream', ARRAY[did(u)], ARRAY[rev(at)], ARRAY[op], ARRAY[rkey],
+	ARRAY[rsvp_sync.record_cid(record)], ARRAY[record::text], ARRAY[NULL::bigint], trusted) $$;
+/* What planning would have sent. */
+CREATE FUNCTION plan() RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+	sent text;
+BEGIN
+	PERFORM rsvp_sync._drain(1000);
+	UPDATE rsvp_sync._queue SET lease = 1, due_at = now();
+	SELECT string_agg(concat_ws(' ', w.action, w.need, w.sent_local), ', ') INTO sent
+	FROM (SELECT source_id, array_agg(key) AS keys FROM rsvp_sync._queue GROUP BY 1) q
+	CROSS JOIN LATERAL rsvp_sync._plan_keys(q.source_id, q.keys) w;
+	RETURN coalesce(sent, 'nothing');
+END $$;
+GRANT USAGE ON SCHEMA app TO PUBLIC;
+INSERT INTO rsvp_sync._identity (did, pds, resolved_at, looked_at)
+SELECT did(u), 'https://pds.test', now(), now() FROM generate_series(1, 5) u;
+/* All accounts are listed. */
+CREATE OR REPLACE FUNCTION rsvp_sync._is_listed(did text) RETURNS boolean LANGUAGE sql AS 'SELECT true';
+
+--
+-- Taken over
+--
+SELECT is(process(1, 1, 'going', '3aaaaaaaaaaaa', -100), 'created', 'going: an attendance is made');
+SELECT is(status(1, 1), 'confirmed', '... that says so');
+SELECT is(plan(), 'nothing', '... nothing is sent back');
+SELECT is((SELECT format('%s/%s %s %s', s.state, s.reason_code, s.uri = rsvp(1, '3aaaaaaaaaaaa'), i.bond)
+	FROM rsvp_sync.status s JOIN rsvp_sync._intent i ON i.key = s.attendance_id), 'done/published t adopted', '... the row has the record');
+SELECT is(process(1, 1, 'going', '3aaaaaaaaaaaa', -100), 'unchanged', 'again: nothing');
+SELECT is(process(1, 1, 'notgoing', '3aaaaaaaaaaaa', -200), 'ignored', 'an older version: nothing');
+SELECT is(status(1, 1), 'confirmed', '... is left of it');
+SELECT is(process(1, 1, 'interested', '3aaaaaaaaaaaa', -90), 'updated', 'interested, later');
+SELECT is(status(1, 1), 'maybe', '... the same row');
+SELECT is(process(1, 1, 'going', '3aaaaaaaaaaaa', -100), 'ignored', 'the first one again: it is older');
+SELECT is(process(2, 1, 'notgoing', '3bbbbbbbbbbbb', -100), 'created', 'notgoing of somebody new');
+SELECT is(status(2, 1), 'cancelled', '... is an attendance that is cancelled');
+SELECT is(plan(), 'nothing', '... nothing is sent back');
+SELECT is(process(6, 1, 'going', '3cccccccccccc', -100), 'created', 'somebody nobody knows');
+SELECT is((SELECT count(*) FROM app.users WHERE preferences #>> '{bluesky,did}' = did(6)), 1::bigint, '... becomes a shadow user');
+SELECT is(plan(), 'nothing', '... nothing is sent back');
+SELECT is((SELECT count(*) FROM rsvp_sync.history WHERE action = 'apply' AND outcome = 'ok'), 4::bigint, 'each apply is in the history');
+SELECT is((SELECT sum(value) FROM rsvp_sync.metrics() WHERE name = 'rsvp_integration_processed_total'
+	AND labels @> '{"tenant": "one", "source_type": "bluesky", "operation": "create"}'), 3::double precision, '... and counted');
+
+--
+-- Words
+--
+SELECT is(process(3, 1, w, '3dddddddddddd', -100 + n, jsonb_build_object('record', NULL, 'cid', NULL)), e, format('%s: %s', w, e))
+FROM (VALUES (1, 'going', 'created'), (2, 'community.lexicon.calendar.rsvp#interested', 'updated'),
+	(3, 'events.smokesignal.calendar.rsvp#notgoing', 'updated'), (4, 'community.lexicon.calendar.rsvp#maybe', 'kept'),
+	(5, 'perhaps', 'kept'), (6, 'com.example.thing#going', 'updated')) w (n, w, e) ORDER BY n;
+SELECT is((SELECT count(*) FROM rsvp_sync.rsvp WHERE did = did(3)), 1::bigint, 'all in one record');
+SELECT is(process(3, 1, 'weird', '3dddddddddddd', -50), 'kept', 'an unknown word is kept');
+SELECT is((SELECT status FROM rsvp_sync.rsvp WHERE did = did(3)), NULL, '... visible without a status');
+SELECT is(status(3, 1), 'confirmed', '... and not applied');
+
+--
+-- Deleting
+--
+SELECT is(gone(4, '3xxxxxxxxxxxx'), 'true RSVP not found for deletion - ignoring', 'an unknown record: nothing');
+SELECT is(gone(1, '3aaaaaaaaaaaa'), 'true Successfully cancelled 1 attendance record(s) using RSVP URI', 'a record is deleted');
+SELECT is(status(1, 1), 'cancelled', '... its attendance cancelled');
+SELECT is((SELECT count(*) FROM app.attendance WHERE status = 'cancelled'), 2::bigint, '... and no other');
+SELECT is(gone(1, '3aaaaaaaaaaaa'), 'true This RSVP was deleted before', 'again: nothing');
+SELECT is(plan(), 'nothing', 'nothing is sent');
+SELECT is(process(1, 1, 'going', '3aaaaaaaaaaaa', -100), 'ignored', 'a replay from before the deletion: nothing');
+SELECT is(status(1, 1), 'cancelled', '... it stays cancelled');
+
+-- Two records for one event: the newest counts, then what is left.
+SELECT is(process(4, 1, 'going', '3eeeeeeeeeeee', -100), 'created', 'one record');
+SELECT is(process(4, 1, 'notgoing', '3ffffffffffff', -50), 'updated', 'a newer one by another application');
+SELECT is(status(4, 1), 'cancelled', '... counts');
+SELECT is(process(4, 1, 'interested', '3eeeeeeeeeeee', -70), 'unchanged', 'the other one changed, but before that');
+SELECT is(status(4, 1), 'cancelled', '... does not count');
+SELECT is(gone(4, '3ffffffffffff'), 'true Another RSVP of the same person for this event counts now', 'the newer one goes');
+SELECT is(status(4, 1), 'maybe', '... what is left counts');
+SELECT is(gone(4, '3eeeeeeeeeeee'), 'true Successfully cancelled 1 attendance record(s) using RSVP URI', 'the last one goes');
+SELECT is(status(4, 1), 'cancelled', '... nothing is left');
+SELECT is(plan(), 'nothing', 'nothing is sent in all this');
+
+--
+-- Our own writes, and the row's own word
+--
+INSERT INTO rsvp_sync._account (did, owner, auth, state) VALUES (did(5), 'regress_inbound', 'password', 'connected');
+INSERT INTO rsvp_sync._event (uri, cid) SELECT uri(e), 'bafyreihs23txyqecu3pipe6mqthnuinmf5pgj7siznjpr4dd2dzv65n2gm' FROM generate_series(1, 3) e;
+INSERT INTO app.attendance (status, event_id, user_id) VALUES ('confirmed', 2, 5) RETURNING id AS row5 \gset
+SELECT is(plan(), 'put going', 'a row of a connected user is sent');
+SELECT rkey AS rkey5, sent_cids[1] AS cid5, record_created_at AS created5 FROM rsvp_sync._intent WHERE key = :'row5' \gset
+SELECT rsvp_sync._rsvp_record(NULL, uri(2), 'bafyreihs23txyqecu3pipe6mqthnuinmf5pgj7siznjpr4dd2dzv65n2gm', 'going', :'created5') AS record5 \gset
+SELECT is(rsvp_sync.record_cid(:'record5'), :'cid5', 'its cid is known before');
+SELECT is(process(5, 2, 'going', :'rkey5', 1, jsonb_build_object('cid', :'cid5'::text, 'record', :'record5'::jsonb)), 'unchanged', 'its echo, before the answer: nothing');
+SELECT is((SELECT doubt FROM rsvp_sync._intent WHERE key = :'row5'), true, '... the answer is still awaited');
+SELECT rsvp_sync._put_done(:source, :'row5', (SELECT generation FROM rsvp_sync._queue WHERE key = :'row5'), did(5), :'rkey5', :'record5', :'cid5', rev(1));
+SELECT is((SELECT format('%s %s %s', doubt, base_local, bond) FROM rsvp_sync._intent WHERE key = :'row5'), 'f going own', 'the answer');
+SELECT is(process(5, 2, 'going', :'rkey5', 1, jsonb_build_object('cid', :'cid5'::text, 'record', :'record5'::jsonb)), 'unchanged', 'its echo, after: nothing');
+SELECT is(process(5, 2, 'going', :'rkey5', 1, '{"cid": null, "rev": null, "record": null}'), 'unchanged', '... nor without its cid');
+SELECT is((SELECT count(*) FROM rsvp_sync._history WHERE key = :'row5' AND action = 'apply'), 0::bigint, 'nothing was applied');
+SELECT is(plan(), 'nothing', '... and nothing is sent');
+
+UPDATE app.attendance SET status = 'attended' WHERE id = :row5;
+SELECT is(plan(), 'nothing', 'attended is going');
+SELECT is(process(5, 2, 'going', :'rkey5', 2, '{"record": null, "cid": "bafyreidqpc7si3dbimffi64lz3xsx2qt45ip7rpna2qpslcddp23itjjzm"}'), 'unchanged', 'the record changed in what does not concern us');
+SELECT is(status(5, 2), 'attended', '... attended stays');
+UPDATE app.attendance SET status = 'maybe' WHERE id = :row5;
+SELECT is(plan(), 'read interested', 'the row changes: what we were only told of is read before');
+SELECT rsvp_sync._read_done(:source, :'row5', did(5), :'rkey5', 'bafyreidqpc7si3dbimffi64lz3xsx2qt45ip7rpna2qpslcddp23itjjzm', :'record5'::jsonb || '{"note": "x"}');
+SELECT is(plan(), 'put interested', '... then it is sent');
+SELECT is((SELECT w.record::jsonb ->> 'note' FROM rsvp_sync._plan_keys(:source, ARRAY[:'row5']) w), NULL, 'in doubt now: read first');
+UPDATE rsvp_sync._intent SET doubt = false WHERE key = :'row5';
+SELECT is((SELECT w.record::jsonb ->> 'note' FROM rsvp_sync._plan_keys(:source, ARRAY[:'row5']) w), 'x', 'fields of others stay');
+SELECT sent_cids[1] AS cid6 FROM rsvp_sync._intent WHERE key = :'row5' \gset
+
+-- Changed elsewhere while our own is under way.
+SELECT is(process(5, 2, 'notgoing', :'rkey5', 3), 'updated', 'changed elsewhere, later');
+SELECT is(status(5, 2), 'cancelled', '... counts');
+SELECT rsvp_sync._put_done(:source, :'row5', 0, did(5), :'rkey5', :'record5'::jsonb || '{"status": "interested"}', :'cid6', rev(2.5));
+SELECT is((SELECT status FROM rsvp_sync.rsvp WHERE did = did(5)), 'notgoing', 'the answer to our own comes later, and is older');
+SELECT is((SELECT format('%s %s', base_local, base_cid <> :'cid6') FROM rsvp_sync._intent WHERE key = :'row5'), 'notgoing t', '... the base stays');
+SELECT is(plan(), 'nothing', 'nothing is sent');
+
+-- Both changed.
+CREATE FUNCTION both_changed(option text, at double precision) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+	said text;
+	of_rkey text := (SELECT i.rkey FROM rsvp_sync._intent i WHERE i.did = did(5));
+BEGIN
+	DELETE FROM rsvp_sync._observed WHERE did = did(5);
+	PERFORM rsvp_sync._put_done(i.source_id, i.key, 0, i.did, i.rkey, record(2, 'going'), rsvp_sync.record_cid(record(2, 'going')), rev(-30))
+	FROM rsvp_sync._intent i WHERE i.did = did(5);
+	UPDATE rsvp_sync._observed SET rev = rev(-30), changed_at = now() - interval '30 s' WHERE did = did(5);
+	DELETE FROM rsvp_sync._queue;
+	UPDATE rsvp_sync._intent SET local = 'going', base_local = 'going', doubt = false, sent_cids = '{}',
+		local_at = now() - interval '30 s', base_cid = rsvp_sync.record_cid(record(2, 'going')),
+		heard_cid = rsvp_sync.record_cid(record(2, 'going')), heard_status = 'going', state = 'done' WHERE did = did(5);
+	UPDATE rsvp_sync._source SET options = options || jsonb_build_object('conflict', option);
+	UPDATE app.attendance a SET status = 'maybe' FROM rsvp_sync._intent i WHERE i.did = did(5) AND a.id = i.key::integer;
+	UPDATE rsvp_sync._change_log SET changed_at = now() - interval '10 s';
+	PERFORM rsvp_sync._drain(10);
+	UPDATE rsvp_sync._queue SET changed_at = now() - interval '10 s';
+	said := process(5, 2, 'notgoing', of_rkey, at);
+	RETURN concat_ws(' ', said, status(5, 2), plan());
+END $$;
+UPDATE app.attendance SET status = 'confirmed' WHERE id = :row5;
+SELECT is(both_changed('latest', -20), 'ignored maybe put interested', 'conflict latest: the row changed later and is sent');
+SELECT is(both_changed('latest', -5), 'updated cancelled nothing', '... the record changed later and counts');
+SELECT is(both_changed('local', -5), 'ignored maybe put interested', 'conflict local');
+SELECT is(both_changed('remote', -20), 'updated cancelled nothing', 'conflict remote');
+UPDATE rsvp_sync._source SET options = options - 'conflict';
+
+--
+-- Answers that are held
+--
+SELECT is(process(1, 3, 'going', '3gggggggggggg', -100), 'created', 'going, where the host has to approve');
+SELECT is(status(1, 3), 'pending', '... waits for him');
+SELECT is(plan(), 'nothing', '... which is not sent back');
+SELECT is(process(1, 3, 'going', '3gggggggggggg', -100), 'unchanged', 'a replay');
+UPDATE app.attendance SET status = 'confirmed' WHERE event_id = 3;
+SELECT is(plan(), 'nothing', 'he approves: nothing to send');
+SELECT is(process(1, 3, 'going', '3gggggggggggg', -90, '{"record": null, "cid": "bafyreidqpc7si3dbimffi64lz3xsx2qt45ip7rpna2qpslcddp23itjjzm"}'), 'unchanged', 'a new version that says the same');
+SELECT is(status(1, 3), 'confirmed', '... does not revoke that');
+SELECT is(process(2, 3, 'going', '3hhhhhhhhhhhh', -100), 'created', 'another one who waits');
+SELECT is(process(2, 3, 'interested', '3hhhhhhhhhhhh', -90), 'updated', '... changes his mind');
+SELECT is(status(2, 3), 'maybe', '... although both map to the same');
+SELECT is(process(2, 3, 'going', '3hhhhhhhhhhhh', -80), 'updated', '... and again');
+SELECT is(gone(2, '3hhhhhhhhhhhh'), 'true Successfully cancelled 1 attendance record(s) using RSVP URI', '... and no more');
+SELECT is(plan(), 'nothing', 'nothing is sent in all this');
+UPDATE app.attendance SET status = 'rejected' WHERE event_id = 3 AND status = 'confirmed';
+SELECT is(plan(), 'nothing', 'he rejects: the record is the user''s');
+SELECT is(process(1, 3, 'going', '3gggggggggggg', -100), 'ignored', 'a replay of before');
+SELECT is(status(1, 3), 'rejected', '... does not change that');
+
+--
+-- Events that are not known yet
+--
+SELECT is(process(1, 9, 'going', '3iiiiiiiiiiii', -100), 'parked', 'an event that is not known: parked');
+SELECT is((SELECT count(*) FROM rsvp_sync._stranger WHERE event_uri = uri(9)), 1::bigint, '... as a stub');
+SELECT is((SELECT count(*) FROM rsvp_sync._observed WHERE event_uri = uri(9)), 0::bigint, '... without the record');
+SELECT is(process(5, 9, 'going', '3jjjjjjjjjjjj', -100), 'parked', '... of an account of ours');
+SELECT is((SELECT count(*) FROM rsvp_sync._observed WHERE event_uri = uri(9)), 1::bigint, '... with the record');
+SET ROLE regress_inbound;
+INSERT INTO app.events (id, "sourceType", "sourceData") VALUES (9, 'bluesky', '{"did": "did:plc:oooooooooooooooooooooooo", "rkey": "e9"}');
+RESET ROLE;
+SELECT plan();
+SELECT isnt((SELECT strangers_at FROM rsvp_sync._source), NULL, 'a row of its table changed: it is asked');
+UPDATE rsvp_sync._source SET strangers_at = now();
+SELECT is(rsvp_sync._ask_strangers(1), true, '... for events from the first on');
+SELECT is((SELECT string_agg(did || state, ' ' ORDER BY did) FROM rsvp_sync._inbound), format('%sverify %sapply', did(1), did(5)),
+	'one has to be fetched, the other one is there');
+SELECT is(rsvp_sync._ask_strangers(1), false, 'no more of them');
+SELECT is((SELECT count(*) FROM rsvp_sync._stranger), 0::bigint, 'no stubs are left');
+SELECT is(rsvp_sync._inbound_retry(10), 1::bigint, 'what is there is applied');
+SELECT is(status(5, 9), 'confirmed', '... to its row');
+SELECT rsvp_sync._inbound_settle(did(1), '3iiiiiiiiiiii', rsvp_sync.record_cid(record(9, 'interested')), record(9, 'interested'), NULL, false);
+SELECT is(status(1, 9), 'maybe', 'what was fetched, too, as it was found');
+SELECT is((SELECT count(*) FROM rsvp_sync._inbound), 0::bigint, 'nothing waits');
+SELECT is(plan(), 'nothing', 'nothing is sent');
+
+--
+-- The stream is not trusted
+--
+SELECT is(ingest(3, -10, 'update', '3dddddddddddd', record(1, 'interested')), 1::bigint, 'interested, by the stream');
+SELECT is(status(3, 1), 'confirmed', '... is not applied');
+SELECT is((SELECT state FROM rsvp_sync._inbound WHERE did = did(3)), 'verify', '... until it is verified');
+SELECT is(ingest(3, -9, 'update', '3dddddddddddd', record(1, 'notgoing')), 1::bigint, 'notgoing, by the stream');
+SELECT is(status(3, 1), 'cancelled', '... is applied at once');
+SELECT is((SELECT count(*) FROM rsvp_sync._inbound), 0::bigint, '... there is nothing to verify any more');
+SELECT is(ingest(3, -8, 'update', '3dddddddddddd', record(1, 'going')), 1::bigint, 'going, by the stream');
+SELECT rsvp_sync._inbound_settle(did(3), '3dddddddddddd', NULL, NULL, NULL, true);
+SELECT is(status(3, 1), 'cancelled', 'its PDS says there is no such record: nothing comes of it');
+SELECT is(ingest(3, -7, 'update', '3dddddddddddd', record(1, 'going')), 1::bigint, 'going, by the stream');
+SELECT is(process(3, 1, 'going', '3dddddddddddd', -7), 'updated', 'the application vouches for it');
+SELECT is(status(3, 1), 'confirmed', '... and it is applied');
+SELECT is((SELECT count(*) FROM rsvp_sync._inbound), 0::bigint, '... there is nothing to verify any more');
+SELECT is(ingest(3, -6, 'delete', '3dddddddddddd', NULL), 1::bigint, 'deleted, by the stream');
+SELECT is(status(3, 1), 'cancelled', '... is applied at once');
+SELECT is(ingest(3, -6, 'delete', '3dddddddddddd', NULL), 0::bigint, '... once');
+SELECT is(ingest(3, -7, 'update', '3dddddddddddd', record(1, 'going')), 0::bigint, 'what was before comes again: nothing');
+SELECT is(rsvp_sync._ingest('stream', ARRAY[did(7), did(8), did(7)], ARRAY[rev(-3), rev(-3), rev(-2)], '{create,create,update}',
+	ARRAY['3kkkkkkkkkkkk', '3kkkkkkkkkkkk', '3kkkkkkkkkkkk'], ARRAY[rsvp_sync.record_cid(record(1, 'going')), rsvp_sync.record_cid(record(77, 'going')), rsvp_sync.record_cid(record(1, 'interested'))],
+	ARRAY[record(1, 'going')::text, record(77, 'going')::text, record(1, 'interested')::text], '{1,2,3}', true), 1::bigint, 'of a batch the last about a record counts');
+SELECT is(status(7, 1), 'maybe', '... once');
+SELECT is((SELECT count(*) FROM rsvp_sync._stranger), 1::bigint, '... and a stub for what nobody knows');
+
+--
+-- Failures
+--
+CREATE FUNCTION app.refuse() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+	RAISE EXCEPTION 'the house is full' USING ERRCODE = 'P0001';
+END $$;
+CREATE TRIGGER refuse BEFORE UPDATE ON app.attendance FOR EACH ROW EXECUTE FUNCTION app.refuse();
+SELECT is(process(4, 1, 'going', '3eeeeeeeeeeee', 5), 'parked', 'the application refuses: parked');
+SELECT is((SELECT format('%s %s %s', state, attempts, last_error) FROM rsvp_sync.inbound WHERE did = did(4)), 'apply 1 the house is full', '... visible, with its words');
+SELECT is((SELECT rsvp_sync.process_external_rsvp(payload(4, 1, 'going', '3eeeeeeeeeeee', 5), 'one') ->> 'message'),
+	'It could not be applied and is tried again: the house is full', '... and said again');
+SELECT is((SELECT count(*) FROM rsvp_sync.doctor() WHERE check_name = 'inbound'), 1::bigint, 'doctor() finds it');
+SET rsvp_sync.max_attempts = 3;
+UPDATE rsvp_sync._inbound SET due_at = now();
+SELECT is(rsvp_sync._inbound_retry(10), 1::bigint, 'tried again');
+SELECT is((SELECT state FROM rsvp_sync.inbound), 'failed', '... and given up');
+DROP TRIGGER refuse ON app.attendance;
+SELECT is(rsvp_sync._inbound_retry(10), 0::bigint, 'not tried any more');
+SELECT ok(rsvp_sync.retry() > 0, 'retry()');
+SELECT is(rsvp_sync._inbound_retry(10), 1::bigint, '... has it tried again');
+SELECT is(status(4, 1), 'confirmed', '... it is applied');
+SELECT is((SELECT count(*) FROM rsvp_sync.inbound), 0::bigint, '... nothing waits');
+SELECT is(plan(), 'nothing', 'nothing is sent');
+
+SELECT rsvp_sync.pause('app.attendance');
+SELECT is(process(4, 1, 'interested', '3eeeeeeeeeeee', 6), 'parked', 'a paused table: parked');
+SELECT rsvp_sync.resume('app.attendance'), rsvp_sync.retry();
+SELECT is(rsvp_sync._inbound_retry(10), 1::bigint, 'resumed');
+SELECT is(status(4, 1), 'maybe', '... it is applied');
+SET rsvp_sync.mode = 'dry_run';
+SELECT is(process(4, 1, 'going', '3eeeeeeeeeeee', 7), 'parked', 'dry_run: parked');
+SELECT is((SELECT outcome FROM rsvp_sync._history WHERE action = 'apply' ORDER BY at DESC LIMIT 1), 'dry_run', '... and in the history');
+SELECT is(status(4, 1), 'maybe', '... nothing more');
+SELECT is(rsvp_sync._inbound_retry(10), 0::bigint, '... as long as it is so');
+RESET rsvp_sync.mode;
+SELECT ok(rsvp_sync.retry() > 0, 'live again');
+SELECT is(rsvp_sync._inbound_retry(10), 1::bigint, '... it is applied');
+SELECT is(status(4, 1), 'confirmed', '... as it was said');
+
+--
+-- Others
+--
+SELECT throws_ok($$SELECT rsvp_sync.process_external_rsvp(payload(1, 1, 'going', '3aaaaaaaaaaaa', 1), NULL)$$, '22004', NULL, 'no tenant');
+SELECT throws_ok($$SELECT rsvp_sync.process_external_rsvp(payload(1, 1, 'going', '3aaaaaaaaaaaa', 1), 'two')$$, '42704', NULL, 'an unknown tenant');
+SELECT throws_ok($$SELECT rsvp_sync.process_external_rsvp(NULL, 'one')$$, '22004', NULL, 'no payload');
+SELECT throws_ok($$SELECT rsvp_sync.process_external_rsvp('[]', 'one')$$, '22023', NULL, 'a payload that is no object');
+SELECT throws_ok($$SELECT * FROM rsvp_sync.delete_external_rsvp('x', 'web', NULL)$$, '22004', NULL, 'deleting: no tenant');
+SELECT throws_ok($$SELECT * FROM rsvp_sync.delete_external_rsvp(NULL, 'web', 'one')$$, '22004', NULL, 'deleting: nothing');
+SELECT throws_ok(format($$SELECT rsvp_sync.process_external_rsvp(payload(1, 1, 'going', '3zzzzzzzzzzzz', 1) #- '{metadata,record}' #- %L || %L, 'one')$$, d, e), '22023', NULL, 'wrong: ' || d || e)
+FROM (VALUES ('{}', '{"eventSourceId": 3}'), ('{}', '{"eventSourceId": "https://example.com"}'), ('{eventSourceId}', '{}'),
+	('{}', '{"eventSourceId": "at://alice.example.com/community.lexicon.calendar.event/x"}'), ('{userDid}', '{}'), ('{}', '{"userDid": "alice"}'),
+	('{}', '{"userHandle": "no handle"}'), ('{}', '{"userHandle": 1}'), ('{status}', '{}'), ('{}', '{"status": 1}'), ('{}', '{"timestamp": "yesterday"}'), ('{}', '{"timestamp": 12}'),
+	('{}', '{"timestamp": "2026-13-01T00:00:00Z"}'), ('{}', '{"sourceId": "at://did:plc:zzzzzzzzzzzzzzzzzzzzzzzz/community.lexicon.calendar.rsvp/3zzzzzzzzzzzz"}'),
+	('{}', '{"sourceId": "x"}'), ('{}', '{"metadata": []}'), ('{}', '{"metadata": {"rkey": "other"}}'), ('{}', '{"metadata": {"cid": "no"}}'), ('{}', '{"metadata": {"eventCid": "no"}}'),
+	('{}', '{"metadata": {"rev": "no"}}'), ('{}', '{"metadata": {"time_us": "no"}}'), ('{}', '{"metadata": {"record": 1}}'), ('{}', '{"metadata": {"record": {"$type": "app.bsky.feed.like"}}}'),
+	('{}', '{"metadata": {"record": {"subject": "at://did:plc:x/y.z.w/v"}}}'), ('{}', '{"metadata": {"collection": "app.bsky.feed.like"}}'),
+	('{}', '{"metadata": {"eventUri": "at://did:plc:x/y.z.w/v"}}'), ('{eventSourceType}', '{}')) w (d, e);
+SELECT is((SELECT count(*) FROM rsvp_sync._observed WHERE rkey = '3zzzzzzzzzzzz'), 0::bigint, 'nothing of that is stored');
+SELECT is(rsvp_sync.process_external_rsvp(payload(1, 2, 'going', '3lllllllllll', -5) - 'userHandle' - 'timestamp' - 'sourceId'
+	|| jsonb_build_object('more', 1, 'metadata', jsonb_build_object('rkey', '3lllllllllll', 'record', record(2, 'going', jsonb_build_object('subject', uri(2))))), 'one') ->> 'action',
+	'created', 'much may be missing, or said otherwise');
+SET ROLE regress_inbound_nobody;
+SELECT throws_ok(format('SELECT rsvp_sync.process_external_rsvp(%L, %L)', '{}', 'one'), '42704', NULL, 'another application''s tenant');
+RESET ROLE;
+SELECT ok(NOT has_function_privilege('public', 'rsvp_sync.process_external_rsvp(jsonb, text)', 'EXECUTE'), 'not for everybody');
+INSERT INTO rsvp_sync._forgotten (digest) VALUES (sha256(convert_to(did(9), 'UTF8')));
+SELECT is(process(9, 1, 'going', '3mmmmmmmmmmmm', -5), 'ignored', 'who asked to be forgotten');
+SELECT is((SELECT count(*) FROM rsvp_sync._observed WHERE did = did(9)) + (SELECT count(*) FROM rsvp_sync._stranger WHERE did = did(9)), 0::bigint, '... is');
+
+-- What is no record, to a table with an apply function of its own
+SET ROLE regress_inbound;
+CREATE SCHEMA own;
+CREATE TABLE own.answers (id text PRIMARY KEY, event text, who text, word text);
+CREATE FUNCTION own.take(did text, event_uri text, status text, rsvp jsonb) RETURNS text LANGUAGE sql AS $$
+INSERT INTO own.answers SELECT md5(did || event_uri), event_uri, did, coalesce(status, 'notgoing') WHERE event_uri LIKE '%/e1'
+ON CONFLICT (id) DO UPDATE SET word = excluded.word RETURNING id $$;
+SELECT rsvp_sync.attach('own.answers', 'SELECT id, CASE WHEN who LIKE ''did:%'' THEN who END AS did, event AS event_uri, word AS status FROM own.answers',
+	'own.take(text, text, text, jsonb)', '{"tenant": "two", "status_map": {"going": "going", "interested": "interested", "notgoing": "notgoing"}}');
+RESET ROLE;
+SELECT is(rsvp_sync.process_external_rsvp(payload(1, 1, 'going', '3nnnnnnnnnnnn', -1), 'two') ->> 'action', 'created', 'another tenant, with its own apply function');
+SELECT is((SELECT word FROM own.answers), 'going', '... which was called');
+SELECT is(status(1, 1), 'cancelled', 'rows of the first tenant are as they were');
+SELECT is(rsvp_sync.process_external_rsvp(payload(1, 1, 'going', '3nnnnnnnnnnnn', -1), 'one') ->> 'action', 'updated', '... until it is told, too');
+SELECT is(rsvp_sync.process_external_rsvp(payload(1, 8, 'going', '3ppppppppppppp', -1), 'two') ->> 'action', 'parked', 'its function does not know the event: parked');
+SELECT is((SELECT count(*) FROM rsvp_sync._stranger WHERE event_uri = uri(8)), 1::bigint, '... as a stub');
+SELECT is((SELECT message FROM rsvp_sync.delete_external_rsvp(rsvp(1, '3nnnnnnnnnnnn'), 'bluesky', 'two')), 'Successfully cancelled 1 attendance record(s) using RSVP URI', 'deleted for the second');
+SELECT is((SELECT word FROM own.answers), 'notgoing', '... whose function was told');
+SELECT is(status(1, 1), 'confirmed', '... and not the first');
+SELECT is((SELECT message FROM rsvp_sync.delete_external_rsvp(rsvp(1, '3nnnnnnnnnnnn'), 'bluesky', 'one')), 'Successfully cancelled 1 attendance record(s) using RSVP URI', '... until it is told, too');
+SELECT is(plan(), 'nothing', 'nothing is sent');
+CREATE FUNCTION web(word text, at text, id text DEFAULT 'https://ann.example/1') RETURNS jsonb LANGUAGE sql AS $$
+SELECT rsvp_sync.process_external_rsvp(jsonb_build_object('eventSourceId', uri(1), 'eventSourceType', 'web', 'userDid', 'https://ann.example/', 'userHandle', 'Ann',
+	'status', word, 'timestamp', at, 'sourceId', id), 'two') $$;
+SELECT is(web('going', '2026-01-01T00:00:00Z') ->> 'action', 'created', 'by the web: going');
+SELECT is((SELECT status FROM rsvp_sync.external_rsvp), 'going', '... is in its view');
+SELECT is((SELECT a.word FROM own.answers a JOIN rsvp_sync.external_rsvp x ON x.attendance_id = a.id), 'going', '... and a row');
+SELECT is(web('going', '2026-01-01T00:00:00Z') ->> 'action', 'unchanged', 'again: nothing');
+SELECT is(web('notgoing', '2025-01-01T00:00:00Z') ->> 'action', 'ignored', 'older: nothing');
+SELECT is(web('maybe so', '2026-01-02T00:00:00Z') ->> 'action', 'kept', 'an unknown word: kept');
+SELECT is(web('interested', '2099-01-02T00:00:00Z') ->> 'action', 'updated', 'later: counts');
+SELECT ok((SELECT said_at <= now() FROM rsvp_sync.external_rsvp), '... though not from the future');
+SELECT is(plan(), 'nothing', 'nothing is sent');
+SELECT is((SELECT d::text FROM rsvp_sync.delete_external_rsvp('https://ann.example/2', 'web', 'two') d), '(t,"RSVP not found for deletion - ignoring")', 'an unknown one is deleted: nothing');
+SELECT is((SELECT success FROM rsvp_sync.delete_external_rsvp('https://ann.example/1', 'web', 'two')), true, 'deleted');
+SELECT is((SELECT word FROM own.answers WHERE who LIKE 'https%'), 'notgoing', '... its attendance is cancelled');
+SELECT is(rsvp_sync.process_external_rsvp(payload(1, 1, 'going', 'x', 1) || '{"eventSourceType": "web", "userDid": "https://x.example/"}', 'one') ->> 'action', 'parked',
+	'a table that has no users of this kind: parked');
+SELECT isnt((SELECT last_error FROM rsvp_sync.external_rsvp WHERE author = 'https://x.example/'), NULL, '... with the reason');
+
+SELECT * FROM finish();
