@@ -319,7 +319,9 @@ BEGIN
 		base_cid = CASE WHEN o.cid = i.base_cid OR h.ours THEN o.cid END,
 		base_local = CASE WHEN o.cid = i.base_cid THEN i.base_local
 			WHEN h.ours THEN o.status END,
-		heard_cid = NULL, heard_status = NULL
+		/* That is what was heard, too. */
+		heard_cid = CASE WHEN o.cid = i.base_cid OR h.ours THEN o.cid END,
+		heard_status = CASE WHEN o.cid = i.base_cid OR h.ours THEN o.status END
 	FROM rsvp_sync._intent was
 	LEFT JOIN rsvp_sync._observed o
 		ON o.did = of_did AND o.rkey = was.rkey AND o.cid IS NOT NULL

@@ -605,7 +605,7 @@ BEGIN
 			ORDER BY q.due_at LIMIT 1) k),
 		(SELECT min(s.retry_at) FROM rsvp_sync._source s
 		WHERE s.state <> 'paused' AND s.retry_at > now()),
-		rsvp_sync._inbound_next_due());
+		rsvp_sync._inbound_next_due(), rsvp_sync._visits_next_due());
 END
 $$;
 COMMENT ON FUNCTION rsvp_sync._next_due() IS
@@ -638,6 +638,48 @@ RETURN coalesce(old_record, '{}') || jsonb_build_object(
 	'createdAt', created_at);
 COMMENT ON FUNCTION rsvp_sync._rsvp_record(jsonb, text, text, text, text) IS
 'The record to write, over what is there: unknown fields stay. Lexicon community.lexicon.calendar.rsvp.';
+
+/*
+ * A record was found to have the last word, but nobody has told the row: it
+ * was known before the row was, or the row's own word came in between.
+ */
+CREATE FUNCTION rsvp_sync._hear(of_source bigint,
+	es rsvp_sync._evaluation[])
+RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET enable_hashjoin = off
+AS $$
+BEGIN
+	IF NOT EXISTS (SELECT FROM unnest(es) e WHERE (e.d).reason_code
+			IN ('remote_newer', 'changed_elsewhere', 'deleted_elsewhere')) THEN
+		RETURN;
+	END IF;
+	/* Whatever the merge made of it, the row does not say so. */
+	WITH unheard AS (
+		UPDATE rsvp_sync._intent i SET heard_cid = NULL, heard_status = NULL
+		FROM unnest(es) e
+		WHERE (e.d).reason_code IN ('remote_newer', 'changed_elsewhere')
+			AND (e.s).remote_status <> (e.s).local
+			AND i.source_id = of_source AND i.key = e.key
+			AND EXISTS (SELECT FROM rsvp_sync._listeners() l
+				WHERE l.source_id = of_source)
+		RETURNING e.did, (e.s).remote_rkey AS rkey, e.event_uri
+	)
+	INSERT INTO rsvp_sync._inbound (did, rkey, event_uri, state, source_id)
+	SELECT DISTINCT ON (u.did, u.rkey) u.did, u.rkey, u.event_uri, 'apply',
+		of_source
+	FROM (SELECT * FROM unheard
+		UNION ALL
+		SELECT e.did, e.rkey, e.event_uri FROM unnest(es) e
+		WHERE (e.d).reason_code = 'deleted_elsewhere' AND e.rkey IS NOT NULL
+			AND EXISTS (SELECT FROM rsvp_sync._listeners() l
+				WHERE l.source_id = of_source)) u
+	ON CONFLICT (did, rkey) DO NOTHING;
+END
+$$;
+COMMENT ON FUNCTION rsvp_sync._hear(bigint, rsvp_sync._evaluation[]) IS
+'Has records applied that planning found to win, where no merge has.';
 
 /*
  * Somebody who merges what was said on the network has the intents of his
@@ -778,6 +820,7 @@ BEGIN
 	END IF;
 	PERFORM rsvp_sync._record_decisions(of_source, es, work);
 	PERFORM rsvp_sync._count_withdrawals(of_source, work);
+	PERFORM rsvp_sync._hear(of_source, es);
 	PERFORM rsvp_sync._note_webmentions(of_source, keys);
 	IF rehearsal THEN
 		PERFORM rsvp_sync._rehearse(of_source, es);
@@ -991,6 +1034,8 @@ DECLARE
 		WHERE (e.d).withdraws);
 	takers text[] := ARRAY(SELECT e.key FROM unnest(es) e
 		WHERE e.from_key IS NOT NULL);
+	arrived text[] := ARRAY(SELECT e.key FROM unnest(es) e
+		WHERE (e.s).remote_sent);
 	/* Most are. */
 	queued text := rsvp_sync._reason('queued');
 	/* No record key is known yet: the one of the call is new. */
@@ -1023,8 +1068,13 @@ BEGIN
 			ELSE sent.cids || w.cid END,
 		CASE WHEN w.key IS NULL THEN (e.s).sent_local ELSE w.sent_local END,
 		(e.s).doubt AND NOT (e.d).confirmed OR w.key IS NOT NULL,
-		CASE WHEN (e.s).remote_sent THEN (e.s).remote_cid END,
-		CASE WHEN (e.s).remote_sent THEN (e.s).remote_status END,
+		/* What both sides agree on is heard; so is what it takes over. */
+		CASE WHEN (e.s).remote_sent OR (e.d).reason_code = 'published'
+			THEN (e.s).remote_cid
+			WHEN e.key = ANY (takers) THEN (e.d).base_cid END,
+		CASE WHEN (e.s).remote_sent OR (e.d).reason_code = 'published'
+			THEN (e.s).remote_status
+			WHEN e.key = ANY (takers) THEN (e.d).base_local END,
 		c.state, c.code, CASE c.code
 			WHEN 'withheld' THEN coalesce((e.d).reason_code, 'withheld')
 			WHEN 'queued' THEN queued
@@ -1058,11 +1108,13 @@ BEGIN
 		doubt = excluded.doubt,
 		/* What it has of another key, it has with what that one heard. */
 		heard_cid = CASE WHEN excluded.heard_cid IS NOT NULL
+					AND (i.heard_cid IS NULL OR excluded.key = ANY (arrived))
 				OR excluded.key = ANY (takers)
 				OR (i.did, i.event_uri) IS DISTINCT FROM
 					(excluded.did, excluded.event_uri)
 			THEN excluded.heard_cid ELSE i.heard_cid END,
 		heard_status = CASE WHEN excluded.heard_cid IS NOT NULL
+					AND (i.heard_cid IS NULL OR excluded.key = ANY (arrived))
 				OR excluded.key = ANY (takers)
 				OR (i.did, i.event_uri) IS DISTINCT FROM
 					(excluded.did, excluded.event_uri)
@@ -1097,7 +1149,12 @@ BEGIN
 	RETURN QUERY
 	WITH located AS MATERIALIZED (
 		SELECT e.*, home.pds, o.organiser, at.pds AS organiser_pds,
-			coalesce((e.d).rkey, e.rkey, rsvp_sync.tid_now()) AS the_rkey,
+			coalesce((e.d).rkey, e.rkey,
+				/* An explicit call has told its caller. */
+				(SELECT x.id FROM rsvp_sync._source s
+				JOIN rsvp_sync._explicit x ON x.id = e.key
+				WHERE s.source_id = of_source AND s.kind = 'explicit'),
+				rsvp_sync.tid_now()) AS the_rkey,
 			CASE WHEN (e.d).action = 'put' AND e.event_cid IS NOT NULL
 				THEN rsvp_sync._rsvp_record(e.record, e.event_uri, e.event_cid,
 					(e.d).send, e.record_created_at) END AS new_record,

@@ -109,6 +109,26 @@ outcome_seal(const char *text)
 	return secret_seal(outcome_context, text);
 }
 
+/* May lanes go on before it is recorded? */
+static bool
+can_wait(OutcomeKind kind)
+{
+	switch (kind)
+	{
+		case OUTCOME_PUT:
+		case OUTCOME_DELETE:
+		case OUTCOME_LIST:
+		case OUTCOME_IDENTITY:
+		case OUTCOME_EVENT:
+		case OUTCOME_HANDLE:
+		case OUTCOME_ACCOUNT:
+		case OUTCOME_CALL:
+			return true;
+		default:
+			return false;
+	}
+}
+
 Outcome *
 new_outcome(OutcomeKind kind, Job *job, const char *subject)
 {
@@ -122,10 +142,7 @@ new_outcome(OutcomeKind kind, Job *job, const char *subject)
 	last_at = GetCurrentTimestamp();
 	if (n_outcomes++ == 0)
 		first_at = last_at;
-	if (kind == OUTCOME_READ || kind == OUTCOME_FAILED ||
-		kind == OUTCOME_HINT || kind == OUTCOME_LIMITED ||
-		kind == OUTCOME_HOST)
-		all_fit = false;
+	all_fit = all_fit && can_wait(kind);
 	return outcome;
 }
 
