@@ -29,7 +29,7 @@ PG_CFLAGS = -std=gnu11 -Wall -Wextra -Wno-unused-parameter -Wno-sign-compare \
 	-Wno-missing-field-initializers $(WERROR)
 # libxml2 may be in a directory of its own, under which its headers are.
 PG_CPPFLAGS += $(shell pkg-config --cflags libxml-2.0)
-SHLIB_LINK = -lcurl -lcjose -ljansson -lssl -lcrypto -lxml2 -Wl,-Bsymbolic
+SHLIB_LINK = -lcurl -lcjose -ljansson -lwslay -lssl -lcrypto -lxml2 -Wl,-Bsymbolic
 
 PG_CONFIG = pg_config
 PGXS := $(shell $(PG_CONFIG) --pgxs)

@@ -23,9 +23,10 @@ CREATE TABLE rsvp_sync._source (
 	attendance_name text NOT NULL,	-- as it was called at attach, for messages
 	tenant text NOT NULL DEFAULT '',
 	kind text NOT NULL
-		CHECK (kind IN ('query', 'view', 'plan', 'openmeet')),
+		CHECK (kind IN ('query', 'view', 'plan', 'openmeet', 'explicit')),
 	desired text,					-- the user's text; NULL where generated
 	apply text,
+	apply_path text,				-- in force when it was given; it runs under it
 	search_path text NOT NULL,		-- in force at attach; application SQL runs under it
 	shape jsonb,					-- recognised schema: relation oids and attnums
 	options jsonb NOT NULL DEFAULT '{}',
@@ -125,6 +126,34 @@ CREATE TABLE rsvp_sync._change_log (
 	autovacuum_vacuum_insert_threshold = 100000,
 	autovacuum_vacuum_cost_delay = 0);
 
+/*
+ * What create_rsvp() and delete_rsvp() were told: the attendance table of the
+ * source of kind explicit, which the first of these calls makes.  A row that
+ * is withdrawn stays until its record is gone; see 59-explicit.sql.
+ */
+CREATE TABLE rsvp_sync._explicit (
+	id text PRIMARY KEY,			-- the record key, unless there is a record
+	did text NOT NULL,
+	event_uri text,					-- NULL: a record that is to be deleted, no answer
+	status text,					-- going, interested, notgoing; NULL: withdrawn
+	tenant text NOT NULL DEFAULT '',
+	owner regrole NOT NULL,			-- who called, and may call again
+	told_rkey text NOT NULL,		-- which record key the caller was told
+	created_at timestamptz NOT NULL DEFAULT now(),
+	withdrawn_at timestamptz
+);
+CREATE UNIQUE INDEX _explicit_slot ON rsvp_sync._explicit (did, event_uri)
+	WHERE withdrawn_at IS NULL;
+CREATE INDEX _explicit_did ON rsvp_sync._explicit (did);
+
+/* For the views: the keys of that source that the reader has a say in. */
+CREATE VIEW rsvp_sync._own_explicit WITH (security_barrier) AS
+SELECT s.source_id, s.attendance, x.id AS key
+FROM rsvp_sync._source s CROSS JOIN rsvp_sync._explicit x
+WHERE s.kind = 'explicit' AND pg_catalog.pg_has_role(x.owner, 'USAGE');
+COMMENT ON VIEW rsvp_sync._own_explicit IS
+'private: keys of explicit calls that the reader, or a role he is a member of, has made';
+
 /* One row per key that is to be planned.  Written by the worker alone. */
 CREATE TABLE rsvp_sync._queue (
 	source_id bigint NOT NULL
@@ -192,6 +221,22 @@ CREATE TABLE rsvp_sync._inbound (
 CREATE INDEX _inbound_due ON rsvp_sync._inbound (state, due_at);
 CREATE INDEX _inbound_source ON rsvp_sync._inbound (source_id)
 	WHERE source_id IS NOT NULL;
+
+/*
+ * Accounts whose records are read from their own PDS: once more now, or, where
+ * due_at is NULL, when there is a reason to.
+ */
+CREATE TABLE rsvp_sync._reading (
+	did text PRIMARY KEY,
+	due_at timestamptz,
+	why text,						-- gap, reactivated, deleted, reconcile ...
+	head text,						-- rev of the repository when it was listed last
+	listed_at timestamptz,			-- when that was
+	attempts integer NOT NULL DEFAULT 0,
+	last_error text
+) WITH (fillfactor = 70);
+CREATE INDEX _reading_due ON rsvp_sync._reading (due_at)
+	WHERE due_at IS NOT NULL;
 
 /*
  * Records about events that nobody here knows: that there is one, not what it
@@ -488,6 +533,7 @@ SELECT pg_catalog.pg_extension_config_dump('rsvp_sync._installation', '');
 SELECT pg_catalog.pg_extension_config_dump('rsvp_sync._source', '');
 SELECT pg_catalog.pg_extension_config_dump('rsvp_sync._source_source_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('rsvp_sync._intent', '');
+SELECT pg_catalog.pg_extension_config_dump('rsvp_sync._explicit', '');
 SELECT pg_catalog.pg_extension_config_dump('rsvp_sync._webmention', '');
 SELECT pg_catalog.pg_extension_config_dump('rsvp_sync._webmention_webmention_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('rsvp_sync._event_page', '');

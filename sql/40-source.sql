@@ -61,6 +61,28 @@ REVOKE ALL ON FUNCTION rsvp_sync._owned_source(oid, regclass) FROM PUBLIC;
 COMMENT ON FUNCTION rsvp_sync._owned_source(oid, regclass) IS
 'private: the source of a table; insufficient_privilege, undefined_object';
 
+/* The same for one row: an explicit call is also his who has made it. */
+CREATE FUNCTION rsvp_sync._owned_source(caller oid, attendance regclass,
+	of_key text)
+RETURNS rsvp_sync._source
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	s rsvp_sync._source;
+BEGIN
+	IF attendance = 'rsvp_sync._explicit'::regclass
+		AND rsvp_sync._is_own_call(caller, of_key) THEN
+		SELECT * INTO s FROM rsvp_sync._source f WHERE f.kind = 'explicit';
+		RETURN s;
+	END IF;
+	RETURN rsvp_sync._owned_source(caller, attendance);
+END
+$$;
+REVOKE ALL ON FUNCTION rsvp_sync._owned_source(oid, regclass, text)
+	FROM PUBLIC;
+COMMENT ON FUNCTION rsvp_sync._owned_source(oid, regclass, text) IS
+'private: the source of a row that the caller may change the fate of; insufficient_privilege, undefined_object';
+
 CREATE FUNCTION rsvp_sync._check_owner(caller oid, relation regclass)
 RETURNS void
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
@@ -277,6 +299,12 @@ AS $$
 DECLARE
 	s rsvp_sync._source := rsvp_sync._owned_source(caller, attendance);
 BEGIN
+	IF s.kind = 'explicit' THEN
+		RAISE EXCEPTION 'the source of explicit calls cannot be detached'
+			USING ERRCODE = 'wrong_object_type',
+				HINT = 'delete_rsvp() withdraws what create_rsvp() has '
+					'published; pause() keeps more from being sent.';
+	END IF;
 	IF NOT coalesce(withdraw, false) THEN
 		PERFORM rsvp_sync._remove_sources(ARRAY[s.source_id]);
 		RETURN;
@@ -325,7 +353,9 @@ AS $$
 		SELECT s.source_id
 		FROM rsvp_sync._source s
 		LEFT JOIN pg_class c ON c.oid = s.attendance
-		WHERE c.oid IS NULL OR pg_has_role(caller, c.relowner, 'USAGE')))
+		WHERE c.oid IS NULL
+			OR pg_has_role(caller, c.relowner, 'USAGE')
+				AND s.kind <> 'explicit'))
 $$;
 REVOKE ALL ON FUNCTION rsvp_sync._detach_all(oid) FROM PUBLIC;
 COMMENT ON FUNCTION rsvp_sync._detach_all(oid) IS

@@ -36,6 +36,8 @@ AS $$
 	('on_cancel', '{string}', '{notgoing,delete}', NULL),
 	('on_delete', '{string}', '{delete,notgoing,keep}', NULL),
 	('publish_past_events', '{boolean}', NULL, 'It is true or false.'),
+	('read_remote', '{boolean,string}', NULL,
+		'It is true, false, or an interval such as "1 day".'),
 	('shadow_users', '{boolean}', NULL, 'It is true or false.'),
 	('sql_timeout', '{string,number}', NULL,
 		'It is an interval such as "5s", or a number of milliseconds.'),
@@ -100,6 +102,7 @@ BEGIN
 	END LOOP;
 	PERFORM rsvp_sync._check_status_map(options -> 'status_map');
 	PERFORM rsvp_sync._sql_timeout(options);
+	PERFORM rsvp_sync._read_interval(options);
 END
 $$;
 REVOKE ALL ON FUNCTION rsvp_sync._check_options(jsonb) FROM PUBLIC;
@@ -181,12 +184,14 @@ COMMENT ON FUNCTION rsvp_sync._default_status_map(text) IS
 'private: what an application''s status means where nothing else is said';
 
 CREATE FUNCTION rsvp_sync._status_map(source_id bigint) RETURNS jsonb
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
 AS $$
-	SELECT rsvp_sync._default_status_map(s.kind)
+BEGIN
+	RETURN (SELECT rsvp_sync._default_status_map(s.kind)
 		|| coalesce(s.options -> 'status_map', '{}')
 	FROM rsvp_sync._source s
-	WHERE s.source_id = $1
+	WHERE s.source_id = $1);
+END
 $$;
 REVOKE ALL ON FUNCTION rsvp_sync._status_map(bigint) FROM PUBLIC;
 COMMENT ON FUNCTION rsvp_sync._status_map(bigint) IS

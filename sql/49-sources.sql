@@ -90,6 +90,8 @@ LEFT JOIN pg_catalog.pg_class c ON c.oid = s.attendance
 WHERE CASE WHEN c.oid IS NULL
 	THEN (SELECT r.rolsuper FROM pg_catalog.pg_roles r
 		WHERE r.rolname = current_user)
-	ELSE pg_catalog.pg_has_role(current_user, c.relowner, 'USAGE') END;
+	ELSE pg_catalog.pg_has_role(current_user, c.relowner, 'USAGE')
+		OR EXISTS (SELECT FROM rsvp_sync._own_explicit x
+			WHERE x.source_id = s.source_id) END;
 COMMENT ON VIEW rsvp_sync.source IS
 'attached tables that the reader owns: state (active, paused, broken, detaching) and why';

@@ -414,7 +414,7 @@ BEGIN
 			coalesce(m.sent_cids, '{}') AS sent_cids, m.sent_local,
 			m.record_created_at,
 			/* A word, too, for a status that was not one to publish. */
-			CASE WHEN k.known AND NOT k.moved
+			CASE WHEN k.known AND NOT k.moved AND src.kind <> 'explicit'
 				THEN coalesce((k.intent).first_local, 'none') END
 				AS first_local
 		FROM slotted k
@@ -423,12 +423,16 @@ BEGIN
 		LEFT JOIN LATERAL (SELECT n.may_delete FROM rsvp_sync._oauth_session n
 			WHERE n.did = a.did AND a.auth = 'oauth' LIMIT 1) oa ON true
 		/* _may_speak(), where it is asked of each key */
+		CROSS JOIN LATERAL (SELECT CASE WHEN src.kind = 'explicit'
+			THEN (SELECT x.owner::oid FROM rsvp_sync._explicit x
+				WHERE x.id = k.key)
+			ELSE table_owner END AS role) speaker
 		CROSS JOIN LATERAL (SELECT a.did IS NOT NULL
-			AND (pg_has_role(table_owner, a.owner, 'USAGE')
+			AND coalesce(pg_has_role(speaker.role, a.owner, 'USAGE')
 				OR coalesce((SELECT true FROM rsvp_sync._account_grant g
 					WHERE g.did = a.did
-						AND pg_has_role(table_owner, g.grantee, 'USAGE')
-					LIMIT 1), false)) AS granted) speaks
+						AND pg_has_role(speaker.role, g.grantee, 'USAGE')
+					LIMIT 1), false), false) AS granted) speaks
 		/* A key changed later speaks for this slot. */
 		LEFT JOIN LATERAL (
 			SELECT r.key FROM rsvp_sync._intent r
@@ -506,7 +510,10 @@ BEGIN
 			NOT k.old_slot,
 			CASE WHEN k.replaced AND k.bond IS NOT NULL THEN 'adopted' ELSE k.bond END,
 			coalesce(k.wrote, false) AND NOT k.replaced,
-			k.base_local, k.base_cid, k.sent_local,
+			k.base_local,
+			/* Explicitly: whatever is there. */
+			coalesce(k.base_cid, CASE WHEN src.kind = 'explicit'
+				AND NOT k.present THEN k.remote_cid END), k.sent_local,
 			k.first_local, coalesce(k.doubt, false), k.rival, k.heir_key IS NOT NULL,
 			k.remote_seen, coalesce(k.remote_rkey, k.rkey), k.remote_cid,
 			k.remote_status,

@@ -72,20 +72,22 @@ COMMENT ON FUNCTION rsvp_sync._may_speak(oid, bigint, smallint) IS
 /* Each origin is looked at once, however many entries it has. */
 CREATE FUNCTION rsvp_sync._genuine(entries rsvp_sync._change_log[])
 RETURNS rsvp_sync._change_log[]
-LANGUAGE sql STABLE
+LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
-WITH origin AS MATERIALIZED (
-	SELECT DISTINCT f.source_id, f.relation, f.dep
-	FROM unnest(entries) f WHERE f.relation <> 0
-), genuine AS MATERIALIZED (
-	SELECT o.* FROM origin o
-	WHERE rsvp_sync._may_speak(o.relation, o.source_id, o.dep)
-)
-SELECT coalesce(array_agg(e), '{}')
-FROM unnest(entries) e
-WHERE e.relation = 0 OR (e.source_id, e.relation, e.dep) IN (
-	SELECT g.source_id, g.relation, g.dep FROM genuine g)
+BEGIN
+	RETURN (WITH origin AS MATERIALIZED (
+		SELECT DISTINCT f.source_id, f.relation, f.dep
+		FROM unnest(entries) f WHERE f.relation <> 0
+	), genuine AS MATERIALIZED (
+		SELECT o.* FROM origin o
+		WHERE rsvp_sync._may_speak(o.relation, o.source_id, o.dep)
+	)
+	SELECT coalesce(array_agg(e), '{}')
+	FROM unnest(entries) e
+	WHERE e.relation = 0 OR (e.source_id, e.relation, e.dep) IN (
+		SELECT g.source_id, g.relation, g.dep FROM genuine g));
+END
 $$;
 COMMENT ON FUNCTION rsvp_sync._genuine(rsvp_sync._change_log[]) IS
 'Leaves out log entries of triggers that have no say in their source.';
@@ -98,8 +100,8 @@ CREATE FUNCTION rsvp_sync._drain(at_most integer) RETURNS TABLE (
 	drained bigint, repeatable bigint[])
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
-/* A plan made for a short log, kept, compares each row with each ctid. */
-SET plan_cache_mode = force_custom_plan
+/* With another plan, made for a short log, each row is compared with each ctid. */
+SET enable_seqscan = off
 AS $$
 DECLARE
 	entries rsvp_sync._change_log[];
@@ -565,17 +567,19 @@ COMMENT ON FUNCTION rsvp_sync._clock_check() IS
 'Notices, at the worker''s start, that the clock was set back.';
 
 CREATE FUNCTION rsvp_sync._inbound_next_due() RETURNS timestamptz
-LANGUAGE sql STABLE
+LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off SET enable_bitmapscan = off
 AS $$
-SELECT least(
-	(SELECT min(b.due_at) FROM rsvp_sync._inbound b WHERE b.state = 'apply'),
-	(SELECT min(x.due_at) FROM rsvp_sync._external x
-	WHERE x.due_at IS NOT NULL),
-	(SELECT min(s.strangers_at) FROM rsvp_sync._source s
-	WHERE s.state = 'active' AND s.strangers_at IS NOT NULL))
-WHERE current_setting('rsvp_sync.mode') = 'live'
+BEGIN
+	RETURN (SELECT least(
+		(SELECT min(b.due_at) FROM rsvp_sync._inbound b WHERE b.state = 'apply'),
+		(SELECT min(x.due_at) FROM rsvp_sync._external x
+		WHERE x.due_at IS NOT NULL),
+		(SELECT min(s.strangers_at) FROM rsvp_sync._source s
+		WHERE s.state = 'active' AND s.strangers_at IS NOT NULL))
+	WHERE current_setting('rsvp_sync.mode') = 'live');
+END
 $$;
 COMMENT ON FUNCTION rsvp_sync._inbound_next_due() IS
 'When something that was said on the network is to be tried again.';
@@ -601,7 +605,7 @@ BEGIN
 			ORDER BY q.due_at LIMIT 1) k),
 		(SELECT min(s.retry_at) FROM rsvp_sync._source s
 		WHERE s.state <> 'paused' AND s.retry_at > now()),
-		rsvp_sync._inbound_next_due());
+		rsvp_sync._inbound_next_due(), rsvp_sync._visits_next_due());
 END
 $$;
 COMMENT ON FUNCTION rsvp_sync._next_due() IS
@@ -1145,7 +1149,12 @@ BEGIN
 	RETURN QUERY
 	WITH located AS MATERIALIZED (
 		SELECT e.*, home.pds, o.organiser, at.pds AS organiser_pds,
-			coalesce((e.d).rkey, e.rkey, rsvp_sync.tid_now()) AS the_rkey,
+			coalesce((e.d).rkey, e.rkey,
+				/* An explicit call has told its caller. */
+				(SELECT x.id FROM rsvp_sync._source s
+				JOIN rsvp_sync._explicit x ON x.id = e.key
+				WHERE s.source_id = of_source AND s.kind = 'explicit'),
+				rsvp_sync.tid_now()) AS the_rkey,
 			CASE WHEN (e.d).action = 'put' AND e.event_cid IS NOT NULL
 				THEN rsvp_sync._rsvp_record(e.record, e.event_uri, e.event_cid,
 					(e.d).send, e.record_created_at) END AS new_record,

@@ -559,6 +559,7 @@ BEGIN
 		FROM rsvp_sync._differences(src.source_id) d;
 		GET DIAGNOSTICS found_keys = ROW_COUNT;
 		total := total + found_keys;
+		PERFORM rsvp_sync._read_source(src);
 	END LOOP;
 	RETURN total;
 END
@@ -652,6 +653,11 @@ BEGIN
 	IF slice.differing <> '{}' THEN
 		INSERT INTO rsvp_sync._change_log (source_id, key, op)
 		SELECT of_source, k, 'l' FROM unnest(slice.differing) k;
+	END IF;
+	/* The pass is over. */
+	IF new_pass.phase IS NULL THEN
+		PERFORM rsvp_sync._read_source(s) FROM rsvp_sync._source s
+		WHERE s.source_id = of_source;
 	END IF;
 	UPDATE rsvp_sync._pass p SET phase = new_pass.phase,
 		position = new_pass.position, matched = new_pass.matched,

@@ -13,6 +13,7 @@ AS $$
 	SELECT s.attendance::oid
 	FROM rsvp_sync._source s
 	JOIN pg_class c ON c.oid = s.attendance
+	WHERE s.kind <> 'explicit'		-- it has no metadata
 	ORDER BY s.source_id
 $$;
 REVOKE ALL ON FUNCTION rsvp_sync._find_sources() FROM PUBLIC;

@@ -105,6 +105,10 @@ BEGIN
 		state = 'withheld', reason_code = 'forgotten',
 		reason = rsvp_sync._reason('forgotten')
 	WHERE i.did = of_did AND i.source_id = ANY (sources);
+	IF EXISTS (SELECT FROM rsvp_sync._source s
+		WHERE s.kind = 'explicit' AND s.source_id = ANY (sources)) THEN
+		PERFORM rsvp_sync._erase_calls(of_did, NULL);
+	END IF;
 	DELETE FROM rsvp_sync._history h
 	WHERE h.did = of_did AND (h.source_id = ANY (sources)
 		OR h.source_id IS NULL);
@@ -113,6 +117,8 @@ BEGIN
 	DELETE FROM rsvp_sync._stranger t WHERE t.did = of_did;
 	DELETE FROM rsvp_sync._external x WHERE x.author = of_did;
 	DELETE FROM rsvp_sync._identity i WHERE i.did = of_did;
+	DELETE FROM rsvp_sync._repo r WHERE r.did = of_did;
+	DELETE FROM rsvp_sync._reading r WHERE r.did = of_did;
 	DELETE FROM rsvp_sync._event e
 	WHERE starts_with(e.uri, 'at://' || of_did || '/');
 	INSERT INTO rsvp_sync._forgotten (digest)
@@ -252,6 +258,7 @@ BEGIN
 			ELSE 'forget' END);
 		RETURN false;
 	END IF;
+	PERFORM rsvp_sync._erase_calls(did, caller);
 	PERFORM rsvp_sync._erase(did, rsvp_sync._sources_of(caller));
 	RETURN true;
 END
@@ -302,6 +309,8 @@ BEGIN
 			WHERE f.digest = sha256(convert_to($2, 'UTF8'))),
 		'identity', (SELECT to_jsonb(i) - 'did' FROM rsvp_sync._identity i
 			WHERE i.did = $2),
+		'reading', (SELECT to_jsonb(r) - 'did' FROM rsvp_sync._reading r
+			WHERE r.did = $2),
 		'records', (SELECT coalesce(jsonb_agg(to_jsonb(o) - 'did'
 				|| jsonb_build_object('uri',
 					rsvp_sync._rsvp_uri(o.did, o.rkey)) ORDER BY o.rkey), '[]')
@@ -321,6 +330,7 @@ BEGIN
 			FROM rsvp_sync._intent i
 			JOIN rsvp_sync._source s ON s.source_id = i.source_id
 			WHERE i.did = $2 AND i.source_id = ANY (sources)),
+		'calls', rsvp_sync._export_calls(caller, $2),
 		'history', (SELECT coalesce(jsonb_agg(to_jsonb(h) - 'did' - 'source_id'
 				|| jsonb_build_object('attendance', s.attendance)
 				ORDER BY h.at), '[]')
@@ -347,4 +357,4 @@ CREATE FUNCTION rsvp_sync.export(did text) RETURNS jsonb
 LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp
 AS 'MODULE_PATHNAME', 'rsvp_sync_export';
 COMMENT ON FUNCTION rsvp_sync.export(text) IS
-'Everything that is stored of a DID, and never a secret: account, found (by which tables its credentials were found), paused, identity, records (observed), rows (what is known of attendance rows), history, webmentions (who was told of those rows'' pages), events (the cache of its event records), forgotten_on. Rows and history of the caller''s own tables; a superuser sees all. Nothing known: null and empty lists. Errors: invalid_parameter_value, null_value_not_allowed, insufficient_privilege (the account is another role''s).';
+'Everything that is stored of a DID, and never a secret: account, found (by which tables its credentials were found), paused, identity, reading (when its records were listed), records (observed), rows (what is known of attendance rows), calls (create_rsvp), history, webmentions (who was told of those rows'' pages), events (the cache of its event records), forgotten_on. Rows and history of the caller''s own tables; a superuser sees all. Nothing known: null and empty lists. Errors: invalid_parameter_value, null_value_not_allowed, insufficient_privilege (the account is another role''s).';

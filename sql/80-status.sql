@@ -118,7 +118,9 @@ JOIN rsvp_sync._source s ON s.source_id = k.source_id
 CROSS JOIN env
 CROSS JOIN LATERAL rsvp_sync._queued_state(s.state, env.mode, env.copied,
 	env.all_paused, k.leased, k.attempts, k.wait_code) qs
-WHERE rsvp_sync._may_see(s.attendance);
+WHERE rsvp_sync._may_see(s.attendance)
+	OR s.kind = 'explicit' AND EXISTS (SELECT FROM rsvp_sync._own_explicit x
+		WHERE x.source_id = s.source_id AND x.key = k.key);
 COMMENT ON VIEW rsvp_sync.status IS
 'State of every attendance row known to rsvp_sync: done, waiting, sending, retrying, blocked, held, withheld, superseded or failed, with a stable reason_code and a sentence.';
 
@@ -129,7 +131,9 @@ SELECT s.source_id, s.attendance, s.tenant, q.key AS attendance_id,
 	CASE WHEN q.due_at = 'infinity' THEN q.waits_for END AS waits_for
 FROM rsvp_sync._queue q
 JOIN rsvp_sync._source s ON s.source_id = q.source_id
-WHERE rsvp_sync._may_see(s.attendance);
+WHERE rsvp_sync._may_see(s.attendance)
+	OR s.kind = 'explicit' AND EXISTS (SELECT FROM rsvp_sync._own_explicit x
+		WHERE x.source_id = s.source_id AND x.key = q.key);
 COMMENT ON VIEW rsvp_sync.queue IS
 'Keys that are to be looked at, one row a key; priority 0 is interactive, 1 reconcile and changes made by the hundred. waits_for: the server or DID that a key waits for.';
 
@@ -139,7 +143,9 @@ SELECT s.source_id, s.attendance, s.tenant, i.key AS attendance_id,
 	rsvp_sync._rsvp_uri(i.did, i.rkey) AS uri
 FROM rsvp_sync._intent i
 JOIN rsvp_sync._source s ON s.source_id = i.source_id
-WHERE i.state = 'held' AND rsvp_sync._may_see(s.attendance);
+WHERE i.state = 'held' AND (rsvp_sync._may_see(s.attendance)
+	OR s.kind = 'explicit' AND EXISTS (SELECT FROM rsvp_sync._own_explicit x
+		WHERE x.source_id = s.source_id AND x.key = i.key));
 COMMENT ON VIEW rsvp_sync.held IS
 'Withdrawals that wait for approve_withdrawals().';
 
@@ -150,7 +156,9 @@ SELECT s.source_id, s.attendance, s.tenant, i.key AS attendance_id,
 	i.failed_at AS since
 FROM rsvp_sync._intent i
 JOIN rsvp_sync._source s ON s.source_id = i.source_id
-WHERE i.state = 'failed' AND rsvp_sync._may_see(s.attendance);
+WHERE i.state = 'failed' AND (rsvp_sync._may_see(s.attendance)
+	OR s.kind = 'explicit' AND EXISTS (SELECT FROM rsvp_sync._own_explicit x
+		WHERE x.source_id = s.source_id AND x.key = i.key));
 COMMENT ON VIEW rsvp_sync.failed IS
 'Keys that were given up: the last answer, after how many tries, and since when.';
 
@@ -161,9 +169,11 @@ SELECT o.did, o.rkey, rsvp_sync._rsvp_uri(o.did, o.rkey) AS uri,
 	o.event_uri, o.event_cid, o.status, o.record, o.rev, o.source,
 	o.changed_at, o.seen_at
 FROM rsvp_sync._observed o
-WHERE o.cid IS NOT NULL;
+WHERE o.cid IS NOT NULL
+	AND NOT EXISTS (SELECT FROM rsvp_sync._repo r
+		WHERE r.did = o.did AND NOT r.active);
 COMMENT ON VIEW rsvp_sync.rsvp IS
-'Observed: RSVP records known on the network, whoever wrote them. status is NULL for a token we do not know.';
+'Observed: RSVP records known on the network, whoever wrote them, without those of accounts that are deactivated, suspended or taken down. status is NULL for a token we do not know.';
 
 CREATE VIEW rsvp_sync.inbound WITH (security_barrier) AS
 SELECT b.did, b.rkey, rsvp_sync._rsvp_uri(b.did, b.rkey) AS uri,
@@ -193,7 +203,9 @@ SELECT h.at, s.attendance, s.tenant, h.key AS attendance_id, h.did,
 	h.action, h.outcome, h.status, h.uri, h.cid, h.detail
 FROM rsvp_sync._history h
 JOIN rsvp_sync._source s ON s.source_id = h.source_id
-WHERE rsvp_sync._may_see(s.attendance);
+WHERE rsvp_sync._may_see(s.attendance)
+	OR s.kind = 'explicit' AND EXISTS (SELECT FROM rsvp_sync._own_explicit x
+		WHERE x.source_id = s.source_id AND x.key = h.key);
 COMMENT ON VIEW rsvp_sync.history IS
 'What was sent and what came of it; with mode dry_run, what would have been sent.';
 
@@ -276,6 +288,24 @@ $$;
 COMMENT ON FUNCTION rsvp_sync._check_reader(oid, regclass) IS
 'insufficient_privilege unless the caller may read the table.';
 
+/* Of one row; an explicit call is seen by whoever has made it. */
+CREATE FUNCTION rsvp_sync._check_reader(caller oid, table_name regclass,
+	of_key text)
+RETURNS void
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	IF table_name = 'rsvp_sync._explicit'::regclass
+		AND rsvp_sync._is_own_call(caller, of_key) THEN
+		RETURN;
+	END IF;
+	PERFORM rsvp_sync._check_reader(caller, table_name);
+END
+$$;
+COMMENT ON FUNCTION rsvp_sync._check_reader(oid, regclass, text) IS
+'insufficient_privilege unless the caller may see the state of this row.';
+
 CREATE FUNCTION rsvp_sync._sync_status(caller oid, attendance regclass,
 	attendance_id text, OUT state text, OUT reason_code text,
 	OUT reason text, OUT uri text, OUT cid text, OUT status text,
@@ -287,7 +317,7 @@ AS $$
 DECLARE
 	src rsvp_sync._source := rsvp_sync._source_of(attendance);
 BEGIN
-	PERFORM rsvp_sync._check_reader(caller, attendance);
+	PERFORM rsvp_sync._check_reader(caller, attendance, attendance_id);
 	SELECT v.state, v.reason_code, v.reason, v.uri, v.cid, v.status,
 		v.attempts, v.next_attempt_at, v.last_error, v.synced_at
 	INTO state, reason_code, reason, uri, cid, status, attempts,
@@ -330,7 +360,7 @@ AS $$
 DECLARE
 	src rsvp_sync._source := rsvp_sync._source_of(attendance);
 BEGIN
-	PERFORM rsvp_sync._check_reader(caller, attendance);
+	PERFORM rsvp_sync._check_reader(caller, attendance, of_key);
 	RETURN QUERY
 	SELECT e.key, e.did, e.event_uri, CASE (e.d).action
 			WHEN 'none' THEN 'nothing' WHEN 'forget' THEN 'nothing'
@@ -416,6 +446,8 @@ SELECT NOT EXISTS (SELECT FROM rsvp_sync._change_log l
 		WHERE (of_source IS NULL OR i.source_id = of_source)
 			AND i.writeback AND i.writeback_failures < 3
 			AND s.state IN ('active', 'detaching'))
+	AND (rsvp_sync._copied() OR current_setting('rsvp_sync.mode') = 'off'
+		OR rsvp_sync._is_all_paused() OR rsvp_sync._visits_idle())
 	AND rsvp_sync._webmentions_idle(of_source)
 	/* Answers from elsewhere that could not be applied are tried again. */
 	AND (rsvp_sync._copied() OR current_setting('rsvp_sync.mode') <> 'live'

@@ -79,7 +79,9 @@ BEGIN
 	JOIN rsvp_sync._source s ON s.source_id = k.source_id
 	JOIN pg_class c ON c.oid = s.attendance
 	WHERE (of_source IS NULL OR s.source_id = of_source)
-		AND pg_has_role(caller, c.relowner, 'USAGE');
+		AND (pg_has_role(caller, c.relowner, 'USAGE')
+			OR s.kind = 'explicit'
+				AND rsvp_sync._is_own_call(caller, k.key));
 	GET DIAGNOSTICS n = ROW_COUNT;
 	RETURN n + rsvp_sync._retry_inbound(caller, of_source, of_did)
 		+ rsvp_sync._retry_webmentions(caller, of_source, of_did, NULL);
@@ -95,7 +97,8 @@ LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-	src rsvp_sync._source := rsvp_sync._owned_source(caller, attendance);
+	src rsvp_sync._source := rsvp_sync._owned_source(caller, attendance,
+		attendance_id);
 BEGIN
 	IF attendance_id IS NULL THEN
 		RETURN rsvp_sync._retry_keys(caller, src.source_id, NULL);
@@ -174,7 +177,8 @@ LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-	src rsvp_sync._source := rsvp_sync._owned_source(caller, attendance);
+	src rsvp_sync._source := rsvp_sync._owned_source(caller, attendance,
+		attendance_id);
 	discarded boolean;
 BEGIN
 	UPDATE rsvp_sync._intent i SET reason_code = 'discarded',
@@ -340,7 +344,7 @@ DECLARE
 	st record;
 	of_did text;
 BEGIN
-	PERFORM rsvp_sync._check_reader(caller, attendance);
+	PERFORM rsvp_sync._check_reader(caller, attendance, attendance_id);
 	BEGIN
 		SELECT * INTO st FROM rsvp_sync._sync_status(caller, attendance,
 			attendance_id);
@@ -413,13 +417,52 @@ $$;
 COMMENT ON FUNCTION rsvp_sync._stat_worker() IS
 'private: this database''s worker as the server sees it';
 
+/*
+ * How the stream is doing: nothing where none is wanted.  lag: for how long
+ * nothing has been heard of what may have happened.
+ */
+CREATE FUNCTION rsvp_sync._stat_stream(OUT pid integer, OUT host text,
+	OUT connected_at timestamptz, OUT last_event_at timestamptz,
+	OUT lag double precision, OUT gap_at timestamptz, OUT gap_why text,
+	OUT error text)
+RETURNS SETOF record
+LANGUAGE sql STABLE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+SELECT w.pid, s.host, CASE WHEN w.pid IS NOT NULL THEN s.connected_at END,
+	max(rsvp_sync._time_of_us(s.time_us)) OVER (),
+	CASE WHEN max(coalesce(s.caught_up_at, rsvp_sync._time_of_us(s.time_us)))
+			OVER () IS NOT NULL
+		THEN greatest(extract(epoch FROM clock_timestamp() - greatest(
+			max(rsvp_sync._time_of_us(s.time_us)) OVER (),
+			max(s.caught_up_at) OVER ())), 0)::double precision END,
+	g.gap_at, g.gap_why, s.error
+FROM (SELECT) here
+LEFT JOIN rsvp_sync._stream s ON true
+LEFT JOIN pg_stat_activity w ON w.datname = current_database()
+	AND w.backend_type = 'rsvp_sync stream'
+LEFT JOIN LATERAL (SELECT t.gap_at, t.gap_why FROM rsvp_sync._stream t
+	WHERE t.gap_at IS NOT NULL ORDER BY t.gap_at DESC LIMIT 1) g ON true
+WHERE current_setting('rsvp_sync.jetstream_url') <> ''
+ORDER BY s.connected_at IS NULL, s.connected_at DESC,
+	greatest(s.caught_up_at, s.error_at) DESC NULLS LAST
+LIMIT 1
+$$;
+COMMENT ON FUNCTION rsvp_sync._stat_stream() IS
+'private: this database''s stream: its process, the server it listens to, how far it has come';
+
 CREATE VIEW rsvp_sync.stat_worker WITH (security_barrier) AS
 SELECT w.pid, w.started_at, w.state, w.state_since, w.wait_event_type,
 	w.wait_event,
-	(SELECT count(*) FROM rsvp_sync._queue q WHERE q.lease IS NOT NULL) AS leased
-FROM rsvp_sync._stat_worker() w;
+	(SELECT count(*) FROM rsvp_sync._queue q WHERE q.lease IS NOT NULL) AS leased,
+	s.pid AS stream_pid, s.host AS stream_host,
+	s.connected_at AS stream_connected_at,
+	s.last_event_at AS stream_last_event_at, s.lag AS stream_lag,
+	s.gap_at AS stream_gap_at, s.gap_why AS stream_gap, s.error AS stream_error
+FROM rsvp_sync._stat_worker() w
+LEFT JOIN rsvp_sync._stat_stream() s ON true;
 COMMENT ON VIEW rsvp_sync.stat_worker IS
-'The worker of this database: one row, or none if there is no worker. leased: keys it has in hand.';
+'The worker of this database: one row, or none if there is no worker. leased: keys it has in hand. stream_*: the worker that listens to jetstream_url, NULL where that is empty; stream_lag in seconds.';
 
 CREATE VIEW rsvp_sync.progress WITH (security_barrier) AS
 SELECT s.source_id, s.attendance, s.tenant,
@@ -472,12 +515,14 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
 	run record;
+	stream record;
 	version text := (SELECT e.extversion FROM pg_extension e
 		WHERE e.extname = 'rsvp_sync');
 	setting text := 'rsvp_sync.credential_key_file';
 	hint text;
 BEGIN
 	SELECT * INTO run FROM rsvp_sync._runtime();
+	SELECT * INTO stream FROM rsvp_sync._stat_stream();
 	subject := current_database();
 	RETURN QUERY SELECT v.s, v.c, v.o, v.f, v.r FROM (VALUES
 		('warning', 'preload', subject, 'The library is not preloaded: workers do not start by themselves.',
@@ -492,6 +537,14 @@ BEGIN
 		('error', 'version', subject, format('The extension is of version %s, the library of %s.', version, run.library_version),
 			'ALTER EXTENSION rsvp_sync UPDATE, and restart the server if the library is the older one.',
 			version = run.library_version),
+		('warning', 'stream', subject, format('The stream is not listened to: %s.', coalesce(stream.error, 'its worker does not run')),
+			'docs/jetstream.md says what may be wrong; SELECT * FROM rsvp_sync.stat_worker.',
+			current_setting('rsvp_sync.jetstream_url') = '' OR current_setting('rsvp_sync.mode') = 'off' OR rsvp_sync._copied()
+				OR stream.connected_at IS NOT NULL),
+		('warning', 'stream_gap', subject, format('Events of the stream may have been missed %s ago: %s.',
+				date_trunc('minute', now() - stream.gap_at), stream.gap_why),
+			'The records of all known accounts are read again by themselves; of people who were not known then, RSVPs may be missing.',
+			coalesce(stream.gap_why = 'there is no place to go on from' OR stream.gap_at < now() - interval '1 day', true)),
 		('warning', 'plaintext', subject, 'Secrets may be stored unencrypted.',
 			'Set rsvp_sync.allow_plaintext_credentials to off, and ' || setting || '.',
 			current_setting('rsvp_sync.allow_plaintext_credentials') = 'off')
@@ -553,8 +606,9 @@ BEGIN
 			format('ALTER TABLE %s NO FORCE ROW LEVEL SECURITY.', called), rel.forced),
 		('warning', 'owner', called, 'It belongs to a superuser, and its query runs with his rights.',
 			format('ALTER TABLE %s OWNER TO a role that is no superuser.', called), rel.rolsuper)
-		) AS v (s, c, o, f, r, bad) WHERE v.bad;
-	IF s.state <> 'detaching' THEN
+		) AS v (s, c, o, f, r, bad)
+	WHERE v.bad AND (v.c <> 'owner' OR s.kind <> 'explicit');
+	IF s.state <> 'detaching' AND s.kind <> 'explicit' THEN
 		RETURN QUERY SELECT 'error', 'trigger', w.relation::regclass::text,
 			format('Trigger %I of %s is missing, disabled or not as it should be: changes go unnoticed.', w.name, called),
 			format('As the owner: SELECT rsvp_sync.attach(%L), then rsvp_sync.reconcile(%1$L).', called)
@@ -567,6 +621,12 @@ BEGIN
 			AND rsvp_sync._metadata_index(s.attendance,
 				(rsvp_sync._shape(s) #>> '{metadata,0}')::smallint) IS NULL;
 		/* Only where RSVPs come in all the time. */
+		RETURN QUERY SELECT 'warning', 'apply', called,
+			format('RSVPs made elsewhere: %s.', a.problem),
+			'Give these columns a default, or attach() an apply function; or say {"shadow_users": false}.'
+		FROM rsvp_sync._apply_statements(s.source_id) a
+		WHERE a.problem IS NOT NULL
+			AND current_setting('rsvp_sync.jetstream_url', true) <> '';
 		RETURN QUERY SELECT 'warning', 'apply_index', called,
 			format('Each batch of RSVPs made elsewhere reads all of %s: no index serves %s.',
 				a.relation, a.expression),

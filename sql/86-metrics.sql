@@ -241,7 +241,10 @@ VALUES
 	('rsvp_sync_oldest_key_age_seconds', 'gauge', 'Time since the key that waits longest was changed; 0 if none waits.'),
 	('rsvp_sync_keys', 'gauge', 'Keys that do not go on by themselves, by state.'),
 	('rsvp_sync_log_depth', 'gauge', 'Changes not taken up yet.'),
+	('rsvp_sync_stream_events_total', 'counter', 'Messages of the network''s event stream, by kind.'),
 	('rsvp_sync_stream_lag_seconds', 'gauge', 'How far behind the network''s event stream is read.'),
+	('rsvp_sync_stream_last_event_timestamp_seconds', 'gauge', 'When the newest event that was taken happened.'),
+	('rsvp_sync_stream_up', 'gauge', '1 if the network''s event stream is listened to.'),
 	('rsvp_sync_worker_up', 'gauge', '1 if this database''s worker runs.')
 $$;
 COMMENT ON FUNCTION rsvp_sync._metric_families() IS
@@ -283,6 +286,14 @@ UNION ALL
 SELECT 'rsvp_sync_log_depth', '{}', count(*) FROM rsvp_sync._change_log
 UNION ALL
 SELECT 'rsvp_sync_worker_up', '{}', count(*) FROM rsvp_sync._stat_worker()
+UNION ALL
+SELECT g.name, '{}', g.value FROM rsvp_sync._stat_stream() s
+CROSS JOIN LATERAL (VALUES
+	('rsvp_sync_stream_lag_seconds', s.lag),
+	('rsvp_sync_stream_last_event_timestamp_seconds',
+		extract(epoch FROM s.last_event_at)::double precision),
+	('rsvp_sync_stream_up', (s.connected_at IS NOT NULL)::integer)) AS g (name, value)
+WHERE g.value IS NOT NULL
 $$;
 COMMENT ON FUNCTION rsvp_sync._gauges() IS
 'private: what is measured at this moment';

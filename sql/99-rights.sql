@@ -30,7 +30,7 @@ BEGIN
 				'_activity', '_undo', '_activities', '_as_get', '_as_list', '_as_types',
 				'_as_id', '_as_events',
 				'_may_see', '_is_all_paused', '_queued_state', '_reason', '_rsvp_uri',
-				'_copied', '_stat_worker']::pg_catalog.name[])
+				'_copied', '_stat_worker', '_stat_stream']::pg_catalog.name[])
 	LOOP
 		EXECUTE pg_catalog.format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', f);
 	END LOOP;

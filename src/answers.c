@@ -20,6 +20,7 @@
 #include "meter.h"
 #include "oauth_facts.h"
 #include "secret.h"
+#include "verify.h"
 #include "worker.h"
 
 static Statement read_credential = {
@@ -318,6 +319,9 @@ record_outcome(void *arg)
 			break;
 		case OUTCOME_HOST:
 			record_host(o);
+			break;
+		case OUTCOME_VISIT:
+			visit_record(o);
 			break;
 		case OUTCOME_CALL:
 			break;

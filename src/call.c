@@ -371,6 +371,8 @@ describe_call(Call *call, Outcome *note)
 		note->source_id = job->source_id;
 	if (call->kind == CALL_JOB)
 		note->value = job->value;
+	/* A visit may be over, and gone, when its answer is counted. */
+	note->sure = call->task != NULL && call->task->visit != NULL;
 }
 
 /* One operation, however many pages; it may have ended in a page before. */
@@ -395,7 +397,7 @@ static void
 note_call(Call *call, Outcome *note, const Answer *answer, double seconds)
 {
 	bool		absent = answer->class == ANSWER_ABSENT &&
-		call->kind == CALL_JOB && !job_is(call->job, "put");
+		(note->sure || (call->kind == CALL_JOB && !job_is(call->job, "put")));
 	bool		alive = call->kind == CALL_PROBE && !answer->host_fault;
 
 	note->seconds = seconds;

@@ -61,6 +61,7 @@ static void give_up_waiting(void);
 static double give_up_at(const Transfer *t);
 static void finish(Transfer *t, CURLcode code);
 static void release_handle(Transfer *t);
+static void release_connection(Transfer *t);
 static void list_append(TransferList *list, Transfer *t);
 static void list_remove(TransferList *list, Transfer *t);
 static double now(void);
@@ -270,6 +271,59 @@ http_cancel(HttpRequest *req)
 		http_refuse(t, HTTP_LOCAL, "cancelled");
 	}
 	t->state = HANDED_OUT;
+	release_connection(t);
+}
+
+/*
+ * Close what http_connect_only() has opened.
+ */
+static void
+release_connection(Transfer *t)
+{
+	sigset_t	signals;
+
+	if (t->easy == NULL)
+		return;
+	signals_block(&signals);
+	release_handle(t);
+	signals_restore(&signals);
+}
+
+int
+http_connection_socket(HttpRequest *req)
+{
+	Transfer   *t = (Transfer *) req;
+	curl_socket_t fd = CURL_SOCKET_BAD;
+
+	if (t->easy != NULL)
+		curl_easy_getinfo(t->easy, CURLINFO_ACTIVESOCKET, &fd);
+	return fd == CURL_SOCKET_BAD ? -1 : fd;
+}
+
+ssize_t
+http_connection_send(HttpRequest *req, const void *data, size_t len)
+{
+	Transfer   *t = (Transfer *) req;
+	size_t		n = 0;
+	CURLcode	code = t->easy == NULL ? CURLE_SEND_ERROR :
+		curl_easy_send(t->easy, data, len, &n);
+
+	if (code == CURLE_OK)
+		return n;
+	return code == CURLE_AGAIN ? 0 : -1;
+}
+
+ssize_t
+http_connection_receive(HttpRequest *req, void *data, size_t len)
+{
+	Transfer   *t = (Transfer *) req;
+	size_t		n = 0;
+	CURLcode	code = t->easy == NULL ? CURLE_RECV_ERROR :
+		curl_easy_recv(t->easy, data, len, &n);
+
+	if (code == CURLE_OK)
+		return n > 0 ? (ssize_t) n : -1;
+	return code == CURLE_AGAIN ? 0 : -1;
 }
 
 /*
@@ -407,7 +461,9 @@ finish(Transfer *t, CURLcode code)
 {
 	t->req.seconds = now() - t->started;
 	http_take_answer(t, code);
-	release_handle(t);
+	/* What is connected stays so as long as libcurl knows the handle. */
+	if (!t->connect_only || code != CURLE_OK)
+		release_handle(t);
 	list_remove(&in_flight, t);
 	list_append(&finished, t);
 	t->state = FINISHED;

@@ -24,6 +24,7 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <sys/types.h>
 #include <time.h>
 
 /* What became of a request, by whose doing */
@@ -105,8 +106,28 @@ extern void http_body(HttpRequest *req, const char *content_type,
  */
 extern void http_once(HttpRequest *req);
 
+/*
+ * Only connect, by the same rules, for another protocol than HTTP: an answer
+ * of status 0 is a connection, open until http_free().
+ */
+extern void http_connect_only(HttpRequest *req);
+
 /* False when refused at once: fault and detail are set, the caller frees */
 extern bool http_start(HttpRequest *req);
+
+/*
+ * The connection that http_connect_only() asked for: its descriptor, to be
+ * waited for, and what went out or came in.  0: nothing just now; -1: it is
+ * broken, or the peer has closed it.
+ */
+extern int	http_connection_socket(HttpRequest *req);
+extern ssize_t http_connection_send(HttpRequest *req, const void *data,
+									size_t len);
+extern ssize_t http_connection_receive(HttpRequest *req, void *data,
+									   size_t len);
+
+/* What we call ourselves, as http_configure() has left it */
+extern const char *http_user_agent(void);
 
 /*
  * A header of the answer, NULL if not there; names are compared without

@@ -55,6 +55,7 @@ typedef struct Transfer
 	Buffer		question;
 	bool		has_body;
 	bool		once;			/* on a new connection only */
+	bool		connect_only;	/* ask nothing, keep the connection */
 	long		timeout_ms;
 	size_t		max_body;
 

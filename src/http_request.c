@@ -155,6 +155,18 @@ http_once(HttpRequest *req)
 	((Transfer *) req)->once = true;
 }
 
+void
+http_connect_only(HttpRequest *req)
+{
+	((Transfer *) req)->connect_only = true;
+}
+
+const char *
+http_user_agent(void)
+{
+	return user_agent;
+}
+
 /*
  * First gate: the URL as written.
  */
@@ -217,7 +229,9 @@ set_safety(Transfer *t)
 		SET(CURLOPT_SSL_VERIFYPEER, 1L) &&
 		SET(CURLOPT_SSL_VERIFYHOST, 2L) &&
 		SET(CURLOPT_SSLVERSION, (long) CURL_SSLVERSION_TLSv1_2) &&
-		SET(CURLOPT_HTTP_VERSION, (long) CURL_HTTP_VERSION_2TLS) &&
+		SET(CURLOPT_HTTP_VERSION, t->connect_only ?
+			(long) CURL_HTTP_VERSION_1_1 : (long) CURL_HTTP_VERSION_2TLS) &&
+		SET(CURLOPT_CONNECT_ONLY, t->connect_only ? 1L : 0L) &&
 		SET(CURLOPT_PIPEWAIT, 1L) &&
 		SET(CURLOPT_TCP_KEEPALIVE, 1L) &&
 		SET(CURLOPT_FRESH_CONNECT, t->once ? 1L : 0L) &&

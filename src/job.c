@@ -145,7 +145,7 @@ read_succeeded(Job *job, Answer *answer)
 {
 	json_t	   *value = json_object_get(answer->body, "value");
 	const char *cid = xrpc_cid(answer->body, "cid");
-	char	   *text = json_is_object(value) ? storable(value) : NULL;
+	char	   *text = json_is_object(value) ? record_list_storable(value) : NULL;
 	Outcome    *outcome;
 
 	if (!json_is_object(value) || (text == NULL && cid == NULL))

@@ -24,6 +24,7 @@
 
 #include "lane_state.h"
 #include "settings.h"
+#include "verify.h"
 
 /* Idle lanes beyond these are forgotten, the one idle longest first. */
 #define MAX_IDLE_LANES	4096
@@ -79,6 +80,7 @@ lane_startup(void)
 	park_startup(lane_context);
 	host_startup(lane_context);
 	task_startup(lane_context);
+	visits_startup(lane_context);
 	renewal_startup(lane_context);
 }
 
@@ -532,6 +534,7 @@ lane_outcome_recorded(Outcome *outcome)
 			if (outcome->text != NULL && outcome->follow)
 				lane_moved(outcome->subject);
 			task_recorded(outcome);
+			visits_identity(outcome);
 			break;
 		case OUTCOME_EVENT:
 			task_recorded(outcome);
@@ -554,6 +557,7 @@ lane_outcome_recorded(Outcome *outcome)
 		case OUTCOME_ACCOUNT:
 		case OUTCOME_LIMITED:
 		case OUTCOME_HOST:
+		case OUTCOME_VISIT:
 		case OUTCOME_CALL:
 			break;
 	}
@@ -584,6 +588,8 @@ lane_outcome_refused(Outcome *outcome)
 		case OUTCOME_IDENTITY:
 		case OUTCOME_EVENT:
 			task_refused(outcome);
+			if (outcome->kind == OUTCOME_IDENTITY)
+				visits_identity(outcome);
 			break;
 		case OUTCOME_LIST:
 			forget_listing(lane_of(outcome->subject));
@@ -598,6 +604,7 @@ lane_outcome_refused(Outcome *outcome)
 			break;
 		case OUTCOME_LIMITED:
 		case OUTCOME_HOST:
+		case OUTCOME_VISIT:
 		case OUTCOME_CALL:
 			break;
 		default:

@@ -62,6 +62,7 @@ typedef enum OutcomeKind
 	OUTCOME_ACCOUNT,
 	OUTCOME_LIMITED,			/* an account's limit is used up */
 	OUTCOME_HOST,				/* a server went down, or answers again */
+	OUTCOME_VISIT,				/* what an account itself says, see verify.c */
 	OUTCOME_CALL				/* nothing but that a call was made */
 } OutcomeKind;
 
@@ -75,8 +76,8 @@ typedef struct Outcome
 	const char *cid;			/* PUT, READ, EVENT */
 	const char *rev;
 	const char *text;			/* record, records, or PDS */
-	const char *pds;			/* LIST: whose they are */
-	TimestampTz asked;			/* LIST: since when; nothing newer than that */
+	const char *pds;			/* LIST, VISIT: whose they are */
+	TimestampTz asked;			/* ... since when; nothing newer than that */
 	const char *how;			/* FAILED; ACCOUNT, HOST: the state */
 	const char *code;
 	const char *message;

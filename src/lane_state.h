@@ -19,6 +19,7 @@
 #include "host.h"
 #include "lane.h"
 #include "oauth.h"
+#include "recordlist.h"
 #include "secret.h"
 #include "xrpc.h"
 
@@ -95,8 +96,7 @@ typedef struct Lane
 	int64		save_at;		/* by host_now(): when to try again */
 	char	   *head;			/* commit its records are known to be at */
 	bool		in_question;	/* is there still such a repository? */
-	StringInfo	records;		/* JSON of a listing under way */
-	int			pages;
+	RecordList *records;		/* of a listing under way */
 	TimestampTz hinted_at;		/* its DID document was to be looked at */
 	Budgets		budgets;		/* the account's own */
 	int64		not_before;		/* its limit is used up until then */
@@ -112,6 +112,7 @@ typedef struct Task
 	MemoryContext context;
 	bool		identity;		/* else an event, or */
 	const char *handle;			/* of this DID */
+	struct Visit *visit;		/* or a visit to an account */
 	const char *given_up;		/* why its host may not be asked, if told so */
 	const char *subject;
 	char	   *host;			/* who is asked */
@@ -191,6 +192,8 @@ extern void task_startup(MemoryContext context);
 extern void task_add(Job *job);
 extern void task_verify(const char *did);
 extern void task_check_handle(const char *did, const char *handle);
+extern void task_visit(struct Visit *visit, const char *did,
+					   const char *host);
 extern void handle_answer(Task *task, HttpRequest *req);
 extern void task_start_all(void);
 extern void task_answer(Task *task, Answer *answer);
@@ -233,7 +236,6 @@ extern void list_answer(Lane *lane, Answer *answer);
 extern void forget_listing(Lane *lane);
 extern void append_member(StringInfo body, const char *name,
 						  const char *value);
-extern char *storable(json_t *value);
 
 /* job.c */
 extern bool job_is(const Job *job, const char *action);

@@ -12,7 +12,8 @@
  *
  * A worker that is not needed all the time is started when somebody calls for
  * it through the registry, and not again before the next call; of each such
- * kind only a few run at a time.
+ * kind only a few run at a time.  One that is needed in some databases only
+ * is called for likewise, but then comes again until it finds nothing to do.
  *
  * Workers are dynamic and are not restarted by the postmaster, which could not
  * know that a database was dropped, renamed or suspended in between; they are
@@ -29,6 +30,7 @@
  */
 #include "postgres.h"
 
+#include <limits.h>
 #include <signal.h>
 #include <time.h>
 
@@ -84,11 +86,16 @@ typedef struct WorkerRecipe
 	const char *function;
 	const char *title;
 	int			at_most;		/* by call, so many at a time; 0: always there */
+	bool		stays;			/* once called, until it finds nothing to do */
 } WorkerRecipe;
 
 static const WorkerRecipe recipes[N_WORKER_KINDS] = {
-	[WORKER_SYNC] = {"rsvp_sync_worker_main", "rsvp_sync worker", 0},
-	[WORKER_RECONCILE] = {"rsvp_sync_reconcile_main", "rsvp_sync reconcile", 2},
+	[WORKER_SYNC] = {"rsvp_sync_worker_main", "rsvp_sync worker", 0, true},
+	[WORKER_RECONCILE] = {"rsvp_sync_reconcile_main", "rsvp_sync reconcile", 2,
+	false},
+	/* As many as there are databases that want one. */
+	[WORKER_JETSTREAM] = {"rsvp_sync_stream_main", "rsvp_sync stream", INT_MAX,
+	true},
 };
 
 typedef struct ChargeKey
@@ -328,6 +335,8 @@ static void
 note_end(Charge *charge, WorkerStatus status, int age)
 {
 	drop_handle(charge);
+	if (recipes[charge->key.kind].stays && status != STATUS_UNNEEDED)
+		charge->called = true;
 	if (charge->poked || status == STATUS_RESTART)
 		make_due(charge);
 	else if (status == STATUS_UNNEEDED && recipes[charge->key.kind].at_most > 0)

@@ -15,21 +15,9 @@
 #include "fmgr.h"
 #include "lib/stringinfo.h"
 #include "utils/json.h"
-#include "utils/memutils.h"
 
 #include "lane_state.h"
 #include "settings.h"
-#include "syntax.h"
-
-/*
- * Beyond this a listing is given up: pages of listRecords, and bytes of what
- * is kept of them.  The records of somebody who answered ten thousand events
- * take five of these 16 MB.
- */
-#define MAX_PAGES		1000
-#define MAX_LISTING		(16 * 1024 * 1024)
-/* A repository holds no larger record; of such a one the content is not kept. */
-#define MAX_RECORD		(1024 * 1024)
 
 static void start_list(Lane *lane, const char *cursor);
 
@@ -50,26 +38,17 @@ start_head(Lane *lane)
 static void
 start_list(Lane *lane, const char *cursor)
 {
-	const char *params[] = {
-		"repo", lane->did, "collection", RSVP_COLLECTION, "limit", "100",
-		"cursor", cursor, NULL
-	};
-
 	start_call(CALL_LIST, lane, NULL, NULL, lane->pds,
-			   xrpc_get(lane->pds, "com.atproto.repo.listRecords", params,
-						rsvp_sync_request_timeout));
+			   record_list_request(lane->pds, lane->did, cursor,
+								   rsvp_sync_request_timeout));
 }
 
 static void
 drop_records(Lane *lane)
 {
 	if (lane->records != NULL)
-	{
-		pfree(lane->records->data);
-		pfree(lane->records);
-	}
+		record_list_free(lane->records);
 	lane->records = NULL;
-	lane->pages = 0;
 }
 
 void
@@ -102,7 +81,6 @@ void
 head_answer(Lane *lane, Answer *answer)
 {
 	const char *cid = NULL;
-	MemoryContext old;
 
 	lane->in_question = false;
 	if (answer->class == ANSWER_OK &&
@@ -114,10 +92,7 @@ head_answer(Lane *lane, Answer *answer)
 		return;
 	}
 	replace_text(lane, &lane->head, cid);
-	old = MemoryContextSwitchTo(lane->context);
-	lane->records = makeStringInfo();
-	MemoryContextSwitchTo(old);
-	appendStringInfoChar(lane->records, '[');
+	lane->records = record_list_begin(lane->context);
 	start_list(lane, NULL);
 }
 
@@ -131,57 +106,12 @@ append_member(StringInfo body, const char *name, const char *value)
 		appendStringInfoString(body, "null");
 }
 
-/*
- * The JSON of a record, malloc'ed; NULL if it cannot be kept: jsonb cannot
- * hold a NUL.
- */
-char *
-storable(json_t *value)
-{
-	char	   *text = json_dumps(value, JSON_ENCODE_ANY | JSON_COMPACT);
-
-	if (text == NULL ||
-		(strstr(text, "\\u0000") == NULL && strlen(text) <= MAX_RECORD))
-		return text;
-	free(text);
-	return NULL;
-}
-
-/*
- * One record of a listing, without its content if that cannot be kept.  What
- * has no record key or no cid is not a record; was it, we could not tell
- * which one, and had to take one we know for removed.
- */
-static bool
-append_listed(StringInfo records, json_t *item)
-{
-	const char *uri = xrpc_text(item, "uri");
-	const char *cid = xrpc_cid(item, "cid");
-	AtUri		parts;
-	char	   *value;
-
-	if (uri == NULL || cid == NULL ||
-		!syntax_parse_at_uri(uri, strlen(uri), &parts) ||
-		parts.rkey.data == NULL)
-		return false;
-	if (records->len > 1)
-		appendStringInfoChar(records, ',');
-	appendStringInfoString(records, "{\"uri\":");
-	escape_json(records, uri);
-	append_member(records, "cid", cid);
-	value = storable(json_object_get(item, "value"));
-	appendStringInfo(records, ",\"value\":%s}", value ? value : "null");
-	free(value);
-	return true;
-}
-
 static void
 listing_complete(Lane *lane)
 {
 	Outcome    *outcome = new_outcome(OUTCOME_LIST, NULL, lane->did);
 
-	appendStringInfoChar(lane->records, ']');
-	outcome->text = outcome_keep(lane->records->data);
+	outcome->text = outcome_keep(record_list_text(lane->records));
 	outcome->pds = outcome_keep(lane->pds);
 	outcome->asked = lane->listing_asked;
 	if (!dlist_is_empty(&lane->jobs))
@@ -190,51 +120,15 @@ listing_complete(Lane *lane)
 	drop_records(lane);
 }
 
-/* Add a page to the listing; turns the answer into a failure if it is odd. */
-static void
-take_page(Lane *lane, Answer *answer)
-{
-	json_t	   *page = json_object_get(answer->body, "records");
-	json_t	   *item;
-	size_t		i;
-
-	if (!json_is_array(page))
-	{
-		xrpc_unreadable(answer, "the answer has no list of records");
-		return;
-	}
-	json_array_foreach(page, i, item)
-	{
-		if (!append_listed(lane->records, item))
-		{
-			xrpc_unreadable(answer, "a record in the list has no key or cid");
-			return;
-		}
-		if (lane->records->len <= MAX_LISTING)
-			continue;
-		xrpc_unreadable(answer, "there are too many records, or too large");
-		strlcpy(answer->name, "listing_too_large", XRPC_NAME_SIZE);
-		return;
-	}
-}
-
 void
 list_answer(Lane *lane, Answer *answer)
 {
-	const char *cursor = xrpc_text(answer->body, "cursor");
+	const char *cursor;
 
-	if (answer->class == ANSWER_OK)
-		take_page(lane, answer);
-	if (answer->class == ANSWER_OK && ++lane->pages >= MAX_PAGES &&
-		cursor != NULL)
-	{
-		xrpc_unreadable(answer, "the list of records has too many pages");
-		strlcpy(answer->name, "listing_too_large", XRPC_NAME_SIZE);
-	}
-	if (answer->class != ANSWER_OK)
+	if (answer->class != ANSWER_OK ||
+		!record_list_page(lane->records, answer, &cursor))
 		listing_failed(lane, answer);
-	else if (cursor != NULL &&
-			 json_array_size(json_object_get(answer->body, "records")) > 0)
+	else if (cursor != NULL)
 		start_list(lane, cursor);
 	else
 		listing_complete(lane);

@@ -171,8 +171,9 @@ fold_sometimes(void)
 			   ended + (ended - began) * FOLD_SHARE);
 }
 
+/* Also in an application's own transaction: nothing here waits for anybody. */
 void
-meter_flush(void)
+meter_append(void)
 {
 	StringInfoData json;
 	Args		args = {0};
@@ -186,8 +187,17 @@ meter_flush(void)
 		append_entry(&json, lfirst(cell));
 	appendStringInfoChar(&json, ']');
 	args_text(&args, json.data);
-	run_statement(&count, &args);
+	/* An error takes the transaction along, and what was counted in it. */
 	entries = NIL;
 	MemoryContextReset(meter_context);
+	run_statement(&count, &args);
+}
+
+void
+meter_flush(void)
+{
+	if (entries == NIL)
+		return;
+	meter_append();
 	fold_sometimes();
 }

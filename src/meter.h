@@ -20,4 +20,7 @@ extern void meter_error(const char *direction, const char *error_type);
 /* Write down what was counted since the last time: before the commit. */
 extern void meter_flush(void);
 
+/* The same in a session, where nothing may be waited for. */
+extern void meter_append(void);
+
 #endif							/* RSVP_SYNC_METER_H */

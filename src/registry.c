@@ -29,6 +29,7 @@
  */
 #include "postgres.h"
 
+#include <limits.h>
 #include <signal.h>
 
 #include "miscadmin.h"
@@ -63,6 +64,7 @@ typedef struct WorkerPlace
 	int			pid;			/* of the attached worker */
 	Latch	   *latch;			/* the same worker's, or NULL */
 	bool		restart;		/* it is to end and come again */
+	bool		proven;			/* it has done what it is there for */
 	TimestampTz since;			/* reserved, attached or ended at */
 	int			age;			/* seconds it lived, once it has ended */
 	pg_atomic_uint32 told;		/* has been woken and not looked yet */
@@ -549,7 +551,8 @@ leave_place(int code, Datum arg)
 			my_place->status = STATUS_RESTART;
 		else
 			my_place->status = code == 0 ? STATUS_UNNEEDED : STATUS_FAILED;
-		my_place->age = seconds_since(my_place->since);
+		my_place->age = my_place->proven ? INT_MAX :
+			seconds_since(my_place->since);
 		my_place->pid = 0;
 		my_place->latch = NULL;
 		ring(registry->launcher_latch);
@@ -572,6 +575,7 @@ take_place(WorkerPlace *place, WorkerKind kind)
 	place->status = STATUS_RUNNING;
 	place->pid = MyProcPid;
 	place->latch = MyLatch;
+	place->proven = false;
 	place->since = GetCurrentTimestamp();
 	pg_atomic_write_u32(&place->told, 0);
 	my_place = place;
@@ -613,6 +617,14 @@ registry_worker_attach(void)
 	if (my_place != NULL)
 		on_shmem_exit(leave_place, (Datum) 0);
 	return welcome;
+}
+
+/* Read by nobody else before we leave the place. */
+void
+registry_has_worked(void)
+{
+	if (my_place != NULL)
+		my_place->proven = true;
 }
 
 /*

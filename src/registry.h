@@ -83,12 +83,16 @@ extern void registry_resume(Oid dboid);
  * database is suspended; end then, at once.  Where the library was not
  * preloaded the answer is always true, and says nothing about others.
  *
+ * registry_has_worked says that this worker has done what it is there for: if
+ * it ends now, that is no failure at its start, and the next one comes soon.
+ *
  * registry_clear_told comes at the top of every turn of the worker's loop:
  * what was committed before a wake that it swallows is visible to a snapshot
  * taken after it.  The worker polls registry_restart_requested (its latch is
  * set when that changes) and ends with exit code 1 if it is true.
  */
 extern bool registry_worker_attach(void);
+extern void registry_has_worked(void);
 extern void registry_clear_told(void);
 extern bool registry_told(void);
 extern bool registry_restart_requested(void);

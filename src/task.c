@@ -16,6 +16,7 @@
 #include "host.h"
 #include "lane_state.h"
 #include "settings.h"
+#include "verify.h"
 
 /* Nobody waits for a handle, so these may not keep others waiting. */
 #define MAX_HANDLE_CHECKS	2
@@ -95,6 +96,13 @@ task_check_handle(const char *did, const char *handle)
 	pfree(host);
 }
 
+/* What an account itself says: a question after the other, see verify.c. */
+void
+task_visit(Visit *visit, const char *did, const char *host)
+{
+	task_for("visit", did, host)->visit = visit;
+}
+
 static void
 end_task(Task *task)
 {
@@ -150,7 +158,8 @@ wait_of(Task *task, int64 now)
 	host = host_of(task->host);
 	if (!host_has_room(host))
 		return -1;
-	return host_wait(host, true, now);
+	return host_wait(host, task->visit == NULL ||
+					 visit_is_urgent(task->visit), now);
 }
 
 static void
@@ -161,14 +170,23 @@ start_task(Task *task)
 	if (task->started || (task->host != NULL && wait_of(task, host_now()) != 0))
 		return;
 	if (task->host != NULL)
-		req = task->handle ?
+		req = task->visit ? visit_request(task->visit) :
+			task->handle ?
 			xrpc_handle_document(task->host, rsvp_sync_request_timeout) :
 			task->identity ?
 			xrpc_did_document(task->subject, task->host,
 							  rsvp_sync_request_timeout) :
 			event_request(task);
+	if (req == NULL && task->visit)
+	{
+		visit_put_off(task->visit, "out_of_memory");
+		end_task(task);
+		return;
+	}
 	if (req == NULL)
 	{
+		if (task->identity)
+			visits_nowhere(task->subject);
 		note_error("unsupported_identifier");
 		fail_task(task, "failed", "unsupported_identifier", task->subject, 0);
 		return;
@@ -246,7 +264,14 @@ task_answer(Task *task, Answer *answer)
 {
 	const char *cid;
 
-	if (answer->class == ANSWER_ABSENT && !task->identity)
+	if (task->visit)
+	{
+		if (visit_answer(task->visit, answer))
+			task->started = false;
+		else
+			end_task(task);
+	}
+	else if (answer->class == ANSWER_ABSENT && !task->identity)
 	{
 		strlcpy(answer->name, "event_not_found", XRPC_NAME_SIZE);
 		fail_task(task, "failed", answer->name, answer->message, 0);
@@ -362,6 +387,11 @@ task_settle(int64 now)
 
 		if (why == NULL || task->started || task->given_up)
 			continue;
+		if (task->visit)
+		{
+			host->wanted = true;	/* no key asks for it */
+			visit_put_off(task->visit, why);
+		}
 		if (!task->identity)
 		{
 			park_task(task, why);

@@ -44,6 +44,8 @@
 #include "registry.h"
 #include "settings.h"
 #include "source.h"
+#include "stream.h"
+#include "verify.h"
 #include "waiting.h"
 #include "webmention.h"
 #include "worker.h"
@@ -126,6 +128,9 @@ static Statement finish_leaving = {
 };
 static Statement look_at_inactive = {
 	"SELECT rsvp_sync._look_at_inactive()", 0
+};
+static Statement tidy_explicit = {
+	"SELECT rsvp_sync._tidy_explicit()", 0
 };
 static Statement retry_found = {
 	"SELECT rsvp_sync._retry_found()", 0
@@ -569,12 +574,14 @@ keep_house(void)
 		run_statement(&perform_rehearsed, NULL);
 	mode_seen = rsvp_sync_mode;
 	reconcile_call();
+	stream_call();
 	run_statement(&finish_leaving, NULL);
 	for (uint64 row = 0; row < SPI_processed; row++)
 		lane_forget(result_text(row, 1));
 	if (now < next)
 		return;
 	run_statement(&look_at_inactive, NULL);
+	run_statement(&tidy_explicit, NULL);
 	run_statement(&retry_found, NULL);
 	run_statement(&forget_history, NULL);
 	if (result_int8(0, 1, &isnull) == 0)
@@ -646,6 +653,7 @@ work(void)
 		more = waiting_release() || more;
 		plan_again();
 		verify_identities();
+		more = visits_lease() || more;
 		apply_inbound();
 		lease_and_plan();
 	}
@@ -832,6 +840,14 @@ settle(void)
 													CROWDED_MS);
 }
 
+/* Their first bytes leave at once, whatever else this turn has to do. */
+static void
+start_calls(void)
+{
+	lane_start(sending_now);
+	http_pump();
+}
+
 static void
 turn(void)
 {
@@ -844,11 +860,11 @@ turn(void)
 	renew_sessions();
 	settle();
 	if (lane_may_go_on())
-		lane_start(sending_now);
+		start_calls();
 	if (work_to_do())
 		work();
 	settle();
-	lane_start(sending_now);
+	start_calls();
 	webmention_start();
 	if (!gathering() && writeback_step())
 		more = true;
@@ -879,6 +895,7 @@ take_over(void)
 	run_statement(&release_leases, &args);
 	run_statement(&clock_check, NULL);
 	waiting_take_over();
+	visits_take_over();
 	webmention_take_over(incarnation);
 	end_work();
 }

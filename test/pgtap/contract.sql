@@ -42,6 +42,12 @@ INSERT INTO function VALUES
 		'boolean', 'v-u'),
 	('set_oauth_client', 'client_id text, jwk jsonb',
 		'void', 'v-u'),
+	('create_rsvp', 'did text, event_uri text, status text, tenant text DEFAULT ''''',
+		'text', 'v-u'),
+	('delete_rsvp', 'uri text, did text',
+		'boolean', 'v-u'),
+	('list_rsvps', 'did text',
+		'TABLE(uri text, cid text, rkey text, event_uri text, status text, created_at timestamp with time zone)', 'v-u'),
 	('detach', 'attendance regclass, withdraw boolean DEFAULT false',
 		'void', 'v-u'),
 	('detach_all', '',
@@ -265,17 +271,6 @@ SELECT is(i.properties, f.properties,
 FROM function f LEFT JOIN installed i USING (name, arguments)
 ORDER BY f.name, f.arguments;
 
--- Promised, not there yet
-CREATE TEMP TABLE promised (name text, arguments text);
-INSERT INTO promised VALUES
-	('create_rsvp', 'did text, event_uri text, status text, tenant text DEFAULT '''''),
-	('delete_rsvp', 'uri text, did text'),
-	('list_rsvps', 'did text');
-SELECT todo_start('promised by the design, not made yet');
-SELECT ok(EXISTS (SELECT FROM installed i WHERE i.name = p.name AND i.arguments LIKE p.arguments),
-	format('%s(%s) is there', p.name, p.arguments))
-FROM promised p;
-SELECT todo_end();
 
 SELECT is_empty(
 	$$SELECT name, arguments FROM installed

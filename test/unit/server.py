@@ -10,6 +10,8 @@ argument.  The third number is 443 if 127.0.0.77:443 could be had, else 0.
 """
 
 import asyncio
+import base64
+import hashlib
 import socket
 import ssl
 import struct
@@ -72,6 +74,42 @@ REPLIES = {
 }
 
 
+async def websocket(path, request, reader, writer):
+    """Upgrade, say something, and then behave as the path says."""
+    key = [line.split(b":")[1].strip() for line in request.split(b"\r\n")
+           if line.lower().startswith(b"sec-websocket-key:")][0]
+    guid = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+    accept = base64.b64encode(hashlib.sha1(key + guid).digest()).decode()
+    writer.write(head("101 Switching Protocols", "Upgrade: websocket",
+                      "Connection: Upgrade", f"Sec-WebSocket-Accept: {accept}"))
+    writer.write(b"\x81\x05hello")
+    await writer.drain()
+    if path == "/ws/cut":
+        reset(writer)
+    elif path == "/ws/flood":
+        block = b"\x81\x7e\x10\x00" + b"x" * 4096
+        while True:
+            writer.write(block * 16)
+            await writer.drain()
+    elif path == "/ws/silent":
+        await asyncio.sleep(30)
+    else:
+        # Answer pings, and say what was heard in whole frames without a mask
+        while True:
+            first, size = await reader.readexactly(2)
+            mask = await reader.readexactly(4)
+            data = await reader.readexactly(size & 0x7f)
+            data = bytes(b ^ mask[i % 4] for i, b in enumerate(data))
+            if first & 15 == 8:
+                writer.write(bytes([0x88, len(data)]) + data)
+                await writer.drain()
+                return
+            if first & 15 == 9:
+                writer.write(bytes([0x8a, len(data)]) + data)
+                writer.write(b"\x81\x06pinged")
+                await writer.drain()
+
+
 async def serve(path, request, number, writer):
     """Answer one request; returns whether the connection stays open."""
     mark = f"X-Connection: {number}"
@@ -124,6 +162,9 @@ async def handle(reader, writer):
                 reset(writer)
                 return
             path = request.split()[1].decode()
+            if path.startswith("/ws/"):
+                await websocket(path, request, reader, writer)
+                return
             stays = await serve(path, request, number, writer)
             # Looks alive until it is used again
             doomed = path == "/doomed"
