@@ -58,10 +58,12 @@ COMMENT ON VIEW rsvp_sync._home IS
 'private: where the repositories of DIDs are, whose documents have been looked at';
 
 CREATE FUNCTION rsvp_sync._pds_of(of_did text) RETURNS text
-LANGUAGE sql STABLE STRICT
+LANGUAGE plpgsql STABLE STRICT
 SET search_path = pg_catalog, pg_temp
 AS $$
-SELECT h.pds FROM rsvp_sync._home h WHERE h.did = of_did
+BEGIN
+	RETURN (SELECT h.pds FROM rsvp_sync._home h WHERE h.did = of_did);
+END
 $$;
 COMMENT ON FUNCTION rsvp_sync._pds_of(text) IS
 'PDS of a DID: by its document, else as given at connect_account(); NULL: to be resolved.';
@@ -79,12 +81,14 @@ COMMENT ON FUNCTION rsvp_sync._identity_hint(text) IS
 
 /* Something was written: is it where the account is, or will it have been? */
 CREATE FUNCTION rsvp_sync._identity_wrote(of_did text) RETURNS void
-LANGUAGE sql VOLATILE
+LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
-UPDATE rsvp_sync._identity i
-SET verify_at = now() + rsvp_sync._identity_fresh()
-WHERE i.did = of_did AND i.verify_at IS NULL
+BEGIN
+	UPDATE rsvp_sync._identity i
+	SET verify_at = now() + rsvp_sync._identity_fresh()
+	WHERE i.did = of_did AND i.verify_at IS NULL;
+END
 $$;
 COMMENT ON FUNCTION rsvp_sync._identity_wrote(text) IS
 'Has a DID document be looked at once more after a write.';
@@ -315,7 +319,9 @@ BEGIN
 		base_cid = CASE WHEN o.cid = i.base_cid OR h.ours THEN o.cid END,
 		base_local = CASE WHEN o.cid = i.base_cid THEN i.base_local
 			WHEN h.ours THEN o.status END,
-		heard_cid = NULL, heard_status = NULL
+		/* That is what was heard, too. */
+		heard_cid = CASE WHEN o.cid = i.base_cid OR h.ours THEN o.cid END,
+		heard_status = CASE WHEN o.cid = i.base_cid OR h.ours THEN o.status END
 	FROM rsvp_sync._intent was
 	LEFT JOIN rsvp_sync._observed o
 		ON o.did = of_did AND o.rkey = was.rkey AND o.cid IS NOT NULL

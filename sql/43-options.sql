@@ -184,12 +184,14 @@ COMMENT ON FUNCTION rsvp_sync._default_status_map(text) IS
 'private: what an application''s status means where nothing else is said';
 
 CREATE FUNCTION rsvp_sync._status_map(source_id bigint) RETURNS jsonb
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
 AS $$
-	SELECT rsvp_sync._default_status_map(s.kind)
+BEGIN
+	RETURN (SELECT rsvp_sync._default_status_map(s.kind)
 		|| coalesce(s.options -> 'status_map', '{}')
 	FROM rsvp_sync._source s
-	WHERE s.source_id = $1
+	WHERE s.source_id = $1);
+END
 $$;
 REVOKE ALL ON FUNCTION rsvp_sync._status_map(bigint) FROM PUBLIC;
 COMMENT ON FUNCTION rsvp_sync._status_map(bigint) IS

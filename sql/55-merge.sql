@@ -86,10 +86,7 @@ BEGIN
 				OR EXISTS (SELECT FROM rsvp_sync._account a
 					WHERE a.did = s.did AND a.leaving IS NOT NULL),
 			d.local, i.base_local,
-			i.heard_cid IS NOT NULL OR i.base_cid IS NOT NULL,
-			coalesce(i.heard_cid, i.base_cid),
-			CASE WHEN i.heard_cid IS NOT NULL THEN i.heard_status
-				ELSE i.base_local END,
+			i.heard_cid IS NOT NULL, i.heard_cid, i.heard_status,
 			o.cid, o.status, o.cid = ANY (i.sent_cids),
 			/* When it went, nobody knows who only found it gone. */
 			o.cid IS NULL AND t.source IN ('read', 'list') OR

@@ -218,10 +218,7 @@ $$;
 COMMENT ON FUNCTION rsvp_sync._stream_place(text) IS
 'private: the newest event taken, whether this server said it, and whether that is longer ago than servers remember';
 
-/*
- * How far it has come, in the transaction that took the events.  No server
- * takes us into the future, from where there would be no way back.
- */
+/* How far it has come, in the transaction that took the events. */
 CREATE FUNCTION rsvp_sync._stream_advance(of_host text, new_us bigint,
 	new_seq bigint, caught_up boolean)
 RETURNS void
@@ -230,8 +227,7 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 INSERT INTO rsvp_sync._stream AS s (host, time_us, seq, caught_up_at,
 	connected_at)
-VALUES (of_host, least(new_us, rsvp_sync._us_of(now() + interval '1 minute')),
-	new_seq, CASE WHEN caught_up THEN now() END, now())
+VALUES (of_host, new_us, new_seq, CASE WHEN caught_up THEN now() END, now())
 ON CONFLICT (host) DO UPDATE SET
 	time_us = greatest(s.time_us, excluded.time_us),
 	seq = coalesce(excluded.seq, s.seq),

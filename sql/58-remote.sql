@@ -161,7 +161,8 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 SELECT NOT EXISTS (SELECT FROM rsvp_sync._inbound b WHERE b.state = 'verify')
 	AND NOT EXISTS (SELECT FROM rsvp_sync._reading r
-		WHERE r.due_at <= now() + rsvp_sync._visit_lease())
+		/* Whoever waits for it does so in one transaction. */
+		WHERE r.due_at <= clock_timestamp() + rsvp_sync._visit_lease())
 $$;
 COMMENT ON FUNCTION rsvp_sync._visits_idle() IS
 'private: is no account to be visited now, or in the next minutes?';

@@ -32,8 +32,9 @@ struct Link
 	char	   *url;
 	WebSocket  *ws;				/* once it is connected */
 	double		patience;		/* seconds */
-	double		since;			/* connecting began, or something came last */
-	bool		pinged;			/* since then */
+	double		since;			/* connecting began, something came or was
+								 * asked for last */
+	bool		pinged;			/* that was asked for */
 	unsigned long long received;
 };
 
@@ -174,7 +175,7 @@ pump_connection(Link *link)
 static double
 next_check(const Link *link)
 {
-	return link->since + link->patience * (link->pinged ? 2 : 1);
+	return link->since + link->patience;
 }
 
 static void
@@ -196,7 +197,9 @@ watch_time(Link *link)
 		close_link(link, "", "the server says nothing any more");
 	else
 	{
+		/* Its time begins now: we may have been away. */
 		link->pinged = true;
+		link->since = now();
 		websocket_ping(link->ws);
 		websocket_pump(link->ws, 0);
 	}

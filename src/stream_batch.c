@@ -20,6 +20,8 @@
  */
 #include "postgres.h"
 
+#include <time.h>
+
 #include "catalog/pg_type.h"
 #include "lib/stringinfo.h"
 #include "mb/pg_wchar.h"
@@ -57,6 +59,9 @@
 
 /* Sources are somebody else's until we ask again. */
 #define AWAY_MS			50
+
+/* By how much a server's clock may be ahead of ours. */
+#define CLOCK_SLACK_S	60
 
 static Statement ingest = {
 	"SELECT rsvp_sync._ingest('stream', $1, $2, $3, $4, $5, $6, $7, false)", 7,
@@ -175,7 +180,9 @@ batch_add(JetstreamEvent *event)
 		since = GetCurrentTimestamp();
 	seen++;
 	counts[event->kind]++;
-	newest_us = Max(newest_us, event->time_us);
+	/* A time in the future would be a place from which there is no way back. */
+	if (event->time_us <= (int64) (time(NULL) + CLOCK_SLACK_S) * 1000000)
+		newest_us = Max(newest_us, event->time_us);
 	newest_seq = Max(newest_seq, event->seq);
 	if (event->kind == JETSTREAM_COMMIT)
 		keep(&commits, event);
@@ -351,12 +358,20 @@ take_identities(void *arg)
 	run_part(arg, &ingest_identities, &args);
 }
 
-/* Will it pass by itself, so that the events are not to blame? */
+/*
+ * Will it pass by itself, so that the events are not to blame?  What is wrong
+ * with our own functions (in the middle of an update, say) is nobody's blame
+ * however long it lasts.
+ */
 static bool
-passes(const ErrorData *error)
+passes(const ErrorData *error, bool insist)
 {
 	int			category = ERRCODE_TO_CATEGORY(error->sqlerrcode);
 
+	if (category == ERRCODE_SYNTAX_ERROR_OR_ACCESS_RULE_VIOLATION)
+		return true;
+	if (insist)
+		return false;
 	return category == ERRCODE_INSUFFICIENT_RESOURCES ||
 		category == ERRCODE_SYSTEM_ERROR ||
 		category == ERRCODE_OPERATOR_INTERVENTION ||
@@ -419,7 +434,7 @@ try_part(Trial *trial, EventList *list, int from, int to)
 		return part.changed;
 	}
 	CHECK_FOR_INTERRUPTS();
-	if (passes(error) && !trial->insist)
+	if (passes(error, trial->insist))
 	{
 		trial->passing = true;
 		ereport(DEBUG1,

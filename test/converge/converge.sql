@@ -257,6 +257,11 @@ BEGIN
 		RETURN false;
 	END IF;
 	w := f.w;
+	/* A new record key: not before the account is listed. */
+	IF f.answer IS NULL AND w.need IS NULL AND w.mint AND w.action IN ('put', 'delete')
+		AND NOT EXISTS (SELECT FROM conv.lane l WHERE l.did = w.did AND l.head IS NOT NULL) THEN
+		w.need := 'list';
+	END IF;
 	IF f.answer IS NULL AND w.need IS NULL AND w.action IN ('put', 'delete') THEN
 		IF fault AND random() < 0.2 THEN
 			f.answer := 'lost';
@@ -340,12 +345,17 @@ BEGIN
 		IF r.value IS DISTINCT FROM r.remote AND NOT coalesce(
 			r.remote_cid IS NOT NULL AND r.remote IS NULL
 			OR r.status IN ('rejected', 'pending', 'invited') AND (r.remote IS NOT NULL OR r.value IS NULL)
+			OR r.status = 'waitlist' AND r.remote = 'going'
 			OR r.value = r.own
+			/* Other words for what the application holds an answer as. */
+			OR r.value = r.base_local AND r.reason_code = 'from_network'
+			/* Withdrawn, and another client's record is left. */
+			OR r.value = 'notgoing' AND r.reason_code = 'withdrawn'
 			OR r.remote_cid IS NULL AND (r.value = 'notgoing' OR r.user_id = 4 OR r.reason_code IN ('not_backfilled', 'from_network')), false) THEN
 			INSERT INTO conv.failure (text) VALUES (format('%s/%s: row %s says %s, network %s (own %s), %s/%s base %s', r.user_id, r.event_id, r.id, r.status, r.remote, r.own, r.state, r.reason_code, r.base_local));
 		END IF;
 		/* Said while nothing else was under way: that is the last word. */
-		IF r.word <> coalesce(r.value, '') AND NOT (r.said_there AND (r.status IN ('pending', 'rejected') OR r.status = 'confirmed' AND r.word = 'interested')) THEN
+		IF r.word <> coalesce(r.value, '') AND NOT (r.said_there AND (r.status IN ('pending', 'rejected', 'waitlist') OR r.status = 'confirmed' AND r.word = 'interested')) THEN
 			INSERT INTO conv.failure (text) VALUES (format('%s/%s: %s was the last word %s, row %s says %s', r.user_id, r.event_id, r.word,
 				CASE WHEN r.said_there THEN 'there' ELSE 'here' END, r.id, r.status));
 		END IF;
@@ -358,7 +368,7 @@ BEGIN
 	FOR r IN SELECT i.did, i.rkey, count(*) FROM rsvp_sync._intent i WHERE i.bond IS NOT NULL GROUP BY 1, 2 HAVING count(*) > 1 LOOP
 		INSERT INTO conv.failure (text) VALUES (format('%s is bound to %s keys', r.rkey, r.count));
 	END LOOP;
-	FOR r IN SELECT i.* FROM rsvp_sync._intent i WHERE i.doubt OR i.sent_cids <> '{}' AND i.state = 'done' LOOP
+	FOR r IN SELECT i.* FROM rsvp_sync._intent i WHERE i.live AND (i.doubt OR i.sent_cids <> '{}' AND i.state = 'done') LOOP
 		INSERT INTO conv.failure (text) VALUES (format('%s: at rest, and in doubt', r.key));
 	END LOOP;
 	FOR r IN SELECT preferences #>> '{bluesky,did}' AS did, count(*) FROM conv.users GROUP BY 1 HAVING count(*) > 1 LOOP

@@ -89,11 +89,19 @@ const reserve = async (port) => {
   await new Promise((ok, no) => server.once('error', no).listen(Number(port), opt.host, ok))
   return {
     port: server.address().port,
+    // Its own listen() also sees to WebSockets; only the server is ours.
     hand(to) {
-      to.listen = () => {
-        server.on('request', to)
-        setImmediate(() => server.emit('listening'))
-        return server
+      const listen = to.listen
+      to.listen = (...where) => {
+        const create = http.createServer
+        http.createServer = (app) => ({
+          listen() {
+            server.on('request', app)
+            setImmediate(() => server.emit('listening'))
+            return server
+          },
+        })
+        try { return listen.apply(to, where) } finally { http.createServer = create }
       }
     },
     server,
