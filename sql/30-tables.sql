@@ -26,6 +26,7 @@ CREATE TABLE rsvp_sync._source (
 		CHECK (kind IN ('query', 'view', 'plan', 'openmeet', 'explicit')),
 	desired text,					-- the user's text; NULL where generated
 	apply text,
+	apply_path text,				-- in force when it was given; it runs under it
 	search_path text NOT NULL,		-- in force at attach; application SQL runs under it
 	shape jsonb,					-- recognised schema: relation oids and attnums
 	options jsonb NOT NULL DEFAULT '{}',
@@ -434,6 +435,7 @@ CREATE INDEX _webmention_due ON rsvp_sync._webmention (due_at)
 	WHERE lease IS NULL AND due_at IS NOT NULL;
 CREATE INDEX _webmention_status ON rsvp_sync._webmention (status_due)
 	WHERE lease IS NULL AND status_due IS NOT NULL;
+CREATE INDEX _webmention_digest ON rsvp_sync._webmention (digest);
 CREATE INDEX _webmention_pending ON rsvp_sync._webmention (source_id)
 	WHERE due_at IS NOT NULL;
 CREATE INDEX _webmention_lease ON rsvp_sync._webmention (webmention_id)
@@ -448,6 +450,46 @@ CREATE TABLE rsvp_sync._event_page (
 	PRIMARY KEY (digest, source_id)
 );
 CREATE INDEX _event_page_source ON rsvp_sync._event_page (source_id);
+
+/*
+ * Webmentions that others have sent for pages of events here: each is verified
+ * by reading the page that is said to speak of one of ours.
+ */
+CREATE TABLE rsvp_sync._webmention_in (
+	received_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+	id uuid NOT NULL UNIQUE DEFAULT gen_random_uuid(),
+	source_id bigint NOT NULL		-- one that speaks of the target
+		REFERENCES rsvp_sync._source ON DELETE CASCADE,
+	tenants text[] NOT NULL,		-- of all that do
+	source text NOT NULL,
+	target text NOT NULL,
+	digest bytea NOT NULL UNIQUE,	-- of both
+	state text NOT NULL DEFAULT 'waiting'
+		CHECK (state IN ('waiting', 'applied', 'mention', 'removed',
+			'refused', 'failed')),
+	due_at timestamptz,				-- NULL: it is not to be read
+	lease bigint,					-- incarnation of the worker that has it
+	generation bigint NOT NULL DEFAULT 0,	-- sent again while it was leased?
+	attempts integer NOT NULL DEFAULT 0,
+	http_status integer,			-- of the page, last
+	last_error text,
+	applied_as text,				-- sourceId of process_external_rsvp(), while it counts
+	said_at timestamptz,			-- the time it was given
+	status text,
+	author text,					-- who counts as having said it
+	author_url text,				-- what the page says of him
+	author_name text,
+	result jsonb,					-- what process_external_rsvp() said
+	received_at timestamptz NOT NULL DEFAULT now(),
+	verified_at timestamptz
+) WITH (fillfactor = 80);
+CREATE INDEX _webmention_in_due ON rsvp_sync._webmention_in (due_at)
+	WHERE lease IS NULL AND due_at IS NOT NULL;
+CREATE INDEX _webmention_in_source ON rsvp_sync._webmention_in (source_id);
+CREATE INDEX _webmention_in_applied ON rsvp_sync._webmention_in (source)
+	WHERE applied_as IS NOT NULL;
+CREATE INDEX _webmention_in_lease ON rsvp_sync._webmention_in (received_id)
+	WHERE lease IS NOT NULL;
 
 /* Servers that do not answer, since when and why. */
 CREATE TABLE rsvp_sync._host (
@@ -495,6 +537,8 @@ SELECT pg_catalog.pg_extension_config_dump('rsvp_sync._explicit', '');
 SELECT pg_catalog.pg_extension_config_dump('rsvp_sync._webmention', '');
 SELECT pg_catalog.pg_extension_config_dump('rsvp_sync._webmention_webmention_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('rsvp_sync._event_page', '');
+SELECT pg_catalog.pg_extension_config_dump('rsvp_sync._webmention_in', '');
+SELECT pg_catalog.pg_extension_config_dump('rsvp_sync._webmention_in_received_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('rsvp_sync._pause', '');
 SELECT pg_catalog.pg_extension_config_dump('rsvp_sync._external', '');
 SELECT pg_catalog.pg_extension_config_dump('rsvp_sync._account', '');

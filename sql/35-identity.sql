@@ -58,10 +58,12 @@ COMMENT ON VIEW rsvp_sync._home IS
 'private: where the repositories of DIDs are, whose documents have been looked at';
 
 CREATE FUNCTION rsvp_sync._pds_of(of_did text) RETURNS text
-LANGUAGE sql STABLE STRICT
+LANGUAGE plpgsql STABLE STRICT
 SET search_path = pg_catalog, pg_temp
 AS $$
-SELECT h.pds FROM rsvp_sync._home h WHERE h.did = of_did
+BEGIN
+	RETURN (SELECT h.pds FROM rsvp_sync._home h WHERE h.did = of_did);
+END
 $$;
 COMMENT ON FUNCTION rsvp_sync._pds_of(text) IS
 'PDS of a DID: by its document, else as given at connect_account(); NULL: to be resolved.';
@@ -79,12 +81,14 @@ COMMENT ON FUNCTION rsvp_sync._identity_hint(text) IS
 
 /* Something was written: is it where the account is, or will it have been? */
 CREATE FUNCTION rsvp_sync._identity_wrote(of_did text) RETURNS void
-LANGUAGE sql VOLATILE
+LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
-UPDATE rsvp_sync._identity i
-SET verify_at = now() + rsvp_sync._identity_fresh()
-WHERE i.did = of_did AND i.verify_at IS NULL
+BEGIN
+	UPDATE rsvp_sync._identity i
+	SET verify_at = now() + rsvp_sync._identity_fresh()
+	WHERE i.did = of_did AND i.verify_at IS NULL;
+END
 $$;
 COMMENT ON FUNCTION rsvp_sync._identity_wrote(text) IS
 'Has a DID document be looked at once more after a write.';

@@ -29,6 +29,8 @@ AS $$
 		'It is the text of a query that returns did and envelope, and may return pds and handle; or false: look for none.'),
 	('depends', '{array}', NULL,
 		'It is an array such as [{"table": "app.events", "column": "event_id"}]: the column of the attendance table that leads to that table''s primary key.'),
+	('event_pages', '{string}', NULL,
+		'It is what the addresses of event pages begin with, as in "https://app.example/events/".'),
 	('index', '{string}', '{gin,none}', NULL),
 	('metadata', '{string}', NULL, 'It is the name of a jsonb column.'),
 	('on_cancel', '{string}', '{notgoing,delete}', NULL),
@@ -182,12 +184,14 @@ COMMENT ON FUNCTION rsvp_sync._default_status_map(text) IS
 'private: what an application''s status means where nothing else is said';
 
 CREATE FUNCTION rsvp_sync._status_map(source_id bigint) RETURNS jsonb
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
 AS $$
-	SELECT rsvp_sync._default_status_map(s.kind)
+BEGIN
+	RETURN (SELECT rsvp_sync._default_status_map(s.kind)
 		|| coalesce(s.options -> 'status_map', '{}')
 	FROM rsvp_sync._source s
-	WHERE s.source_id = $1
+	WHERE s.source_id = $1);
+END
 $$;
 REVOKE ALL ON FUNCTION rsvp_sync._status_map(bigint) FROM PUBLIC;
 COMMENT ON FUNCTION rsvp_sync._status_map(bigint) IS

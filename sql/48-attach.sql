@@ -314,12 +314,10 @@ BEGIN
 				HINT = format('GRANT EXECUTE ON FUNCTION %s TO that role.',
 					s.apply);
 	END IF;
-	/* What is generated needs no path; the function may. */
-	IF s.kind IN ('plan', 'openmeet') THEN
-		s.search_path := coalesce((SELECT string_agg(quote_ident(p.name), ', '
-			ORDER BY p.place) FROM unnest(path) WITH ORDINALITY
-				AS p (name, place)), '');
-	END IF;
+	/* What is generated must not have a path; the function may need one. */
+	s.apply_path := coalesce((SELECT string_agg(quote_ident(p.name), ', '
+		ORDER BY p.place) FROM unnest(path) WITH ORDINALITY
+			AS p (name, place)), '');
 	RETURN s;
 END
 $$;
@@ -344,7 +342,8 @@ BEGIN
 	IF known THEN
 		UPDATE rsvp_sync._source f SET attendance_name = s.attendance_name,
 			tenant = s.tenant, kind = s.kind, desired = s.desired,
-			apply = s.apply, search_path = s.search_path, shape = s.shape,
+			apply = s.apply, apply_path = s.apply_path,
+			search_path = s.search_path, shape = s.shape,
 			options = s.options, failures = 0, retry_at = NULL,
 			missed = true		/* other rules: compare as a whole */
 		WHERE f.source_id = s.source_id;
@@ -361,9 +360,10 @@ BEGIN
 			AND f.state IN ('broken', 'detaching');
 	ELSE
 		INSERT INTO rsvp_sync._source AS f (attendance, attendance_name, tenant,
-			kind, desired, apply, search_path, shape, options)
+			kind, desired, apply, apply_path, search_path, shape, options)
 		VALUES (s.attendance, s.attendance_name, s.tenant,
-			s.kind, s.desired, s.apply, s.search_path, s.shape, s.options)
+			s.kind, s.desired, s.apply, s.apply_path, s.search_path, s.shape,
+			s.options)
 		RETURNING f.source_id INTO s.source_id;
 	END IF;
 	PERFORM rsvp_sync._forget_query(s.attendance);

@@ -72,20 +72,22 @@ COMMENT ON FUNCTION rsvp_sync._may_speak(oid, bigint, smallint) IS
 /* Each origin is looked at once, however many entries it has. */
 CREATE FUNCTION rsvp_sync._genuine(entries rsvp_sync._change_log[])
 RETURNS rsvp_sync._change_log[]
-LANGUAGE sql STABLE
+LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
-WITH origin AS MATERIALIZED (
-	SELECT DISTINCT f.source_id, f.relation, f.dep
-	FROM unnest(entries) f WHERE f.relation <> 0
-), genuine AS MATERIALIZED (
-	SELECT o.* FROM origin o
-	WHERE rsvp_sync._may_speak(o.relation, o.source_id, o.dep)
-)
-SELECT coalesce(array_agg(e), '{}')
-FROM unnest(entries) e
-WHERE e.relation = 0 OR (e.source_id, e.relation, e.dep) IN (
-	SELECT g.source_id, g.relation, g.dep FROM genuine g)
+BEGIN
+	RETURN (WITH origin AS MATERIALIZED (
+		SELECT DISTINCT f.source_id, f.relation, f.dep
+		FROM unnest(entries) f WHERE f.relation <> 0
+	), genuine AS MATERIALIZED (
+		SELECT o.* FROM origin o
+		WHERE rsvp_sync._may_speak(o.relation, o.source_id, o.dep)
+	)
+	SELECT coalesce(array_agg(e), '{}')
+	FROM unnest(entries) e
+	WHERE e.relation = 0 OR (e.source_id, e.relation, e.dep) IN (
+		SELECT g.source_id, g.relation, g.dep FROM genuine g));
+END
 $$;
 COMMENT ON FUNCTION rsvp_sync._genuine(rsvp_sync._change_log[]) IS
 'Leaves out log entries of triggers that have no say in their source.';
@@ -98,8 +100,8 @@ CREATE FUNCTION rsvp_sync._drain(at_most integer) RETURNS TABLE (
 	drained bigint, repeatable bigint[])
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
-/* A plan made for a short log, kept, compares each row with each ctid. */
-SET plan_cache_mode = force_custom_plan
+/* With another plan, made for a short log, each row is compared with each ctid. */
+SET enable_seqscan = off
 AS $$
 DECLARE
 	entries rsvp_sync._change_log[];
@@ -565,17 +567,19 @@ COMMENT ON FUNCTION rsvp_sync._clock_check() IS
 'Notices, at the worker''s start, that the clock was set back.';
 
 CREATE FUNCTION rsvp_sync._inbound_next_due() RETURNS timestamptz
-LANGUAGE sql STABLE
+LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off SET enable_bitmapscan = off
 AS $$
-SELECT least(
-	(SELECT min(b.due_at) FROM rsvp_sync._inbound b WHERE b.state = 'apply'),
-	(SELECT min(x.due_at) FROM rsvp_sync._external x
-	WHERE x.due_at IS NOT NULL),
-	(SELECT min(s.strangers_at) FROM rsvp_sync._source s
-	WHERE s.state = 'active' AND s.strangers_at IS NOT NULL))
-WHERE current_setting('rsvp_sync.mode') = 'live'
+BEGIN
+	RETURN (SELECT least(
+		(SELECT min(b.due_at) FROM rsvp_sync._inbound b WHERE b.state = 'apply'),
+		(SELECT min(x.due_at) FROM rsvp_sync._external x
+		WHERE x.due_at IS NOT NULL),
+		(SELECT min(s.strangers_at) FROM rsvp_sync._source s
+		WHERE s.state = 'active' AND s.strangers_at IS NOT NULL))
+	WHERE current_setting('rsvp_sync.mode') = 'live');
+END
 $$;
 COMMENT ON FUNCTION rsvp_sync._inbound_next_due() IS
 'When something that was said on the network is to be tried again.';
@@ -647,19 +651,30 @@ SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off SET enable_hashjoin = off
 AS $$
 BEGIN
-	IF NOT EXISTS (SELECT FROM unnest(es) e
-		WHERE (e.d).reason_code IN ('remote_newer', 'changed_elsewhere')) THEN
+	IF NOT EXISTS (SELECT FROM unnest(es) e WHERE (e.d).reason_code
+			IN ('remote_newer', 'changed_elsewhere', 'deleted_elsewhere')) THEN
 		RETURN;
 	END IF;
+	/* Whatever the merge made of it, the row does not say so. */
+	WITH unheard AS (
+		UPDATE rsvp_sync._intent i SET heard_cid = NULL, heard_status = NULL
+		FROM unnest(es) e
+		WHERE (e.d).reason_code IN ('remote_newer', 'changed_elsewhere')
+			AND (e.s).remote_status <> (e.s).local
+			AND i.source_id = of_source AND i.key = e.key
+			AND EXISTS (SELECT FROM rsvp_sync._listeners() l
+				WHERE l.source_id = of_source)
+		RETURNING e.did, (e.s).remote_rkey AS rkey, e.event_uri
+	)
 	INSERT INTO rsvp_sync._inbound (did, rkey, event_uri, state, source_id)
-	SELECT e.did, (e.s).remote_rkey, e.event_uri, 'apply', of_source
-	FROM unnest(es) e
-	JOIN rsvp_sync._intent i ON i.source_id = of_source AND i.key = e.key
-	WHERE (e.d).reason_code IN ('remote_newer', 'changed_elsewhere')
-		AND (e.s).remote_status IS NOT NULL
-		AND i.heard_cid IS DISTINCT FROM (e.s).remote_cid
-		AND EXISTS (SELECT FROM rsvp_sync._listeners() l
-			WHERE l.source_id = of_source)
+	SELECT DISTINCT ON (u.did, u.rkey) u.did, u.rkey, u.event_uri, 'apply',
+		of_source
+	FROM (SELECT * FROM unheard
+		UNION ALL
+		SELECT e.did, e.rkey, e.event_uri FROM unnest(es) e
+		WHERE (e.d).reason_code = 'deleted_elsewhere' AND e.rkey IS NOT NULL
+			AND EXISTS (SELECT FROM rsvp_sync._listeners() l
+				WHERE l.source_id = of_source)) u
 	ON CONFLICT (did, rkey) DO NOTHING;
 END
 $$;
@@ -805,8 +820,8 @@ BEGIN
 	END IF;
 	PERFORM rsvp_sync._record_decisions(of_source, es, work);
 	PERFORM rsvp_sync._count_withdrawals(of_source, work);
-	PERFORM rsvp_sync._note_webmentions(of_source, keys);
 	PERFORM rsvp_sync._hear(of_source, es);
+	PERFORM rsvp_sync._note_webmentions(of_source, keys);
 	IF rehearsal THEN
 		PERFORM rsvp_sync._rehearse(of_source, es);
 	END IF;
@@ -983,10 +998,15 @@ BEGIN
 	WHERE NOT i.live AND (e.d).live
 		AND (e.d).state IS DISTINCT FROM 'superseded';
 	/* This key leaves; the other one goes on with its record. */
-	UPDATE rsvp_sync._intent h SET bond = i.bond, rkey = i.rkey,
-		wrote = i.wrote, base_local = i.base_local, base_cid = i.base_cid,
+	UPDATE rsvp_sync._intent h SET bond = (e.d).bond, rkey = i.rkey,
+		wrote = i.wrote OR (e.s).remote_sent,
+		/* A send may just have turned out to have arrived. */
+		base_local = (e.d).base_local, base_cid = (e.d).base_cid,
 		record_created_at = i.record_created_at,
-		heard_cid = i.heard_cid, heard_status = i.heard_status
+		heard_cid = CASE WHEN (e.s).remote_sent THEN (e.s).remote_cid
+			ELSE i.heard_cid END,
+		heard_status = CASE WHEN (e.s).remote_sent THEN (e.s).remote_status
+			ELSE i.heard_status END
 	FROM unnest(es) e
 	JOIN rsvp_sync._intent i ON i.source_id = of_source AND i.key = e.key
 	WHERE (e.d).action = 'handover'
@@ -1014,6 +1034,8 @@ DECLARE
 		WHERE (e.d).withdraws);
 	takers text[] := ARRAY(SELECT e.key FROM unnest(es) e
 		WHERE e.from_key IS NOT NULL);
+	arrived text[] := ARRAY(SELECT e.key FROM unnest(es) e
+		WHERE (e.s).remote_sent);
 	/* Most are. */
 	queued text := rsvp_sync._reason('queued');
 	/* No record key is known yet: the one of the call is new. */
@@ -1086,11 +1108,13 @@ BEGIN
 		doubt = excluded.doubt,
 		/* What it has of another key, it has with what that one heard. */
 		heard_cid = CASE WHEN excluded.heard_cid IS NOT NULL
+					AND (i.heard_cid IS NULL OR excluded.key = ANY (arrived))
 				OR excluded.key = ANY (takers)
 				OR (i.did, i.event_uri) IS DISTINCT FROM
 					(excluded.did, excluded.event_uri)
 			THEN excluded.heard_cid ELSE i.heard_cid END,
 		heard_status = CASE WHEN excluded.heard_cid IS NOT NULL
+					AND (i.heard_cid IS NULL OR excluded.key = ANY (arrived))
 				OR excluded.key = ANY (takers)
 				OR (i.did, i.event_uri) IS DISTINCT FROM
 					(excluded.did, excluded.event_uri)

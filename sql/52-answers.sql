@@ -8,30 +8,32 @@ CREATE FUNCTION rsvp_sync._observe(of_did text, of_rkey text, new_cid text,
 	new_record jsonb, new_rev text, how text, at timestamptz,
 	asked timestamptz DEFAULT NULL)
 RETURNS void
-LANGUAGE sql VOLATILE
+LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
-INSERT INTO rsvp_sync._observed AS o (did, rkey, cid, event_uri, event_cid,
-	status, record, rev, changed_at, source)
-SELECT of_did, of_rkey, new_cid, rsvp_sync._subject_uri(new_record),
-	CASE WHEN jsonb_typeof(new_record -> 'subject') = 'object'
-		THEN new_record -> 'subject' ->> 'cid' END,
-	rsvp_sync._status_word(new_record), new_record, new_rev, at, how
-WHERE NOT EXISTS (SELECT FROM rsvp_sync._forgotten f
-	WHERE f.digest = sha256(convert_to(of_did, 'UTF8')))
-ON CONFLICT (did, rkey) DO UPDATE SET
-	cid = excluded.cid,
-	event_uri = coalesce(excluded.event_uri, o.event_uri),
-	event_cid = excluded.event_cid, status = excluded.status,
-	record = excluded.record, rev = coalesce(excluded.rev, o.rev),
-	changed_at = CASE WHEN o.cid IS NOT DISTINCT FROM excluded.cid
-		THEN o.changed_at ELSE excluded.changed_at END,
-	source = excluded.source, seen_at = now(), verified = true,
-	heard_by = CASE WHEN o.cid IS NOT DISTINCT FROM excluded.cid
-		THEN o.heard_by END
-/* Something newer may have come by another way meanwhile. */
-WHERE (excluded.rev IS NULL OR o.rev IS NULL OR excluded.rev >= o.rev)
-	AND coalesce(o.seen_at <= asked OR o.source IN ('write', 'list'), true)
+BEGIN
+	INSERT INTO rsvp_sync._observed AS o (did, rkey, cid, event_uri, event_cid,
+		status, record, rev, changed_at, source)
+	SELECT of_did, of_rkey, new_cid, rsvp_sync._subject_uri(new_record),
+		CASE WHEN jsonb_typeof(new_record -> 'subject') = 'object'
+			THEN new_record -> 'subject' ->> 'cid' END,
+		rsvp_sync._status_word(new_record), new_record, new_rev, at, how
+	WHERE NOT EXISTS (SELECT FROM rsvp_sync._forgotten f
+		WHERE f.digest = sha256(convert_to(of_did, 'UTF8')))
+	ON CONFLICT (did, rkey) DO UPDATE SET
+		cid = excluded.cid,
+		event_uri = coalesce(excluded.event_uri, o.event_uri),
+		event_cid = excluded.event_cid, status = excluded.status,
+		record = excluded.record, rev = coalesce(excluded.rev, o.rev),
+		changed_at = CASE WHEN o.cid IS NOT DISTINCT FROM excluded.cid
+			THEN o.changed_at ELSE excluded.changed_at END,
+		source = excluded.source, seen_at = now(), verified = true,
+		heard_by = CASE WHEN o.cid IS NOT DISTINCT FROM excluded.cid
+			THEN o.heard_by END
+	/* Something newer may have come by another way meanwhile. */
+	WHERE (excluded.rev IS NULL OR o.rev IS NULL OR excluded.rev >= o.rev)
+		AND coalesce(o.seen_at <= asked OR o.source IN ('write', 'list'), true);
+END
 $$;
 COMMENT ON FUNCTION rsvp_sync._observe(text, text, text, jsonb, text, text, timestamptz, timestamptz) IS
 'Records what is known of one RSVP record; NULL cid: known to be absent. asked: since when it was asked for. Nothing of who asked to be forgotten, nor what is older than what is known.';

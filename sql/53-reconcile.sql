@@ -490,6 +490,9 @@ BEGIN
 	ELSE
 		SELECT * INTO slice FROM rsvp_sync._compare_rows(pass.source_id,
 			pass.position, at_most, pass.crowded);
+		slice.differing := ARRAY(SELECT unnest(slice.differing)
+			UNION SELECT unnest(rsvp_sync._differing_mentions(pass.source_id,
+				pass.position, slice.until)));
 		pass.seen := pass.seen + slice.seen;
 		pass.matched := pass.matched # slice.matched;
 		pass.phase := CASE WHEN slice.until IS NOT NULL THEN 'rows'

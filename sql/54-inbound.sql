@@ -131,6 +131,7 @@ ON CONFLICT (did, rkey) DO UPDATE SET
 		CASE WHEN o.cid = excluded.cid THEN o.record END),
 	rev = greatest(o.rev, excluded.rev),
 	changed_at = CASE WHEN o.cid IS NOT DISTINCT FROM excluded.cid
+			AND coalesce(excluded.rev <= o.rev, true)
 		THEN o.changed_at ELSE excluded.changed_at END,
 	source = excluded.source, seen_at = now(),
 	verified = excluded.verified
@@ -140,6 +141,8 @@ ON CONFLICT (did, rkey) DO UPDATE SET
 		WHEN o.heard_by IS NOT NULL THEN o.heard_by || excluded.heard_by END
 WHERE CASE WHEN o.cid IS NOT DISTINCT FROM excluded.cid
 	THEN excluded.verified AND NOT o.verified
+		/* Said again: of several records it may be the newest now. */
+		OR excluded.rev > o.rev
 		OR o.heard_by IS NOT NULL AND (excluded.heard_by IS NULL
 			OR NOT o.heard_by @> excluded.heard_by)
 	/* Told without its cid before, or after. */

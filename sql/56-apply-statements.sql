@@ -210,7 +210,8 @@ AS $$
 	SELECT CASE rsvp_sync._column_type((rel ->> 0)::oid, ref)
 		WHEN 'timestamptz'::regtype THEN 'CURRENT_TIMESTAMP'
 		WHEN 'timestamp'::regtype
-			THEN '(CURRENT_TIMESTAMP AT TIME ZONE ''UTC'')' END
+			THEN '(CURRENT_TIMESTAMP AT TIME ZONE ''UTC'')'
+		WHEN 'date'::regtype THEN 'CURRENT_DATE' END
 $$;
 REVOKE ALL ON FUNCTION rsvp_sync._now_for(jsonb, jsonb) FROM PUBLIC;
 COMMENT ON FUNCTION rsvp_sync._now_for(jsonb, jsonb) IS
@@ -540,7 +541,7 @@ BEGIN
 			ORDER BY c.attnum), string_agg(c.value, ', ' ORDER BY c.attnum)
 		INTO filled, names, vals
 	FROM columns c JOIN pg_attribute a ON a.attrelid = (rel ->> 0)::oid
-		AND a.attnum = c.attnum;
+		AND a.attnum = c.attnum AND c.value IS NOT NULL;
 
 	unfilled := rsvp_sync._unfilled(rel, filled);
 	IF unfilled IS NOT NULL THEN
@@ -775,7 +776,7 @@ BEGIN
 		SELECT v.attnum, v.value, 4 FROM rsvp_sync._usual_values(a,
 			jsonb_build_array(more -> 'created', more -> 'updated')) v),
 	once AS (SELECT DISTINCT ON (c.attnum) c.attnum, c.value FROM columns c
-		ORDER BY c.attnum, c.place)
+		WHERE c.value IS NOT NULL ORDER BY c.attnum, c.place)
 	SELECT array_agg(c.attnum), string_agg(quote_ident(t.attname), ', '
 			ORDER BY c.attnum), string_agg(c.value, ', ' ORDER BY c.attnum)
 		INTO filled, names, vals

@@ -279,7 +279,7 @@ COMMENT ON FUNCTION rsvp_sync._reading_failed(text, text, interval, boolean) IS
 'private: an account could not be listed; when that is tried again';
 
 /* The whole of a visit. */
-CREATE FUNCTION rsvp_sync._visit_again(of_did text, found jsonb,
+CREATE FUNCTION rsvp_sync._visit_again(of_did text, findings jsonb,
 	message text, not_before interval, counted boolean)
 RETURNS void
 LANGUAGE plpgsql VOLATILE
@@ -287,9 +287,9 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
 	PERFORM rsvp_sync._visit_failed(of_did, ARRAY(
-		SELECT jsonb_array_elements_text(found -> 'rkeys')), message,
+		SELECT jsonb_array_elements_text(findings -> 'rkeys')), message,
 		not_before, counted);
-	IF (found ->> 'list')::boolean THEN
+	IF (findings ->> 'list')::boolean THEN
 		PERFORM rsvp_sync._reading_failed(of_did, message, not_before,
 			counted);
 	END IF;
@@ -380,6 +380,10 @@ AS $$
 DECLARE
 	ours jsonb := records;
 	others jsonb := '[]';
+	/* No news by themselves, but true now, or not. */
+	doubted text[] := ARRAY(SELECT DISTINCT o.event_uri
+		FROM rsvp_sync._observed o
+		WHERE o.did = of_did AND NOT o.verified AND o.event_uri IS NOT NULL);
 BEGIN
 	IF NOT EXISTS (SELECT FROM rsvp_sync._account a WHERE a.did = of_did) THEN
 		WITH known AS MATERIALIZED (
@@ -404,6 +408,7 @@ BEGIN
 		INTO ours, others FROM sorted s;
 	END IF;
 	PERFORM rsvp_sync._list_done(of_did, ours, of_pds, asked);
+	PERFORM rsvp_sync._merge_learnt(of_did, doubted);
 	/* That they are there, should their events turn up. */
 	PERFORM rsvp_sync._ingest('list', array_agg(of_did),
 		array_agg(NULL::text), array_agg('update'::text),
@@ -432,35 +437,35 @@ COMMENT ON FUNCTION rsvp_sync._repo_status(text) IS
 'private: the state of an account that an error of its server''s, or of the directory, tells of';
 
 /*
- * What came of a visit.  found: list (all records were wanted), unchanged,
+ * What came of a visit.  findings: list (all records were wanted), unchanged,
  * head, records (all of them), rkeys (in question), read (of these, what was
  * fetched by itself: rkey, cid, value).  code: why it did not come to its end.
  */
-CREATE FUNCTION rsvp_sync._visited(of_did text, of_pds text, found jsonb,
+CREATE FUNCTION rsvp_sync._visited(of_did text, of_pds text, findings jsonb,
 	asked timestamptz, code text, message text, wait_ms bigint)
 RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-	rkeys text[] := ARRAY(SELECT jsonb_array_elements_text(found -> 'rkeys'));
+	rkeys text[] := ARRAY(SELECT jsonb_array_elements_text(findings -> 'rkeys'));
 	gone text := rsvp_sync._repo_status(code);
 	wait interval := wait_ms * interval '1 millisecond';
 BEGIN
 	IF of_pds IS DISTINCT FROM rsvp_sync._pds_of(of_did)
 		AND of_pds IS NOT NULL THEN
 		/* It has moved meanwhile: what the old server says means nothing. */
-		PERFORM rsvp_sync._visit_again(of_did, found, NULL, '0', false);
+		PERFORM rsvp_sync._visit_again(of_did, findings, NULL, '0', false);
 		RETURN;
 	END IF;
 	IF gone IS NOT NULL AND of_pds IS NOT NULL
 		AND rsvp_sync._look_again(of_did) THEN
-		PERFORM rsvp_sync._visit_again(of_did, found, NULL, '0', false);
+		PERFORM rsvp_sync._visit_again(of_did, findings, NULL, '0', false);
 		RETURN;
 	END IF;
 	PERFORM rsvp_sync._verified(of_did, r ->> 'rkey', r ->> 'cid',
 		r -> 'value', asked)
-	FROM jsonb_array_elements(found -> 'read') r;
+	FROM jsonb_array_elements(findings -> 'read') r;
 
 	IF gone IS NOT NULL THEN
 		PERFORM rsvp_sync._repo_says(of_did, false, gone);
@@ -476,7 +481,7 @@ BEGIN
 		RETURN;
 	ELSIF code IS NOT NULL THEN
 		PERFORM rsvp_sync._look_again(of_did);
-		PERFORM rsvp_sync._visit_again(of_did, found,
+		PERFORM rsvp_sync._visit_again(of_did, findings,
 			code || ': ' || message,
 			CASE WHEN code IN ('host_unreachable', 'rate_limited', 'paused')
 				THEN interval '5 seconds' * (1 + random()) ELSE wait END,
@@ -485,20 +490,20 @@ BEGIN
 	END IF;
 
 	PERFORM rsvp_sync._repo_says(of_did, true, NULL);
-	IF found ? 'records' THEN
-		PERFORM rsvp_sync._read_listed(of_did, found -> 'records', of_pds,
+	IF findings ? 'records' THEN
+		PERFORM rsvp_sync._read_listed(of_did, findings -> 'records', of_pds,
 			asked);
 		PERFORM rsvp_sync._verified(of_did, k, e.r ->> 'cid', e.r -> 'value',
 			asked)
 		FROM unnest(rkeys) k
 		LEFT JOIN LATERAL (SELECT r FROM jsonb_array_elements(
-				found -> 'records') r
+				findings -> 'records') r
 			WHERE (rsvp_sync.parse_at_uri(r ->> 'uri')).rkey = k
 			LIMIT 1) e ON true;
 	END IF;
-	IF found ? 'head' THEN
+	IF findings ? 'head' THEN
 		UPDATE rsvp_sync._reading r SET due_at = NULL, attempts = 0,
-			last_error = NULL, head = found ->> 'head', listed_at = now()
+			last_error = NULL, head = findings ->> 'head', listed_at = now()
 		WHERE r.did = of_did;
 	END IF;
 END

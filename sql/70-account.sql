@@ -124,12 +124,8 @@ COMMENT ON FUNCTION rsvp_sync.rekey() IS
 
 CREATE FUNCTION rsvp_sync._this_installation(
 	OUT system_identifier bigint, OUT database_oid oid)
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
-AS $$
-	SELECT c.system_identifier, d.oid
-	FROM pg_control_system() c, pg_database d
-	WHERE d.datname = current_database()
-$$;
+LANGUAGE C STABLE SET search_path = pg_catalog, pg_temp
+AS 'MODULE_PATHNAME', 'rsvp_sync_this_installation';
 REVOKE ALL ON FUNCTION rsvp_sync._this_installation() FROM PUBLIC;
 COMMENT ON FUNCTION rsvp_sync._this_installation() IS
 'private: what tells this database from a copy of it';
@@ -148,13 +144,15 @@ COMMENT ON FUNCTION rsvp_sync._ensure_installation() IS
 'private: first use records which database this is; later uses change nothing';
 
 CREATE FUNCTION rsvp_sync._copied() RETURNS boolean
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
-	SELECT EXISTS (SELECT FROM rsvp_sync._installation)
+BEGIN
+	RETURN EXISTS (SELECT FROM rsvp_sync._installation)
 		AND NOT EXISTS (
 			SELECT FROM rsvp_sync._installation
 			JOIN rsvp_sync._this_installation()
-				USING (system_identifier, database_oid))
+				USING (system_identifier, database_oid));
+END
 $$;
 COMMENT ON FUNCTION rsvp_sync._copied() IS
 'private: is this database a copy of the one that was connected or attached?';
@@ -593,7 +591,8 @@ AS $$
 		'rsvp_document', 'rsvp_outbox'
 	]::name[], ARRAY[
 		'source', 'account', 'rsvp', 'queue', 'failed', 'held', 'progress',
-		'status', 'history', 'inbound', 'external_rsvp'
+		'status', 'history', 'inbound', 'external_rsvp',
+		'webmention', 'webmention_received'
 	]::name[])
 $$;
 REVOKE ALL ON FUNCTION rsvp_sync.grant_application(name) FROM PUBLIC;

@@ -99,6 +99,7 @@ BEGIN
 		live = false, bond = NULL, wrote = false, rkey = NULL,
 		record_created_at = NULL, first_local = i.local, base_local = i.local,
 		base_cid = NULL, sent_cids = '{}', sent_local = NULL, doubt = false,
+		heard_cid = NULL, heard_status = NULL,
 		truncated = false, approved = false, synced_at = NULL,
 		failed_at = NULL, failed_attempts = NULL, failed_error = NULL,
 		state = 'withheld', reason_code = 'forgotten',
@@ -112,6 +113,9 @@ BEGIN
 	WHERE h.did = of_did AND (h.source_id = ANY (sources)
 		OR h.source_id IS NULL);
 	DELETE FROM rsvp_sync._observed o WHERE o.did = of_did;
+	DELETE FROM rsvp_sync._inbound b WHERE b.did = of_did;
+	DELETE FROM rsvp_sync._stranger t WHERE t.did = of_did;
+	DELETE FROM rsvp_sync._external x WHERE x.author = of_did;
 	DELETE FROM rsvp_sync._identity i WHERE i.did = of_did;
 	DELETE FROM rsvp_sync._repo r WHERE r.did = of_did;
 	DELETE FROM rsvp_sync._reading r WHERE r.did = of_did;
@@ -311,6 +315,14 @@ BEGIN
 				|| jsonb_build_object('uri',
 					rsvp_sync._rsvp_uri(o.did, o.rkey)) ORDER BY o.rkey), '[]')
 			FROM rsvp_sync._observed o WHERE o.did = $2),
+		'inbound', (SELECT coalesce(jsonb_agg(to_jsonb(b) - 'did'
+				- 'source_id' ORDER BY b.rkey), '[]')
+			FROM rsvp_sync._inbound b WHERE b.did = $2
+				AND (b.source_id IS NULL OR b.source_id = ANY (sources))),
+		'elsewhere', (SELECT coalesce(jsonb_agg(to_jsonb(x) - 'author'
+				ORDER BY x.tenant, x.source_type, x.source_id), '[]')
+			FROM rsvp_sync._external x WHERE x.author = $2
+				AND x.attendance = ANY (sources)),
 		'rows', (SELECT coalesce(jsonb_agg(to_jsonb(i) - 'did' - 'source_id'
 				|| jsonb_build_object('attendance', s.attendance,
 					'tenant', s.tenant)

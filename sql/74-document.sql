@@ -244,7 +244,7 @@ BEGIN
 			'photo', d ->> 'author_photo'),
 		'published', rsvp_sync._document_time(d ->> 'created_at'),
 		'updated', rsvp_sync._document_time(coalesce(d ->> 'updated_at',
-			(SELECT i.local_at::text FROM rsvp_sync._intent i
+			(SELECT to_jsonb(i.local_at) #>> '{}' FROM rsvp_sync._intent i
 			WHERE i.source_id = s.source_id AND i.key = _make_document.key
 				AND i.local IS NOT DISTINCT FROM mapped))),
 		'content', d ->> 'content',

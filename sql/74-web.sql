@@ -29,3 +29,9 @@ LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE
 AS 'MODULE_PATHNAME', 'rsvp_sync_links_to';
 COMMENT ON FUNCTION rsvp_sync._links_to(text, text, text) IS
 'private: does a page of HTML, answered from base_url, link to target?';
+
+CREATE FUNCTION rsvp_sync._same_page(a text, b text) RETURNS boolean
+LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE
+AS 'MODULE_PATHNAME', 'rsvp_sync_same_page';
+COMMENT ON FUNCTION rsvp_sync._same_page(text, text) IS
+'private: do two addresses say the same, but for spelling?';

@@ -122,7 +122,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION rsvp_sync._read_document(jsonb) IS
-'private: the parts of a document, checked, flat; what is missing or no link is left out; …_at: a time in UTC. Errors: invalid_parameter_value';
+'private: the parts of a document, checked, flat; what is missing or no link is left out; NAME_at: a time in UTC. Errors: invalid_parameter_value';
 
 /*
  * The badge
@@ -133,16 +133,20 @@ LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-	RETURN (SELECT CASE rsvp_sync._read_document(document) ->> 'status'
-		WHEN 'yes' THEN U&'\2705 Attending'
-		WHEN 'no' THEN U&'\274C Not Attending'
-		WHEN 'maybe' THEN U&'\2753 Maybe Attending'
-		WHEN 'interested' THEN U&'\2B50 Interested'
-		ELSE 'RSVP' END);
+	/* A database in another encoding cannot hold the symbols. */
+	RETURN coalesce((
+		SELECT CASE WHEN getdatabaseencoding() = 'UTF8'
+			THEN convert_from(b.symbol, 'UTF8') || ' ' ELSE '' END || b.words
+		FROM (VALUES ('yes', '\xe29c85'::bytea, 'Attending'),
+			('no', '\xe29d8c', 'Not Attending'),
+			('maybe', '\xe29d93', 'Maybe Attending'),
+			('interested', '\xe2ad90', 'Interested')) AS b (status, symbol, words)
+		WHERE b.status = rsvp_sync._read_document(document) ->> 'status'),
+		'RSVP');
 END
 $$;
 COMMENT ON FUNCTION rsvp_sync.rsvp_badge(jsonb) IS
-'A document''s status as a symbol and words, plain text; RSVP where it has none. Errors: invalid_parameter_value (what is no document).';
+'A document''s status as a symbol and words, plain text; RSVP where it has none. In a database that is not UTF8 words only. Errors: invalid_parameter_value (what is no document).';
 
 /*
  * HTML

@@ -70,7 +70,10 @@ SELECT k.key, CASE
 			OR d.status IS NULL THEN 'leave'
 		WHEN map.words ->> d.status IS NULL
 			OR NOT (rsvp_sync._is_page(d.permalink)
-				AND rsvp_sync._is_page(d.event_url)) THEN 'gone'
+				AND rsvp_sync._is_page(d.event_url))
+			/* The application need not be told of its own rows. */
+			OR starts_with(d.event_url, src.options ->> 'event_pages')
+		THEN 'gone'
 		WHEN coalesce(d.ends_at, d.starts_at) < now()
 			AND NOT coalesce((src.options
 				->> 'publish_past_events')::boolean, false) THEN 'leave'
@@ -189,6 +192,41 @@ $$;
 COMMENT ON FUNCTION rsvp_sync._note_webmentions(bigint, text[]) IS
 'Compares what the pages of keys say with what their targets were to know, and has them told; does nothing for a source whose query gives no event_url.';
 
+/* Of these rows those whose pages say something else than was noted. */
+CREATE FUNCTION rsvp_sync._differing_mentions(of_source bigint, after text,
+	until text)
+RETURNS text[]
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	src rsvp_sync._source;
+BEGIN
+	SELECT * INTO src FROM rsvp_sync._source s
+	WHERE s.source_id = of_source AND s.mentions;
+	IF NOT FOUND THEN
+		RETURN '{}';
+	END IF;
+	RETURN ARRAY(SELECT n.key
+		FROM rsvp_sync._mention_wishes(src, ARRAY(SELECT p.key
+			FROM rsvp_sync._page(of_source, after, until) p)) n
+		WHERE n.wish <> 'leave'
+			AND (EXISTS (SELECT FROM rsvp_sync._webmention w
+					WHERE w.source_id = of_source AND w.key = n.key
+						AND w.wanted <> 'gone'
+						AND (n.wish IN ('gone', 'erase')
+							OR w.digest <> n.digest))
+				OR n.wish NOT IN ('gone', 'erase') AND NOT EXISTS (
+					SELECT FROM rsvp_sync._webmention w
+					WHERE w.source_id = of_source AND w.key = n.key
+						AND w.digest = n.digest AND w.wanted = n.wish))
+			AND NOT EXISTS (SELECT FROM rsvp_sync._queue q
+				WHERE q.source_id = of_source AND q.key = n.key));
+END
+$$;
+COMMENT ON FUNCTION rsvp_sync._differing_mentions(bigint, text, text) IS
+'private: attendance rows after one key and up to another whose webmentions are not as they should be';
+
 /*
  * Rows that were there before: their pages are known, and told to nobody
  * until the row changes.
@@ -200,24 +238,28 @@ LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
 	src rsvp_sync._source;
-	wishes rsvp_sync._mention_wish[];
 BEGIN
 	SELECT * INTO src FROM rsvp_sync._source f
 	WHERE f.source_id = s.source_id AND f.mentions;
 	IF NOT FOUND THEN
 		RETURN;
 	END IF;
-	SELECT array_agg(n) INTO wishes
-	FROM rsvp_sync._mention_wishes(src, keys) n;
-	PERFORM rsvp_sync._remember_pages(s.source_id,
-		ARRAY(SELECT n.target FROM unnest(wishes) n));
 	DELETE FROM rsvp_sync._webmention w
 	WHERE w.source_id = s.source_id AND w.key = ANY (keys) AND NOT w.tried;
+	WITH wishes AS MATERIALIZED (
+		SELECT n.* FROM rsvp_sync._mention_wishes(src, keys) n
+	), pages AS (
+		INSERT INTO rsvp_sync._event_page (source_id, digest, url)
+		SELECT s.source_id, rsvp_sync._digest_of(u.target), u.target
+		FROM (SELECT DISTINCT n.target FROM wishes n) u
+		WHERE rsvp_sync._is_page(u.target)
+		ON CONFLICT DO NOTHING
+	)
 	INSERT INTO rsvp_sync._webmention (source_id, key, permalink, target,
 		digest, wanted, state)
 	SELECT s.source_id, n.key, n.permalink, n.target, n.digest, n.wish,
 		'not_backfilled'
-	FROM unnest(wishes) n
+	FROM wishes n
 	/* What is published after all is not in the way of that. */
 	JOIN rsvp_sync._intent i ON i.source_id = s.source_id AND i.key = n.key
 	WHERE n.wish IN ('going', 'interested', 'notgoing')
@@ -282,8 +324,8 @@ COMMENT ON FUNCTION rsvp_sync._attach_webmentions(rsvp_sync._source, boolean, js
  */
 
 /*
- * What is to be asked or told next.  kind: tell, or status (of one that was
- * told).
+ * What is to be asked or told next.  kind: tell, status (of one that was told),
+ * or verify (one that was received).
  */
 CREATE FUNCTION rsvp_sync._lease_webmentions(incarnation bigint,
 	at_most integer)
@@ -314,12 +356,30 @@ WITH due AS MATERIALIZED (
 	ORDER BY w.status_due
 	LIMIT greatest(at_most - (SELECT count(*) FROM due), 0)
 	FOR UPDATE OF w SKIP LOCKED
+), received AS MATERIALIZED (
+	SELECT w.received_id FROM rsvp_sync._webmention_in w
+	WHERE w.lease IS NULL AND w.due_at <= now()
+		AND NOT EXISTS (SELECT FROM rsvp_sync._pause p
+			WHERE p.subject = rsvp_sync._site_of(w.source))
+	ORDER BY w.due_at
+	LIMIT greatest(at_most - (SELECT count(*) FROM due), (at_most + 1) / 2)
+	FOR UPDATE OF w SKIP LOCKED
+), leased AS (
+	UPDATE rsvp_sync._webmention w SET lease = incarnation, tried = true
+	FROM (SELECT * FROM due UNION ALL SELECT * FROM later) d
+	WHERE w.webmention_id = d.webmention_id
+	RETURNING d.kind, w.webmention_id, w.generation, w.permalink,
+		CASE d.kind WHEN 'tell' THEN w.target ELSE w.status_url END AS target,
+		w.wanted
+), taken AS (
+	UPDATE rsvp_sync._webmention_in w SET lease = incarnation
+	FROM received r WHERE w.received_id = r.received_id
+	RETURNING w.received_id, w.generation, w.source, w.target
 )
-UPDATE rsvp_sync._webmention w SET lease = incarnation, tried = true
-FROM (SELECT * FROM due UNION ALL SELECT * FROM later) d
-WHERE w.webmention_id = d.webmention_id
-RETURNING d.kind, w.webmention_id, w.generation, w.permalink,
-	CASE d.kind WHEN 'tell' THEN w.target ELSE w.status_url END, w.wanted
+SELECT l.* FROM leased l
+UNION ALL
+SELECT 'verify', t.received_id, t.generation, t.target, t.source, NULL
+FROM taken t
 $$;
 COMMENT ON FUNCTION rsvp_sync._lease_webmentions(bigint, integer) IS
 'Leases webmentions that are due, and status pages that are to be looked at, for this incarnation of the worker.';
@@ -338,7 +398,11 @@ SELECT least(
 	(SELECT w.status_due FROM rsvp_sync._webmention w
 	WHERE w.lease IS NULL AND w.status_due IS NOT NULL
 		AND w.status_due > now()
-	ORDER BY w.status_due LIMIT 1))
+	ORDER BY w.status_due LIMIT 1),
+	(SELECT w.due_at FROM rsvp_sync._webmention_in w
+	WHERE w.lease IS NULL AND w.due_at IS NOT NULL
+		AND w.due_at > now()
+	ORDER BY w.due_at LIMIT 1))
 $$;
 COMMENT ON FUNCTION rsvp_sync._next_webmention() IS
 'When the worker has to look at webmentions again without being told.';
@@ -350,6 +414,8 @@ LANGUAGE sql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
 UPDATE rsvp_sync._webmention SET lease = NULL
+WHERE lease IS NOT NULL AND lease <> incarnation;
+UPDATE rsvp_sync._webmention_in SET lease = NULL
 WHERE lease IS NOT NULL AND lease <> incarnation
 $$;
 COMMENT ON FUNCTION rsvp_sync._release_webmentions(bigint) IS
@@ -432,14 +498,17 @@ $$;
 COMMENT ON FUNCTION rsvp_sync._webmention_seen(bigint, integer, text) IS
 'What an endpoint says of the progress of a webmention.';
 
-CREATE FUNCTION rsvp_sync._webmention_back(of_id bigint) RETURNS void
+CREATE FUNCTION rsvp_sync._webmention_back(of_id bigint, received boolean)
+RETURNS void
 LANGUAGE sql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
 UPDATE rsvp_sync._webmention w SET lease = NULL
-WHERE w.webmention_id = of_id
+WHERE w.webmention_id = of_id AND NOT received;
+UPDATE rsvp_sync._webmention_in w SET lease = NULL
+WHERE w.received_id = of_id AND received
 $$;
-COMMENT ON FUNCTION rsvp_sync._webmention_back(bigint) IS
+COMMENT ON FUNCTION rsvp_sync._webmention_back(bigint, boolean) IS
 'Ends the lease of a webmention that nothing was done about.';
 
 /* Targets that know that a page is gone are remembered for a while. */
@@ -473,9 +542,14 @@ SELECT current_setting('rsvp_sync.mode') <> 'live' OR rsvp_sync._copied()
 			AND NOT EXISTS (SELECT FROM rsvp_sync._pause p
 				WHERE p.subject IN (rsvp_sync._site_of(w.target),
 					rsvp_sync._site_of(w.endpoint))))
+	AND NOT EXISTS (SELECT FROM rsvp_sync._webmention_in w
+		WHERE (of_source IS NULL OR w.source_id = of_source)
+			AND w.due_at IS NOT NULL
+			AND NOT EXISTS (SELECT FROM rsvp_sync._pause p
+				WHERE p.subject = rsvp_sync._site_of(w.source)))
 $$;
 COMMENT ON FUNCTION rsvp_sync._webmentions_idle(bigint) IS
-'Is no target of a source (NULL: of any) still to be told?';
+'Is no target of a source (NULL: of any) still to be told, and no webmention of one still to be verified?';
 
 CREATE FUNCTION rsvp_sync._retry_webmentions(caller oid, of_source bigint,
 	of_did text, of_key text)

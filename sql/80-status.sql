@@ -226,6 +226,19 @@ WHERE rsvp_sync._may_see(s.attendance);
 COMMENT ON VIEW rsvp_sync.webmention IS
 'Whom the pages of attendance rows speak of, and what they were told. state: waiting, sending, retrying, told, withdrawn, no_endpoint, not_backfilled, never_published, failed or discarded.';
 
+CREATE VIEW rsvp_sync.webmention_received WITH (security_barrier) AS
+SELECT w.id, s.source_id, s.attendance, s.tenant, w.source, w.target,
+	CASE WHEN w.due_at IS NOT NULL AND w.attempts > 0 THEN 'retrying'
+		WHEN w.due_at IS NOT NULL THEN 'waiting' ELSE w.state END AS state,
+	w.status, w.author, w.author_url, w.author_name, w.result,
+	w.http_status, w.attempts, w.due_at AS next_attempt_at, w.last_error,
+	w.received_at, w.verified_at
+FROM rsvp_sync._webmention_in w
+JOIN rsvp_sync._source s ON s.source_id = w.source_id
+WHERE rsvp_sync._may_see(s.attendance);
+COMMENT ON VIEW rsvp_sync.webmention_received IS
+'Webmentions that others sent for pages of events here, and what became of them. state: waiting, retrying, applied, mention (no RSVP), removed, refused (it does not link there) or failed.';
+
 /* The source of an attached table, or an error that says what to do. */
 CREATE FUNCTION rsvp_sync._source_of(table_name regclass)
 RETURNS rsvp_sync._source

@@ -621,6 +621,12 @@ BEGIN
 			AND rsvp_sync._metadata_index(s.attendance,
 				(rsvp_sync._shape(s) #>> '{metadata,0}')::smallint) IS NULL;
 		/* Only where RSVPs come in all the time. */
+		RETURN QUERY SELECT 'warning', 'apply', called,
+			format('RSVPs made elsewhere: %s.', a.problem),
+			'Give these columns a default, or attach() an apply function; or say {"shadow_users": false}.'
+		FROM rsvp_sync._apply_statements(s.source_id) a
+		WHERE a.problem IS NOT NULL
+			AND current_setting('rsvp_sync.jetstream_url', true) <> '';
 		RETURN QUERY SELECT 'warning', 'apply_index', called,
 			format('Each batch of RSVPs made elsewhere reads all of %s: no index serves %s.',
 				a.relation, a.expression),

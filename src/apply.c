@@ -83,6 +83,7 @@ read_basics(ApplySource *source)
 
 	SPI_execute_with_args("SELECT s.attendance::pg_catalog.oid, s.kind,"
 						  " s.search_path,"
+						  " COALESCE(s.apply_path, s.search_path),"
 						  " rsvp_sync._sql_timeout(s.options)"
 						  " FROM rsvp_sync._source s"
 						  " WHERE s.source_id OPERATOR(pg_catalog.=) $1",
@@ -98,7 +99,8 @@ read_basics(ApplySource *source)
 	source->relid = DatumGetObjectId(SPI_getbinval(row, columns, 1, &isnull));
 	source->kind = pstrdup(SPI_getvalue(row, columns, 2));
 	source->search_path = pstrdup(SPI_getvalue(row, columns, 3));
-	timeout = SPI_getbinval(row, columns, 4, &isnull);
+	source->apply_path = pstrdup(SPI_getvalue(row, columns, 4));
+	timeout = SPI_getbinval(row, columns, 5, &isnull);
 	source->sql_timeout = isnull ? 0 : DatumGetInt32(timeout);
 	MemoryContextSwitchTo(old);
 }
@@ -227,12 +229,13 @@ constraints_immediate(void)
 }
 
 static void
-as_owner(ApplySource *source, void (*fn) (void *arg), void *arg)
+as_owner(ApplySource *source, const char *search_path,
+		 void (*fn) (void *arg), void *arg)
 {
 	source->in_use++;
 	PG_TRY();
 	{
-		owner_run(source->relid, source->search_path, OWNER_LOCK_TIMEOUT_MS,
+		owner_run(source->relid, search_path, OWNER_LOCK_TIMEOUT_MS,
 				  source->sql_timeout, fn, arg);
 	}
 	PG_FINALLY();
@@ -284,8 +287,12 @@ run_batch(void *arg)
 {
 	ApplyBatch *batch = arg;
 
-	as_owner(batch->source, batch->source->steps[STEP_FUNCTION].sql ?
-			 call_function : call_rows, batch);
+	if (batch->source->steps[STEP_FUNCTION].sql != NULL)
+		as_owner(batch->source, batch->source->apply_path, call_function,
+				 batch);
+	else
+		as_owner(batch->source, batch->source->search_path, call_rows,
+				 batch);
 }
 
 /* What an attempt that failed has found out is not to be relied upon. */
@@ -495,6 +502,31 @@ call_find_events(void *arg)
 	apply_find_events(arg);
 }
 
+static void
+find_events_as_owner(void *arg)
+{
+	ApplyBatch *batch = arg;
+
+	as_owner(batch->source, batch->source->search_path, call_find_events,
+			 batch);
+}
+
+/*
+ * In a worker our own deadline is an error like any, which PL/pgSQL can catch;
+ * a cancel is not.
+ */
+static void
+find_events_in_time(ApplyBatch *batch)
+{
+	ErrorData  *error = guarded(find_events_as_owner, batch);
+
+	if (error == NULL)
+		return;
+	if (error->sqlerrcode == ERRCODE_QUERY_CANCELED && owner_arms_deadline)
+		error->sqlerrcode = ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE;
+	ReThrowError(error);
+}
+
 Datum
 rsvp_sync_known_events(PG_FUNCTION_ARGS)
 {
@@ -520,7 +552,7 @@ rsvp_sync_known_events(PG_FUNCTION_ARGS)
 		batch.items[batch.n++]->uri = TextDatumGetCString(uris[i]);
 	}
 	if (batch.n > 0)
-		as_owner(batch.source, call_find_events, &batch);
+		find_events_in_time(&batch);
 	for (int i = 0; i < batch.n; i++)
 		if (batch.items[i]->event != NULL || asks)
 			emit(rsinfo, 2, 0, (char *[]) {

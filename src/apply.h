@@ -48,7 +48,8 @@ typedef struct ApplySource
 	Oid			users;			/* the table that holds them */
 	MemoryContext context;		/* of everything below */
 	char	   *kind;
-	char	   *search_path;
+	char	   *search_path;	/* of what is generated */
+	char	   *apply_path;		/* of the application's function */
 	int			sql_timeout;	/* ms; 0: as the setting says */
 	bool		keeps_authors;	/* users who have no DID, by their address */
 	Words		words;

@@ -51,14 +51,16 @@ character_length(const unsigned char *s, size_t left)
 }
 
 /* libxml2 stops reading at what XML does not allow; browsers do not. */
-static char *
-make_readable(Arena *arena, const char *data, size_t len)
+char *
+html_readable(Arena *arena, const char *data, size_t len)
 {
 	const unsigned char *s = (const unsigned char *) data;
 	Text		text = {arena};
 	size_t		clean = 0;
 	size_t		i = 0;
 
+	if (len > HTML_MAX_BYTES)
+		len = HTML_MAX_BYTES;
 	while (i < len)
 	{
 		size_t		n = character_length(s + i, len - i);
@@ -171,8 +173,7 @@ html_read(Arena *arena, const char *data, size_t len)
 	char	   *readable;
 	xmlDoc	   *page;
 
-	readable = make_readable(arena, data,
-							 len < HTML_MAX_BYTES ? len : HTML_MAX_BYTES);
+	readable = html_readable(arena, data, len);
 	if (readable == NULL)
 		return NULL;
 	parser = htmlNewParserCtxt();

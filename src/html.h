@@ -24,6 +24,9 @@
  */
 extern xmlDoc *html_read(Arena *arena, const char *data, size_t len);
 
+/* What of these bytes may be in a text: no more than the bound, as UTF-8 */
+extern char *html_readable(Arena *arena, const char *data, size_t len);
+
 /* The next element in document order below root; into: also below this one */
 extern xmlNode *html_next(const xmlNode *root, const xmlNode *from, bool into);
 

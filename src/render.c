@@ -346,9 +346,12 @@ digit(char c, int base)
 	return value < base ? value : -1;
 }
 
-/* A reference that begins at &; returns what is behind it, or NULL. */
+/*
+ * A reference that begins at &; returns what is behind it, or NULL where it
+ * is none, or one for a character that the result cannot hold.
+ */
 static const char *
-put_reference(Sink *sink, const char *in, const char *end)
+put_reference(Sink *sink, const char *in, const char *end, bool ascii)
 {
 	const char *from = ++in;
 
@@ -362,7 +365,7 @@ put_reference(Sink *sink, const char *in, const char *end)
 		for (; in < end && digit(*in, base) >= 0; in++)
 			if (c <= 0x10ffff)
 				c = c * (uint32_t) base + (uint32_t) digit(*in, base);
-		if (in == from)
+		if (in == from || (ascii && (c == 0 || c >= 0x80)))
 			return NULL;
 		put_code_point(sink, c);
 		return in < end && *in == ';' ? in + 1 : in;
@@ -373,7 +376,8 @@ put_reference(Sink *sink, const char *in, const char *end)
 		return NULL;
 	for (size_t i = 0; i < sizeof(entities) / sizeof(entities[0]); i++)
 		if (strlen(entities[i].name) == (size_t) (in - from) &&
-			memcmp(entities[i].name, from, (size_t) (in - from)) == 0)
+			memcmp(entities[i].name, from, (size_t) (in - from)) == 0 &&
+			!(ascii && (unsigned char) entities[i].text[0] >= 0x80))
 		{
 			put(sink, entities[i].text);
 			return in + 1;
@@ -460,8 +464,8 @@ read_tag(PlainText *text, const char *in, const char *end)
 	return rest;
 }
 
-size_t
-render_plain(const char *in, size_t len, char *out)
+static size_t
+plain(const char *in, size_t len, char *out, bool ascii)
 {
 	PlainText	text = {{out, 0}, '\0'};
 	const char *end = in + len;
@@ -485,7 +489,7 @@ render_plain(const char *in, size_t len, char *out)
 		}
 		begin_word(&text);
 		if (*in == '&')
-			next = put_reference(&text.sink, in, end);
+			next = put_reference(&text.sink, in, end, ascii);
 		if (next == NULL)
 		{
 			put_char(&text.sink, *in);
@@ -494,6 +498,18 @@ render_plain(const char *in, size_t len, char *out)
 		in = next;
 	}
 	return text.sink.len;
+}
+
+size_t
+render_plain(const char *in, size_t len, char *out)
+{
+	return plain(in, len, out, false);
+}
+
+size_t
+render_plain_ascii(const char *in, size_t len, char *out)
+{
+	return plain(in, len, out, true);
 }
 
 /*

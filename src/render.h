@@ -40,6 +40,9 @@ extern size_t render_ics_fold(const char *in, size_t len, char *out);
 /* What a reader of this HTML sees, as plain text. */
 extern size_t render_plain(const char *in, size_t len, char *out);
 
+/* The same where the encoding is not UTF-8: other references stay. */
+extern size_t render_plain_ascii(const char *in, size_t len, char *out);
+
 /* May it become a link?  An absolute URL, http or https, with a host. */
 extern bool render_is_link(const char *url, size_t len);
 

@@ -10,6 +10,7 @@
 #include "postgres.h"
 
 #include "fmgr.h"
+#include "mb/pg_wchar.h"
 #include "utils/builtins.h"
 
 #include "render.h"
@@ -39,7 +40,9 @@ find_form(text *name)
 		if (strlen(forms[i].form) == VARSIZE_ANY_EXHDR(name) &&
 			memcmp(forms[i].form, VARDATA_ANY(name),
 				   VARSIZE_ANY_EXHDR(name)) == 0)
-			return forms[i].render;
+			return forms[i].render == render_plain &&
+				GetDatabaseEncoding() != PG_UTF8 ?
+				render_plain_ascii : forms[i].render;
 	elog(ERROR, "unknown form \"%s\"", text_to_cstring(name));
 }
 

@@ -388,7 +388,10 @@ task_settle(int64 now)
 		if (why == NULL || task->started || task->given_up)
 			continue;
 		if (task->visit)
+		{
+			host->wanted = true;	/* no key asks for it */
 			visit_put_off(task->visit, why);
+		}
 		if (!task->identity)
 		{
 			park_task(task, why);

@@ -21,6 +21,7 @@
 #include "catalog/pg_type.h"
 
 #include "h_entry.h"
+#include "url.h"
 #include "webmention_find.h"
 
 #define H_ENTRY_NCOLS	13
@@ -28,6 +29,7 @@
 PG_FUNCTION_INFO_V1(rsvp_sync_webmention_endpoint);
 PG_FUNCTION_INFO_V1(rsvp_sync_parse_h_entry);
 PG_FUNCTION_INFO_V1(rsvp_sync_links_to);
+PG_FUNCTION_INFO_V1(rsvp_sync_same_page);
 
 static void
 check_memory(const Arena *arena)
@@ -206,4 +208,17 @@ rsvp_sync_links_to(PG_FUNCTION_ARGS)
 	arena.failed = failed;
 	check_memory(&arena);
 	PG_RETURN_BOOL(found);
+}
+
+/* rsvp_sync._same_page(a text, b text) */
+Datum
+rsvp_sync_same_page(PG_FUNCTION_ARGS)
+{
+	Arena		arena = {0};
+	char	   *a = argument(fcinfo, 0);
+	char	   *b = argument(fcinfo, 1);
+	bool		same = url_same(&arena, a, b);
+
+	arena_free(&arena);
+	PG_RETURN_BOOL(same);
 }

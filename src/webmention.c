@@ -24,6 +24,7 @@
 #include "utils/timestamp.h"
 
 #include "host.h"
+#include "html.h"
 #include "lane_state.h"
 #include "settings.h"
 #include "url.h"
@@ -51,7 +52,7 @@ static Statement release = {
 	"SELECT rsvp_sync._release_webmentions($1)", 1, {INT8OID}
 };
 static Statement give_back = {
-	"SELECT rsvp_sync._webmention_back($1)", 1, {INT8OID}
+	"SELECT rsvp_sync._webmention_back($1, $2)", 2, {INT8OID, BOOLOID}
 };
 static Statement told = {
 	"SELECT rsvp_sync._webmention_done($1, $2, $3, $4, $5, $6, $7, $8, $9)",
@@ -62,8 +63,16 @@ static Statement seen = {
 	"SELECT rsvp_sync._webmention_seen($1, $2, $3)", 3,
 	{INT8OID, INT4OID, TEXTOID}
 };
+static Statement verified = {
+	"SELECT rsvp_sync._mention_verified($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+	9, {INT8OID, INT8OID, TEXTOID, TEXTOID, TEXTOID, INT4OID, TEXTOID, BOOLOID,
+	INT4OID}
+};
+static Statement not_applied = {
+	"SELECT rsvp_sync._mention_refused($1, $2)", 2, {INT8OID, TEXTOID}
+};
 static Statement forget = {
-	"SELECT rsvp_sync._forget_webmentions()", 0
+	"SELECT rsvp_sync._forget_webmentions(), rsvp_sync._forget_received()", 0
 };
 
 static MemoryContext mention_context = NULL;
@@ -130,7 +139,8 @@ read_mention(uint64 row)
 	bool		isnull;
 
 	mention->context = context;
-	mention->kind = strcmp(kind, "tell") == 0 ? MENTION_TELL : MENTION_STATUS;
+	mention->kind = strcmp(kind, "tell") == 0 ? MENTION_TELL :
+		strcmp(kind, "status") == 0 ? MENTION_STATUS : MENTION_VERIFY;
 	mention->id = result_int8(row, 2, &isnull);
 	mention->generation = result_int8(row, 3, &isnull);
 	mention->source = column(mention, row, 4);
@@ -150,12 +160,56 @@ read_mention(uint64 row)
 	dlist_push_tail(&waiting, &mention->node);
 }
 
+/* What may be in a page, as text; see html.c. */
+static char *
+readable_body(Mention *mention)
+{
+	Arena		arena = {0};
+	char	   *text = html_readable(&arena, mention->body, mention->body_len);
+	char	   *copy = text ? MemoryContextStrdup(mention->context, text) : NULL;
+
+	arena_free(&arena);
+	return copy;
+}
+
+static void
+record_verified(Mention *mention)
+{
+	Args		args = {0};
+
+	args_int8(&args, mention->id);
+	args_int8(&args, mention->generation);
+	args_text(&args, mention->how);
+	args_text(&args, mention->error);
+	args_text(&args, mention->url);
+	args_int4(&args, mention->status);
+	args_text(&args, mention->body ? readable_body(mention) : NULL);
+	args_bool(&args, mention->html);
+	args_int4(&args, (int32) mention->wait_ms);
+	run_statement(&verified, &args);
+}
+
+static void
+record_not_applied(Mention *mention, const char *message)
+{
+	Args		args = {0};
+
+	args_int8(&args, mention->id);
+	args_text(&args, message);
+	run_statement(&not_applied, &args);
+}
+
 static void
 record_mention(void *arg)
 {
 	Mention    *mention = arg;
 	Args		args = {0};
 
+	if (mention->kind == MENTION_VERIFY)
+	{
+		record_verified(mention);
+		return;
+	}
 	args_int8(&args, mention->id);
 	if (mention->kind == MENTION_STATUS)
 	{
@@ -186,6 +240,13 @@ record_all(void)
 		Mention    *mention = dlist_container(Mention, node, iter.cur);
 		ErrorData  *error = guarded(record_mention, mention);
 
+		/* What the application has against it is not heard five times. */
+		if (error != NULL && mention->kind == MENTION_VERIFY &&
+			error->sqlerrcode != ERRCODE_LOCK_NOT_AVAILABLE)
+		{
+			record_not_applied(mention, error->message);
+			error = NULL;
+		}
 		if (error != NULL && ++mention->refused < MAX_REFUSED)
 			continue;
 		if (error != NULL)
@@ -209,6 +270,7 @@ give_all_back(void)
 
 		dlist_delete(&mention->node);
 		args_int8(&args, mention->id);
+		args_bool(&args, mention->kind == MENTION_VERIFY);
 		run_statement(&give_back, &args);
 		free_mention(mention);
 	}
@@ -225,7 +287,7 @@ lease_more(int64 incarnation)
 	args_int8(&args, incarnation);
 	args_int4(&args, room);
 	run_statement(&lease, &args);
-	crowded = SPI_processed == room;
+	crowded = SPI_processed >= room;
 	for (uint64 row = 0; row < SPI_processed; row++)
 		read_mention(row);
 	run_statement(&next_due, NULL);

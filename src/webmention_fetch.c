@@ -225,6 +225,11 @@ refused(Mention *mention, HttpRequest *req)
 			 mention->telling ? "endpoint" :
 			 mention->kind == MENTION_TELL ? "target" : "page");
 	mention->wait_ms = asked_wait(req);
+	if (req->status == 410 && mention->kind == MENTION_VERIFY)
+	{
+		conclude(mention, "gone", code);
+		return;
+	}
 	/* A page may be asked for too early; one that is not there is not. */
 	if (class == ANSWER_LIMIT ||
 		(class == ANSWER_RETRY && (req->status >= 500 || req->status == 408 ||

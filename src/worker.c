@@ -840,6 +840,14 @@ settle(void)
 													CROWDED_MS);
 }
 
+/* Their first bytes leave at once, whatever else this turn has to do. */
+static void
+start_calls(void)
+{
+	lane_start(sending_now);
+	http_pump();
+}
+
 static void
 turn(void)
 {
@@ -852,11 +860,11 @@ turn(void)
 	renew_sessions();
 	settle();
 	if (lane_may_go_on())
-		lane_start(sending_now);
+		start_calls();
 	if (work_to_do())
 		work();
 	settle();
-	lane_start(sending_now);
+	start_calls();
 	webmention_start();
 	if (!gathering() && writeback_step())
 		more = true;

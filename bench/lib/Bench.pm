@@ -4,13 +4,13 @@ package Bench;
 # turn, medians, results; an application with many accounts; what processes cost.
 #
 #   use Bench;
-#   my $bench = Bench->new(sizes => { keys => 50_000 }, quick => { keys => 2_000 });
+#   my $bench = Bench->new(sizes => { keys => 50_000 }, quick => { keys => 2_000 }, smoke => { keys => 100 });
 #   $bench->size('keys');
 #   $bench->report(figure => 'drain', ours => 9000, peer => 8000, target => 1.0, ...);
 #   exit $bench->finish;
 #
-# Every bench takes --quick (small sizes, which say little) and --NAME N for each
-# of its sizes.  It prints what it has measured and one line of JSON for each
+# Every bench takes --quick (small sizes, which say little), --smoke (smaller ones, which
+# say that it runs), and --NAME N for each of its sizes.  It prints what it has measured and one line of JSON for each
 # figure, which it also writes to bench/results/NAME.jsonl.  Exit status 0,
 # whether or not a target is met: these are measurements, not tests.
 
@@ -33,12 +33,13 @@ sub new {
 	my ($class, %opt) = @_;
 	my %size = (%{ $opt{sizes} // {} });
 	my %given;
-	my $quick = 0;
+	my ($quick, $smoke) = (0, 0);
 	my @words = map { tr/_/-/r } keys %size;
-	Getopt::Long::GetOptions('quick' => \$quick, map { ("$_=i" => \$given{ tr/-/_/r }) } @words)
+	Getopt::Long::GetOptions(quick => \$quick, smoke => \$smoke, map { ("$_=i" => \$given{ tr/-/_/r }) } @words)
 		&& !@ARGV
-		or die "usage: $0 [--quick]" . join('', map { " [--$_ N]" } sort @words) . "\n";
-	%size = (%size, %{ $opt{quick} // {} }) if $quick;
+		or die "usage: $0 [--quick | --smoke]" . join('', map { " [--$_ N]" } sort @words) . "\n";
+	%size = (%size, %{ $opt{quick} // {} }) if $quick ||= $smoke;
+	%size = (%size, %{ $opt{smoke} // {} }) if $smoke;
 	defined $given{$_} and $size{$_} = $given{$_} for keys %given;
 	RsvpSyncTest::must_run(["$ROOT/bench/install"], timeout => 1200);
 	(my $name = $0) =~ s{.*/}{};

@@ -347,13 +347,15 @@ BEGIN
 			OR r.status IN ('rejected', 'pending', 'invited') AND (r.remote IS NOT NULL OR r.value IS NULL)
 			OR r.status = 'waitlist' AND r.remote = 'going'
 			OR r.value = r.own
+			/* Other words for what the application holds an answer as. */
+			OR r.value = r.base_local AND r.reason_code = 'from_network'
 			/* Withdrawn, and another client's record is left. */
 			OR r.value = 'notgoing' AND r.reason_code = 'withdrawn'
 			OR r.remote_cid IS NULL AND (r.value = 'notgoing' OR r.user_id = 4 OR r.reason_code IN ('not_backfilled', 'from_network')), false) THEN
 			INSERT INTO conv.failure (text) VALUES (format('%s/%s: row %s says %s, network %s (own %s), %s/%s base %s', r.user_id, r.event_id, r.id, r.status, r.remote, r.own, r.state, r.reason_code, r.base_local));
 		END IF;
 		/* Said while nothing else was under way: that is the last word. */
-		IF r.word <> coalesce(r.value, '') AND NOT (r.said_there AND (r.status IN ('pending', 'rejected') OR r.status = 'confirmed' AND r.word = 'interested')) THEN
+		IF r.word <> coalesce(r.value, '') AND NOT (r.said_there AND (r.status IN ('pending', 'rejected', 'waitlist') OR r.status = 'confirmed' AND r.word = 'interested')) THEN
 			INSERT INTO conv.failure (text) VALUES (format('%s/%s: %s was the last word %s, row %s says %s', r.user_id, r.event_id, r.word,
 				CASE WHEN r.said_there THEN 'there' ELSE 'here' END, r.id, r.status));
 		END IF;
@@ -366,7 +368,7 @@ BEGIN
 	FOR r IN SELECT i.did, i.rkey, count(*) FROM rsvp_sync._intent i WHERE i.bond IS NOT NULL GROUP BY 1, 2 HAVING count(*) > 1 LOOP
 		INSERT INTO conv.failure (text) VALUES (format('%s is bound to %s keys', r.rkey, r.count));
 	END LOOP;
-	FOR r IN SELECT i.* FROM rsvp_sync._intent i WHERE i.doubt OR i.sent_cids <> '{}' AND i.state = 'done' LOOP
+	FOR r IN SELECT i.* FROM rsvp_sync._intent i WHERE i.live AND (i.doubt OR i.sent_cids <> '{}' AND i.state = 'done') LOOP
 		INSERT INTO conv.failure (text) VALUES (format('%s: at rest, and in doubt', r.key));
 	END LOOP;
 	FOR r IN SELECT preferences #>> '{bluesky,did}' AS did, count(*) FROM conv.users GROUP BY 1 HAVING count(*) > 1 LOOP

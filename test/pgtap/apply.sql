@@ -380,6 +380,27 @@ SELECT is(batch(:snake, '{did:plc:n7,did:plc:n8,did:plc:n9}', ARRAY[uri(10), uri
 SELECT is(scans() - :scans, 0::bigint, 'reads no table as a whole');
 COMMIT;
 
+-- Partitions, users by another key than their first, a row for each of two answers
+SET ROLE regress_apply;
+CREATE SCHEMA parts;
+CREATE TABLE parts.users (id serial PRIMARY KEY, ulid char(26) UNIQUE NOT NULL, preferences jsonb, "Updated_At" timestamptz NOT NULL);
+CREATE TABLE parts.events (id integer PRIMARY KEY, atproto_uri text);
+CREATE TABLE parts.attendance (id serial, "Kind" text NOT NULL DEFAULT 'a', status varchar(10), metadata jsonb,
+	event_id integer NOT NULL REFERENCES parts.events, user_ulid varchar(30) NOT NULL REFERENCES parts.users (ulid),
+	created_at date NOT NULL, updated_at bigint, role text NOT NULL, PRIMARY KEY (id, "Kind")) PARTITION BY LIST ("Kind");
+CREATE TABLE parts.a PARTITION OF parts.attendance FOR VALUES IN ('a');
+CREATE TABLE parts.b PARTITION OF parts.attendance FOR VALUES IN ('b');
+INSERT INTO parts.users VALUES (1, 'short', '{"bluesky": {"did": "did:plc:ann"}}', now()), (2, repeat('x', 26), '{"bluesky": {"did": "did:plc:ben"}}', now());
+INSERT INTO parts.events SELECT n, public.uri(n) FROM generate_series(1, 3) n;
+INSERT INTO parts.attendance VALUES (70, 'b', 'maybe', NULL, 1, 'short', now(), NULL, 'x'), (80, 'a', 'maybe', NULL, 1, 'short', now(), NULL, 'x');
+SELECT rsvp_sync.attach('parts.attendance') AS parts \gset
+RESET ROLE;
+SELECT is(array_agg(coalesce(r.error, r.key) ORDER BY r.n), ARRAY['["80", "a"]', '["1", "a"]', '["2", "a"]'], 'partitions and keys of several columns')
+FROM rsvp_sync._apply(:parts, '{did:plc:ann,did:plc:ben,did:plc:new}', ARRAY[uri(1), uri(2), uri(3)], '{going,interested,going}', '{NULL,NULL,NULL}') r;
+SELECT is(array_agg(concat_ws(' ', a.tableoid::regclass, a.id, a.status, length(a.user_ulid), a.role) ORDER BY a.id),
+	'{parts.a 1 maybe 26 participant,parts.a 2 confirmed 26 participant,parts.b 70 maybe 5 x,parts.a 80 confirmed 5 x}', 'are written as they should')
+FROM parts.attendance a;
+
 -- The schema changes: renames are followed, spare columns may go, needed ones
 -- are named.
 ALTER TABLE snake.events RENAME TO happenings;

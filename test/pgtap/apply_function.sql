@@ -194,6 +194,7 @@ SELECT rsvp_sync.attach('attendance', apply => 'mine') AS own \gset
 RESET ROLE;
 SET search_path = public;
 SELECT is(apply(:own, '{did:plc:a}', '{at://did:plc:club/e}', '{going}'), 'mine', 'a function beside a recognised schema');
+SELECT is(search_path, '', 'its path is not that of the query') FROM rsvp_sync._source WHERE source_id = :own;
 SELECT is(array_agg(coalesce(event_key, '?') ORDER BY event_key), '{1,?}', 'events may be known to either')
 FROM rsvp_sync._known_events(:own, '{at://did:plc:club/e,at://x}');
 

@@ -247,5 +247,9 @@ SELECT is(apply('did:plc:max', 'at://did:plc:carol/community.lexicon.calendar.ev
 	'0A000 a row cannot be created in table "tenant_ciTenantB"."eventAttendees": it wants values for seat',
 	'a column of attendance that we know nothing of');
 SELECT is(apply('did:plc:lou', uri('3lxyzabcde2f2'), 'going'), '21 confirmed participant', 'rows that are there are changed');
+SET rsvp_sync.jetstream_url = 'wss://jetstream.example.org/subscribe';
+SELECT is(array_agg(finding ORDER BY finding), ARRAY['RSVPs made elsewhere: a row cannot be created in table "tenant_ciTenantB"."eventAttendees": it wants values for seat.',
+	'RSVPs made elsewhere: a user cannot be created in table "tenant_ciTenantB".users: it wants values for birthday.'], 'doctor() knows beforehand')
+FROM rsvp_sync.doctor() WHERE check_name = 'apply';
 
 SELECT * FROM finish();

@@ -126,6 +126,10 @@ INSERT INTO function VALUES
 		'void', 'v-u'),
 	('resume', 'subject text',
 		'void', 'v-u'),
+	('process_external_rsvp', 'payload jsonb, tenant text',
+		'jsonb', 'v-u'),
+	('delete_external_rsvp', 'source_id text, source_type text, tenant text, OUT success boolean, OUT message text',
+		'record', 'v-u'),
 	('retry', '',
 		'bigint', 'v-u'),
 	('retry', 'attendance regclass, attendance_id text DEFAULT NULL',
@@ -162,6 +166,8 @@ INSERT INTO function VALUES
 		'text', 'vss'),
 	('parse_h_entry', 'html text, base_url text',
 		'TABLE(source_type text, source_id text, event_url text, author_url text, author_name text, author_photo text, status text, response text, published timestamp with time zone, updated timestamp with time zone, content text, kind text, undone boolean)', 'i-s'),
+	('receive_webmention', 'source text, target text',
+		'uuid', 'v-u'),
 	('webmention_endpoint', 'url text, link_headers text[], body text',
 		'text', 'i-s'),
 	('validate_rsvp_submission', 'submission jsonb',
@@ -176,10 +182,13 @@ INSERT INTO view VALUES
 	('held', 'source_id bigint, attendance regclass, tenant text, attendance_id text, reason_code text, reason text, did text, event_uri text, uri text'),
 	('progress', 'source_id bigint, attendance regclass, tenant text, total bigint, done bigint, waiting bigint, retrying bigint, blocked bigint, held bigint, failed bigint, oldest_key text, since timestamp with time zone, rate double precision, eta interval, comparing_since timestamp with time zone, compared bigint, differing bigint, compared_at timestamp with time zone, compare_error text'),
 	('stat_worker', 'pid integer, started_at timestamp with time zone, state text, state_since timestamp with time zone, wait_event_type text, wait_event text, leased bigint, stream_pid integer, stream_host text, stream_connected_at timestamp with time zone, stream_last_event_at timestamp with time zone, stream_lag double precision, stream_gap_at timestamp with time zone, stream_gap text, stream_error text'),
+	('inbound', 'did text, rkey text, uri text, event_uri text, state text, attendance regclass, tenant text, due_at timestamp with time zone, attempts integer, last_error text, seen_at timestamp with time zone'),
+	('external_rsvp', 'tenant text, source_type text, source_id text, event_id text, author text, handle text, status text, said text, said_at timestamp with time zone, metadata jsonb, attendance regclass, attendance_id text, due_at timestamp with time zone, attempts integer, last_error text, seen_at timestamp with time zone'),
 	('history', 'at timestamp with time zone, attendance regclass, tenant text, attendance_id text, did text, action text, outcome text, status text, uri text, cid text, detail text'),
 	('queue', 'source_id bigint, attendance regclass, tenant text, attendance_id text, priority smallint, due_at timestamp with time zone, changed_at timestamp with time zone, leased boolean, attempts integer, last_error text, waits_for text'),
 	('rsvp', 'did text, rkey text, uri text, cid text, event_uri text, event_cid text, status text, record jsonb, rev text, source text, changed_at timestamp with time zone, seen_at timestamp with time zone'),
 	('source', 'source_id bigint, attendance regclass, tenant text, kind text, state text, reason text, since timestamp with time zone, backfill text, options jsonb, desired text, apply text, index_name text, failures integer, retry_at timestamp with time zone, attached_at timestamp with time zone'),
+	('webmention_received', 'id uuid, source_id bigint, attendance regclass, tenant text, source text, target text, state text, status text, author text, author_url text, author_name text, result jsonb, http_status integer, attempts integer, next_attempt_at timestamp with time zone, last_error text, received_at timestamp with time zone, verified_at timestamp with time zone'),
 	('webmention', 'source_id bigint, attendance regclass, tenant text, attendance_id text, permalink text, target text, state text, status text, told text, endpoint text, http_status integer, status_url text, status_http integer, status_text text, attempts integer, next_attempt_at timestamp with time zone, last_error text, first_sent timestamp with time zone, last_sent timestamp with time zone, removed_at timestamp with time zone'),
 	('status', 'source_id bigint, attendance regclass, tenant text, attendance_id text, state text, reason_code text, reason text, did text, event_uri text, uri text, cid text, status text, attempts integer, next_attempt_at timestamp with time zone, last_error text, synced_at timestamp with time zone');
 
@@ -262,17 +271,6 @@ SELECT is(i.properties, f.properties,
 FROM function f LEFT JOIN installed i USING (name, arguments)
 ORDER BY f.name, f.arguments;
 
--- Promised, not there yet
-CREATE TEMP TABLE promised (name text, arguments text);
-INSERT INTO promised VALUES
-	('process_external_rsvp', 'payload jsonb, tenant text'),
-	('delete_external_rsvp', 'source_id text, source_type text, tenant text%'),
-	('receive_webmention', 'source text, target text');
-SELECT todo_start('promised by the design, not made yet');
-SELECT ok(EXISTS (SELECT FROM installed i WHERE i.name = p.name AND i.arguments LIKE p.arguments),
-	format('%s(%s) is there', p.name, p.arguments))
-FROM promised p;
-SELECT todo_end();
 
 SELECT is_empty(
 	$$SELECT name, arguments FROM installed

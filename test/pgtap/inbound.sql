@@ -38,10 +38,11 @@ CREATE FUNCTION uri(e integer) RETURNS text LANGUAGE sql AS $$
 SELECT 'at://did:plc:' || repeat('o', 24) || '/community.lexicon.calendar.event/e' || e $$;
 CREATE FUNCTION rsvp(u integer, rkey text) RETURNS text LANGUAGE sql AS $$
 SELECT rsvp_sync._rsvp_uri(did(u), rkey) $$;
-/* A rev of so many seconds from now. */
+CREATE TABLE began AS SELECT extract(epoch FROM now()) AS at;
+/* A rev of so many seconds from then. */
 CREATE FUNCTION rev(seconds double precision) RETURNS text LANGUAGE sql AS $$
 SELECT string_agg(substr('234567abcdefghijklmnopqrstuvwxyz',
-	(((((extract(epoch FROM now()) + seconds) * 1000000)::bigint << 10) >> (60 - 5 * i)) & 31)::integer + 1, 1), '' ORDER BY i)
+	((((((SELECT at FROM began) + seconds) * 1000000)::bigint << 10) >> (60 - 5 * i)) & 31)::integer + 1, 1), '' ORDER BY i)
 FROM generate_series(0, 12) i $$;
 CREATE FUNCTION record(e integer, word text, extra jsonb DEFAULT '{}') RETURNS jsonb LANGUAGE sql AS $$
 SELECT jsonb_build_object('$type', 'community.lexicon.calendar.rsvp', 'subject',
@@ -82,6 +83,38 @@ INSERT INTO rsvp_sync._identity (did, pds, resolved_at, looked_at)
 SELECT did(u), 'https://pds.test', now(), now() FROM generate_series(1, 5) u;
 /* All accounts are listed. */
 CREATE OR REPLACE FUNCTION rsvp_sync._is_listed(did text) RETURNS boolean LANGUAGE sql AS 'SELECT true';
+
+--
+-- The decision by itself: present, withdrawing, local, base, heard, heard cid and status, remote cid and status, sent, local newer, conflict, verified
+--
+SELECT is(rsvp_sync._merge(p, w, l, b, h IS NOT NULL, h, hs, r, rs, s, n, c, v), e, format('%s: %s', what, e))
+FROM (VALUES
+	('nothing is there, and never was', true, false, 'going', 'going', NULL, NULL, NULL, NULL, false, false, 'latest', NULL::boolean, 'none'),
+	('the record is gone', true, false, 'going', 'going', 'a', 'going', NULL, NULL, false, false, 'latest', NULL, 'cancel'),
+	('... and the row, too', false, false, NULL, 'going', 'a', 'going', NULL, NULL, false, false, 'latest', NULL, 'none'),
+	('... by our own doing', true, true, 'going', 'going', 'a', 'going', NULL, NULL, false, false, 'latest', NULL, 'none'),
+	('... which the row says already', true, false, 'notgoing', 'notgoing', 'a', 'notgoing', NULL, NULL, false, false, 'latest', NULL, 'agree'),
+	('... which was heard', true, false, 'going', 'notgoing', '', NULL, NULL, NULL, false, false, 'remote', NULL, 'none'),
+	('... and the row changed later', true, false, 'interested', 'going', 'a', 'going', NULL, NULL, false, true, 'latest', NULL, 'local'),
+	('... and the row changed before', true, false, 'interested', 'going', 'a', 'going', NULL, NULL, false, false, 'latest', NULL, 'cancel'),
+	('our own write', true, false, 'going', NULL, NULL, NULL, 'b', 'going', true, true, 'remote', true, 'echo'),
+	('heard before', true, false, 'notgoing', 'going', 'a', 'going', 'a', 'going', false, false, 'remote', true, 'none'),
+	('a word we do not know', true, false, 'going', 'going', 'a', 'going', 'b', NULL, false, false, 'latest', true, 'keep'),
+	('nobody here', false, false, NULL, NULL, NULL, NULL, 'b', 'going', false, false, 'local', true, 'apply'),
+	('... and not verified', false, false, NULL, NULL, NULL, NULL, 'b', 'going', false, false, 'latest', false, 'verify'),
+	('... and negative', false, false, NULL, NULL, NULL, NULL, 'b', 'notgoing', false, false, 'latest', false, 'apply'),
+	('the row says so', true, false, 'going', 'interested', 'a', 'interested', 'b', 'going', false, false, 'remote', true, 'agree'),
+	('other fields', true, false, 'notgoing', 'going', 'a', 'going', 'b', 'going', false, false, 'remote', true, 'agree'),
+	('held as what it says now', true, false, 'interested', 'interested', 'a', 'going', 'b', 'interested', false, false, 'latest', true, 'apply'),
+	('both came to it', true, false, 'interested', 'going', 'a', 'going', 'b', 'interested', false, false, 'latest', true, 'agree'),
+	('changed there', true, false, 'going', 'going', 'a', 'going', 'b', 'notgoing', false, true, 'local', true, 'apply'),
+	('changed on both sides, here later', true, false, 'interested', 'going', 'a', 'going', 'b', 'notgoing', false, true, 'latest', true, 'local'),
+	('... there later', true, false, 'interested', 'going', 'a', 'going', 'b', 'notgoing', false, false, 'latest', true, 'apply'),
+	('... local', true, false, 'interested', 'going', 'a', 'going', 'b', 'notgoing', false, false, 'local', true, 'local'),
+	('... remote', true, false, 'interested', 'going', 'a', 'going', 'b', 'notgoing', false, true, 'remote', true, 'apply'),
+	('never agreed, here later', true, false, 'going', 'going', NULL, NULL, 'b', 'notgoing', false, true, 'latest', true, 'local'),
+	('never agreed, there later', true, false, 'going', 'going', NULL, NULL, 'b', 'notgoing', false, false, 'latest', true, 'apply'))
+	t (what, p, w, l, b, h, hs, r, rs, s, n, c, v, e);
 
 --
 -- Taken over

@@ -67,6 +67,14 @@ FROM (SELECT v.vocabulary, to_jsonb(t) ->> v.vocabulary AS word, t.indieweb, t.l
 CROSS JOIN LATERAL rsvp_sync.parse_activity(rsvp_sync.rsvp_activity(pg_temp.doc(m.indieweb, '02'))) p
 WHERE rsvp_sync.rsvp_status_map(m.indieweb, 'indieweb', m.vocabulary) IS DISTINCT FROM m.word
 	OR 'community.lexicon.calendar.rsvp#' || p.status IS DISTINCT FROM m.atproto;
+-- What each rendering says, as an IndieWeb word again: the same, unless the map calls it lossy
+SELECT m.indieweb, r.vocabulary, rsvp_sync.rsvp_status_map(r.word, r.vocabulary, 'indieweb') AS back, r.vocabulary = ANY (m.lossy) AS lossy
+FROM rsvp_sync.rsvp_status_map() m
+CROSS JOIN LATERAL pg_temp.doc(m.indieweb, '02', '{"event_date": "2030-01-01"}') d
+CROSS JOIN LATERAL (VALUES ('indieweb', substring(rsvp_sync.rsvp_html(d) FROM 'p-rsvp" value="(\w+)"')),
+	('partstat', substring(rsvp_sync.rsvp_ics(d) FROM 'PARTSTAT=([A-Z-]+)')), ('activitypub', rsvp_sync.rsvp_activity(d) ->> 'type')) AS r (vocabulary, word)
+WHERE m.indieweb IS NOT NULL
+ORDER BY 1, 2;
 SELECT kind, undone, response, status, source_id = rsvp_sync.rsvp_activity(pg_temp.doc('yes', '02')) ->> 'id' AS of_the_rsvp, event_url
 FROM rsvp_sync.parse_activity(rsvp_sync.rsvp_activity(NULL, pg_temp.doc('yes', '02')) -> 0);
 

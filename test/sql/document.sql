@@ -148,6 +148,14 @@ INSERT INTO doc.bare VALUES ('it''s', 'going');
 SELECT rsvp_sync.rsvp_document('doc.bare', 'it''s');
 SELECT rsvp_sync.rsvp_html(rsvp_sync.rsvp_document('doc.bare', 'it''s'));
 
+-- When it was said last, where the table does not know: when the worker saw it change
+RESET ROLE;
+INSERT INTO rsvp_sync._intent (source_id, key, state, local, local_at)
+SELECT source_id, 'it''s', 'waiting', 'going', '2026-07-07 07:07:07.000007Z' FROM rsvp_sync._source WHERE attendance = 'doc.bare'::regclass;
+SELECT rsvp_sync.rsvp_document('doc.bare', 'it''s') ->> 'updated';
+UPDATE doc.bare SET answer = 'notgoing';
+SELECT rsvp_sync.rsvp_document('doc.bare', 'it''s') ->> 'updated' AS not_seen_yet;
+
 -- Somebody without the right to call
 RESET ROLE;
 CREATE ROLE regress_document_nobody;

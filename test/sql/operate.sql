@@ -69,7 +69,7 @@ $$;
 CREATE FUNCTION operate_test.succeed(of_table regclass, of_key text)
 RETURNS void
 LANGUAGE sql SECURITY DEFINER AS $$
-	UPDATE rsvp_sync._intent i SET sent_local = i.local
+	UPDATE rsvp_sync._intent i SET sent_local = i.local, doubt = true
 	FROM rsvp_sync._source s
 	WHERE s.source_id = i.source_id AND s.attendance = of_table AND i.key = of_key;
 	SELECT rsvp_sync._put_done(q.source_id, q.key, q.generation, i.did, '3kabc2defgh2' || of_key,

@@ -220,7 +220,7 @@ SELECT rsvp_sync._observe('did:plc:ewvi7nxzyoun6zhxrhs64oiz', 'r5', 'c4', '{"sta
 	"subject": {"uri": "at://did:web:host.example/community.lexicon.calendar.event/four"}}', NULL, 'list', '2026-01-01');
 SELECT k AS replaced FROM rsvp_sync._differences(:source) k WHERE k = '4';
 -- After its last word a row that is gone is looked at again, one that is there is done
-SELECT pg_temp.intent('6', 'six', '{"live": false}'), pg_temp.intent('7', 'seven', '{}');
+SELECT pg_temp.intent('6', 'six', '{"live": false, "doubt": true}'), pg_temp.intent('7', 'seven', '{"doubt": true}');
 INSERT INTO rsvp_sync._queue (source_id, key, due_at, changed_at, lease) VALUES (:source, '6', now(), now(), 1), (:source, '7', now(), now(), 1);
 SELECT rsvp_sync._put_done(:source, k, 0, 'did:plc:ewvi7nxzyoun6zhxrhs64oiz', 'r' || k, '{"status": "community.lexicon.calendar.rsvp#notgoing"}', 'c', NULL)
 FROM unnest('{6,7}'::text[]) k;

@@ -153,4 +153,46 @@ my @said = at_once('attendance', map { apply('plan', ["did:plc:g$_", 2, 'going']
 is failures(@said), 0, 'eight want one of three places';
 is rows('plan'), join(', ', ('2 confirmed') x 3, ('2 waitlist') x 5), 'three get one';
 
+# In the worker.  What came while the source was paused is applied together; a
+# trigger that is too slow for one costs that one its time, and no other.
+$pg->create_db('work');
+$pg->safe_psql('postgres', "ALTER DATABASE work SET rsvp_sync.mode = live");
+$pg->append_conf("rsvp_sync.sql_timeout = '400ms'\nrsvp_sync.plc_url = 'http://127.0.0.1:9'\nrsvp_sync.retry_base = '100ms'\nrsvp_sync.retry_max = '300ms'\n");
+$pg->restart;
+sub work { my ($sql) = @_; return $pg->safe_psql('work', $sql) }
+work(<<'SQL');
+CREATE TABLE users (id serial PRIMARY KEY, preferences jsonb);
+CREATE TABLE events (id integer PRIMARY KEY, atproto_uri text);
+CREATE TABLE attendance (id serial PRIMARY KEY, status text, metadata jsonb,
+	event_id integer NOT NULL REFERENCES events, user_id integer NOT NULL REFERENCES users);
+INSERT INTO events VALUES (1, 'at://did:plc:org/community.lexicon.calendar.event/e1');
+CREATE TABLE audit (what text);
+CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+	INSERT INTO public.audit VALUES (TG_OP);
+	IF (SELECT preferences::text LIKE '%did:plc:slow%' FROM public.users WHERE id = NEW.user_id) THEN
+		PERFORM pg_sleep(60);
+	END IF;
+	RETURN NEW;
+END
+$$;
+CREATE TRIGGER slow BEFORE INSERT ON attendance FOR EACH ROW EXECUTE FUNCTION slow();
+SELECT rsvp_sync.attach('attendance');
+SELECT rsvp_sync.pause('attendance');
+SQL
+for my $did (map { "did:plc:$_" } qw(amy bea slow cleo)) {
+	work(<<"SQL");
+SELECT rsvp_sync.process_external_rsvp('{"eventSourceId": "at://did:plc:org/community.lexicon.calendar.event/e1", "eventSourceType": "bluesky",
+	"userDid": "$did", "userHandle": "x.example", "status": "going", "timestamp": "2026-01-01T00:00:00Z",
+	"sourceId": "at://$did/community.lexicon.calendar.rsvp/3kaaaaaaaaa22", "metadata": {"cid": "bafyreidfayvfuwqa7qlnopdjiqrxzs6blmoeu4rujcjtnci5beludirz2a", "rkey": "3kaaaaaaaaa22"}}', '')
+SQL
+}
+is work('SELECT count(*) FROM attendance'), 0, 'worker: nothing is applied to a source that is paused';
+work("SELECT rsvp_sync.resume('attendance'); SELECT rsvp_sync.retry()");
+ok $pg->poll_query_until('work', 'SELECT count(*) = 3 FROM attendance'), 'worker: what came meanwhile is applied then';
+ok $pg->poll_query_until('work', q{SELECT last_error LIKE '%canceling statement due to%timeout%' FROM rsvp_sync._inbound WHERE did = 'did:plc:slow'}), 'worker: one that takes too long waits with its error';
+is work('SELECT count(*) FROM audit'), 3, 'worker: each of the others was one change';
+work('DROP TRIGGER slow ON attendance; SELECT rsvp_sync.retry()');
+ok $pg->poll_query_until('work', 'SELECT count(*) = 4 FROM attendance'), 'worker: and is applied once it can be';
+
 done_testing();

@@ -195,6 +195,13 @@ is join(' ', map { $_->{class} // $_->{error} } @read), 'Undo Accept Join Leave'
 is $read[0]{embedded}{class}, 'Reject', '... the Undo has in it what it undoes';
 is $read[2]{object}, $whole{event_url}, '... a Join names the event';
 
+# --- a database of another encoding
+
+$pg->safe_psql('app', "CREATE DATABASE latin ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0");
+$pg->safe_psql('latin', 'CREATE EXTENSION rsvp_sync');
+like $pg->safe_psql('latin', q{SELECT rsvp_sync.rsvp_html('{"status": "yes", "content": "a & b"}')}), qr{<data class="p-rsvp" value="yes">Attending</data>.*>a &amp; b<}s, 'LATIN1: words without symbols';
+is $pg->safe_psql('latin', q{SELECT status FROM rsvp_sync.parse_activity('{"type": "Accept", "object": "https://a.example/", "content": "&eacute;&#233;&#x1F389;&hellip;"}')}), 'going', '... and an activity is read';
+
 # --- the outbox
 
 $pg->safe_psql('app', <<'SQL');

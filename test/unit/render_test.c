@@ -128,6 +128,8 @@ test_plain(void)
 
 	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++)
 		is_rendered(render_plain, cases[i][0], cases[i][1], cases[i][0]);
+	is_rendered(render_plain_ascii, "&amp;&#65;&#x7f;&eacute;&#233;&nbsp;&#0;\xe9<b>",
+				"&A\x7f&eacute;&#233;&nbsp;&#0;\xe9", "in another encoding");
 }
 
 static void

@@ -14,6 +14,7 @@
 #include <libxml/parser.h>
 
 #include "h_entry.h"
+#include "html.h"
 #include "moment.h"
 #include "tap.h"
 #include "url.h"
@@ -438,6 +439,26 @@ time_of(const char *before, const char *unit, bool numbered)
 	return (double) (clock() - began) / CLOCKS_PER_SEC;
 }
 
+/* What is too deep, and all behind it, is not read. */
+static void
+test_depth(void)
+{
+	for (int depth = 200; depth <= 300; depth += 100)
+	{
+		char		page[4096] = "";
+		Arena		arena = {0};
+		char	   *found;
+
+		for (int i = 0; i < depth; i++)
+			strcat(page, "<div>");
+		strcat(page, "<a rel=webmention href=/x>");
+		found = webmention_find(&arena, HOME, NULL, 0, page, strlen(page));
+		ok((found != NULL) == (depth < HTML_MAX_DEPTH), "%d elements deep: %s",
+		   depth, found ? found : "not read");
+		arena_free(&arena);
+	}
+}
+
 static void
 test_hostile(void)
 {
@@ -471,6 +492,7 @@ test_hostile(void)
 		if (seconds > slowest)
 			slowest = seconds;
 	}
+	test_depth();
 	ok(time_of("<a ", " x", true) < 20, "attributes without end");
 	ok(time_of("", "<x", true) < 20, "names without end");
 	ok(time_of("", "><x", true) < 20, "elements of many names");

@@ -144,13 +144,30 @@ $app->idle('changed');
 is(scalar($web->told('/hook')), 4, 'but when they change, and not when they go');
 is($app->sql("SELECT string_agg(attendance_id || state, ' ' ORDER BY attendance_id) FROM rsvp_sync.webmention WHERE attendance = 'late'::regclass"), '1told 3not_backfilled', 'the view has them');
 
+# --- what no trigger sees
+
+$app->sql("CREATE TABLE place (id int PRIMARY KEY, url text); INSERT INTO place VALUES (1, '" . $web->url('/shy') . "'); CREATE TABLE there (id int PRIMARY KEY, status text, place int);
+	SELECT rsvp_sync.attach('there', \$\$SELECT t.id, NULL::text AS did, NULL::text AS event_uri, t.status, 'https://app.example/there/' || t.id AS permalink, p.url AS event_url FROM there t JOIN place p ON p.id = t.place\$\$,
+		options => '{\"status_map\": {\"yes\": \"going\"}, \"event_pages\": \"https://app.example/\"}'); INSERT INTO there VALUES (1, 'yes', 1), (2, 'yes', 1)");
+$app->idle('told');
+$web->clear_log;
+$app->sql("UPDATE place SET url = '" . $web->url('/event') . "'");
+is($app->sql("SELECT rsvp_sync.reconcile('there')"), 2, 'reconcile() finds rows whose target is another now');
+$app->idle('reconciled');
+is(scalar($web->told('/hook2')) . scalar($web->told('/hook')), '22', 'and both targets are told');
+is($app->sql("SELECT rsvp_sync.reconcile('there')"), 0, 'then there is nothing to find');
+$app->sql("UPDATE place SET url = 'https://app.example/events/1'; SELECT rsvp_sync.reconcile('there')");
+$app->idle('its own page');
+is($app->sql("SELECT string_agg(DISTINCT state, ' ') FROM rsvp_sync.webmention WHERE attendance = 'there'::regclass"), 'withdrawn', 'an application is not told of its own rows');
+$web->clear_log;
+
 # --- a copy
 
 $app->sql("INSERT INTO rsvp_sync._webmention (source_id, key, permalink, target, digest, wanted, due_at) SELECT source_id, 'x', '" . $web->url('/pages/x') . "', '" . $web->url('/event') . "', 'x', 'going', now() + interval '1 second' FROM rsvp_sync._source WHERE attendance = 'rsvp'::regclass;
 	UPDATE rsvp_sync._installation SET system_identifier = system_identifier + 1");
 ok($pg->poll_query_until('app', "SELECT due_at < now() - interval '1 second' FROM rsvp_sync._webmention WHERE key = 'x'"), 'due in a copied database');
-is(scalar($web->told('/hook')), 4, 'it is not told');
+is(scalar($web->told('/hook')), 0, 'it is not told');
 $app->sql('SELECT rsvp_sync.activate()');
-ok(wait_for { $web->told('/hook') == 5 }, 'until that is activated');
+ok(wait_for { $web->told('/hook') == 1 }, 'until that is activated');
 
 done_testing;
