@@ -338,9 +338,8 @@ BEGIN
 		/* LIMIT makes each a look-up by key, whatever the statistics say. */
 		LEFT JOIN LATERAL (SELECT n.did FROM rsvp_sync._account n
 			WHERE n.did = w.did AND n.leaving IS NOT NULL LIMIT 1) l ON true
-		LEFT JOIN LATERAL (SELECT n.digest FROM rsvp_sync._forgotten n
-			WHERE n.digest = sha256(convert_to(w.did, 'UTF8')) LIMIT 1) f
-			ON true
+		LEFT JOIN LATERAL (SELECT n.digest FROM rsvp_sync._forgotten n WHERE
+			n.digest = sha256(convert_to(w.did, 'UTF8')) LIMIT 1) f ON true
 		/* A detached source wants nothing, whatever the query says. */
 		WHERE src.state <> 'detaching'
 	), universe AS (
@@ -426,9 +425,8 @@ BEGIN
 		CROSS JOIN LATERAL (SELECT a.did IS NOT NULL
 			AND coalesce(pg_has_role(speaker.role, a.owner, 'USAGE')
 				OR coalesce((SELECT true FROM rsvp_sync._account_grant g
-					WHERE g.did = a.did
-						AND pg_has_role(speaker.role, g.grantee, 'USAGE')
-					LIMIT 1), false), false) AS granted) speaks
+					WHERE g.did = a.did AND pg_has_role(speaker.role, g.grantee,
+						'USAGE') LIMIT 1), false), false) AS granted) speaks
 		/* A key changed later speaks for this slot. */
 		LEFT JOIN LATERAL (
 			SELECT r.key FROM rsvp_sync._intent r
@@ -548,9 +546,8 @@ BEGIN
 			ELSE rsvp_sync.plan(k.s) END,
 		(k.intent).state, (k.intent).reason_code
 	FROM situated k
-	LEFT JOIN LATERAL (SELECT n.cid FROM rsvp_sync._event n
-		WHERE n.uri = k.event_uri AND n.read_at > now() - interval '1 day'
-		LIMIT 1) e ON true;
+	LEFT JOIN LATERAL (SELECT n.cid FROM rsvp_sync._event n WHERE n.uri
+		= k.event_uri AND n.read_at > now() - interval '1 day' LIMIT 1) e ON true;
 END
 $$;
 COMMENT ON FUNCTION rsvp_sync._evaluate(bigint, text[], boolean) IS
