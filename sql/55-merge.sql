@@ -211,7 +211,9 @@ BEGIN
 					AND g.bond IS NOT NULL
 					AND (g.source_id, g.key)
 						<> (src.source_id, m.taken_key)) THEN NULL
-			ELSE 'adopted' END AS bond) b
+			ELSE 'adopted' END AS bond
+		/* Looked up once, not for each use of it. */
+		OFFSET 0) b
 	ON CONFLICT (source_id, key) DO UPDATE SET
 		did = excluded.did, event_uri = excluded.event_uri,
 		local = excluded.local, local_at = excluded.local_at,
@@ -617,6 +619,7 @@ BEGIN
 				current_setting('rsvp_sync.reconcile_interval')::interval) END
 	WHERE w.source_id = s.source_id;
 	IF cardinality(uris) = 0 THEN
+		PERFORM rsvp_sync._forget_strangers();
 		RETURN false;
 	END IF;
 	WITH known AS (

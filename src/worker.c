@@ -613,8 +613,8 @@ apply_inbound(void)
 		return;
 	not_before = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), POLL_MS);
 	ereport(LOG,
-				(errmsg("what was said on the network cannot be applied: %s",
-						error->message)));
+			(errmsg("what was said on the network cannot be applied: %s",
+					error->message)));
 }
 
 /* Have sources for ourselves, or come back later. */

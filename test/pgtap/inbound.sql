@@ -322,6 +322,14 @@ SELECT is(rsvp_sync._ingest('stream', ARRAY[did(7), did(8), did(7)], ARRAY[rev(-
 SELECT is(status(7, 1), 'maybe', '... once');
 SELECT is((SELECT count(*) FROM rsvp_sync._stranger), 1::bigint, '... and a stub for what nobody knows');
 
+INSERT INTO rsvp_sync._stranger (did, rkey, event_uri, seen_at)
+SELECT 'did:plc:stranger' || n, 'r', uri(1000 + n), now() - interval '1 hour' - n * interval '1 second' FROM generate_series(1, 100010) n;
+INSERT INTO rsvp_sync._stranger (did, rkey, event_uri, seen_at) VALUES (did(8), 'old', uri(99), now() - interval '31 days');
+SELECT rsvp_sync._forget_strangers();
+SELECT is((SELECT count(*) FROM rsvp_sync._stranger), 100000::bigint, 'no more stubs than a hundred thousand');
+SELECT is((SELECT count(*) FROM rsvp_sync._stranger WHERE did = did(8)), 1::bigint, '... the newest, and none that is older than thirty days');
+DELETE FROM rsvp_sync._stranger WHERE did LIKE '%stranger%';
+
 --
 -- Failures
 --
