@@ -317,8 +317,7 @@ BEGIN
 	SELECT * INTO STRICT src FROM rsvp_sync._source s
 	WHERE s.source_id = of_source;
 	map := rsvp_sync._status_map(of_source);
-	table_owner := (SELECT c.relowner FROM pg_class c
-		WHERE c.oid = src.attendance);
+	table_owner := (SELECT relowner FROM pg_class WHERE oid = src.attendance);
 	over_limit := rsvp_sync._withdraw_budget(of_source,
 		cardinality(keys)) <= 0;
 
@@ -414,9 +413,8 @@ BEGIN
 			coalesce(m.sent_cids, '{}') AS sent_cids, m.sent_local,
 			m.record_created_at,
 			/* A word, too, for a status that was not one to publish. */
-			CASE WHEN k.known AND NOT k.moved AND src.kind <> 'explicit'
-				THEN coalesce((k.intent).first_local, 'none') END
-				AS first_local
+			CASE WHEN k.known AND NOT k.moved AND src.kind <> 'explicit' THEN
+				coalesce((k.intent).first_local, 'none') END AS first_local
 		FROM slotted k
 		LEFT JOIN LATERAL (SELECT n.* FROM rsvp_sync._account n
 			WHERE n.did = k.did LIMIT 1) a ON true

@@ -83,6 +83,8 @@ BEGIN
 			d.withheld IS NOT NULL AND d.on_withheld = 'delete'
 				OR d.local IS NULL AND i.bond = 'own'
 				OR i.doubt AND i.sent_cids = '{}'
+				/* Nobody has said so: observed is not in a dump. */
+				OR o.cid IS NULL AND t.did IS NULL
 				OR EXISTS (SELECT FROM rsvp_sync._account a
 					WHERE a.did = s.did AND a.leaving IS NOT NULL),
 			d.local, i.base_local,

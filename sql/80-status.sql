@@ -449,6 +449,14 @@ SELECT NOT EXISTS (SELECT FROM rsvp_sync._change_log l
 	AND (rsvp_sync._copied() OR current_setting('rsvp_sync.mode') = 'off'
 		OR rsvp_sync._is_all_paused() OR rsvp_sync._visits_idle())
 	AND rsvp_sync._webmentions_idle(of_source)
+	/* Answers from elsewhere that could not be applied are tried again. */
+	AND (rsvp_sync._copied() OR current_setting('rsvp_sync.mode') <> 'live'
+		OR rsvp_sync._is_all_paused()
+		OR NOT EXISTS (SELECT FROM rsvp_sync._inbound b
+			LEFT JOIN rsvp_sync._source s ON s.source_id = b.source_id
+			WHERE b.state = 'apply' AND coalesce(s.state, 'active') = 'active'
+				AND (of_source IS NULL
+					OR coalesce(b.source_id, of_source) = of_source)))
 	/* One that is all withdrawn is about to go. */
 	AND NOT EXISTS (SELECT FROM rsvp_sync._source s
 		WHERE (of_source IS NULL OR s.source_id = of_source)

@@ -179,6 +179,8 @@ SELECT is(plan(), 'nothing', 'nothing is sent in all this');
 --
 -- Our own writes, and the row's own word
 --
+/* Whatever is said there from now on is said later than what is said here. */
+UPDATE began SET at = at + 3600;
 INSERT INTO rsvp_sync._account (did, owner, auth, state) VALUES (did(5), 'regress_inbound', 'password', 'connected');
 INSERT INTO rsvp_sync._event (uri, cid) SELECT uri(e), 'bafyreihs23txyqecu3pipe6mqthnuinmf5pgj7siznjpr4dd2dzv65n2gm' FROM generate_series(1, 3) e;
 INSERT INTO app.attendance (status, event_id, user_id) VALUES ('confirmed', 2, 5) RETURNING id AS row5 \gset
@@ -222,6 +224,7 @@ DECLARE
 	said text;
 	of_rkey text := (SELECT i.rkey FROM rsvp_sync._intent i WHERE i.did = did(5));
 BEGIN
+	UPDATE began SET at = extract(epoch FROM now());
 	DELETE FROM rsvp_sync._observed WHERE did = did(5);
 	PERFORM rsvp_sync._put_done(i.source_id, i.key, 0, i.did, i.rkey, record(2, 'going'), rsvp_sync.record_cid(record(2, 'going')), rev(-30))
 	FROM rsvp_sync._intent i WHERE i.did = did(5);
