@@ -317,8 +317,7 @@ BEGIN
 	SELECT * INTO STRICT src FROM rsvp_sync._source s
 	WHERE s.source_id = of_source;
 	map := rsvp_sync._status_map(of_source);
-	table_owner := (SELECT c.relowner FROM pg_class c
-		WHERE c.oid = src.attendance);
+	table_owner := (SELECT relowner FROM pg_class WHERE oid = src.attendance);
 	over_limit := rsvp_sync._withdraw_budget(of_source,
 		cardinality(keys)) <= 0;
 
@@ -339,9 +338,8 @@ BEGIN
 		/* LIMIT makes each a look-up by key, whatever the statistics say. */
 		LEFT JOIN LATERAL (SELECT n.did FROM rsvp_sync._account n
 			WHERE n.did = w.did AND n.leaving IS NOT NULL LIMIT 1) l ON true
-		LEFT JOIN LATERAL (SELECT n.digest FROM rsvp_sync._forgotten n
-			WHERE n.digest = sha256(convert_to(w.did, 'UTF8')) LIMIT 1) f
-			ON true
+		LEFT JOIN LATERAL (SELECT n.digest FROM rsvp_sync._forgotten n WHERE
+			n.digest = sha256(convert_to(w.did, 'UTF8')) LIMIT 1) f ON true
 		/* A detached source wants nothing, whatever the query says. */
 		WHERE src.state <> 'detaching'
 	), universe AS (
@@ -414,25 +412,21 @@ BEGIN
 			coalesce(m.sent_cids, '{}') AS sent_cids, m.sent_local,
 			m.record_created_at,
 			/* A word, too, for a status that was not one to publish. */
-			CASE WHEN k.known AND NOT k.moved AND src.kind <> 'explicit'
-				THEN coalesce((k.intent).first_local, 'none') END
-				AS first_local
+			CASE WHEN k.known AND NOT k.moved AND src.kind <> 'explicit' THEN
+				coalesce((k.intent).first_local, 'none') END AS first_local
 		FROM slotted k
 		LEFT JOIN LATERAL (SELECT n.* FROM rsvp_sync._account n
 			WHERE n.did = k.did LIMIT 1) a ON true
 		LEFT JOIN LATERAL (SELECT n.may_delete FROM rsvp_sync._oauth_session n
 			WHERE n.did = a.did AND a.auth = 'oauth' LIMIT 1) oa ON true
 		/* _may_speak(), where it is asked of each key */
-		CROSS JOIN LATERAL (SELECT CASE WHEN src.kind = 'explicit'
-			THEN (SELECT x.owner::oid FROM rsvp_sync._explicit x
-				WHERE x.id = k.key)
-			ELSE table_owner END AS role) speaker
+		CROSS JOIN LATERAL (SELECT CASE WHEN src.kind <> 'explicit'
+			THEN table_owner ELSE rsvp_sync._caller_of(k.key) END AS role) speaker
 		CROSS JOIN LATERAL (SELECT a.did IS NOT NULL
 			AND coalesce(pg_has_role(speaker.role, a.owner, 'USAGE')
 				OR coalesce((SELECT true FROM rsvp_sync._account_grant g
-					WHERE g.did = a.did
-						AND pg_has_role(speaker.role, g.grantee, 'USAGE')
-					LIMIT 1), false), false) AS granted) speaks
+					WHERE g.did = a.did AND pg_has_role(speaker.role, g.grantee,
+						'USAGE') LIMIT 1), false), false) AS granted) speaks
 		/* A key changed later speaks for this slot. */
 		LEFT JOIN LATERAL (
 			SELECT r.key FROM rsvp_sync._intent r
@@ -510,10 +504,8 @@ BEGIN
 			NOT k.old_slot,
 			CASE WHEN k.replaced AND k.bond IS NOT NULL THEN 'adopted' ELSE k.bond END,
 			coalesce(k.wrote, false) AND NOT k.replaced,
-			k.base_local,
-			/* Explicitly: whatever is there. */
-			coalesce(k.base_cid, CASE WHEN src.kind = 'explicit'
-				AND NOT k.present THEN k.remote_cid END), k.sent_local,
+			k.base_local, coalesce(k.base_cid, CASE WHEN NOT k.present
+				AND src.kind = 'explicit' THEN k.remote_cid END), k.sent_local,
 			k.first_local, coalesce(k.doubt, false), k.rival, k.heir_key IS NOT NULL,
 			k.remote_seen, coalesce(k.remote_rkey, k.rkey), k.remote_cid,
 			k.remote_status,
@@ -554,9 +546,8 @@ BEGIN
 			ELSE rsvp_sync.plan(k.s) END,
 		(k.intent).state, (k.intent).reason_code
 	FROM situated k
-	LEFT JOIN LATERAL (SELECT n.cid FROM rsvp_sync._event n
-		WHERE n.uri = k.event_uri AND n.read_at > now() - interval '1 day'
-		LIMIT 1) e ON true;
+	LEFT JOIN LATERAL (SELECT n.cid FROM rsvp_sync._event n WHERE n.uri
+		= k.event_uri AND n.read_at > now() - interval '1 day' LIMIT 1) e ON true;
 END
 $$;
 COMMENT ON FUNCTION rsvp_sync._evaluate(bigint, text[], boolean) IS

@@ -322,6 +322,23 @@ $$;
 COMMENT ON FUNCTION rsvp_sync._rows_to_tell(integer) IS
 'Rows of a source whose write-back is due, and what they are to be told.';
 
+CREATE FUNCTION rsvp_sync._rows_told(of_source bigint, keys text[])
+RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET enable_hashjoin = off
+SET enable_mergejoin = off SET enable_bitmapscan = off
+AS $$
+BEGIN
+	UPDATE rsvp_sync._intent i SET writeback = false, writeback_failures = 0
+	WHERE i.ctid = ANY (ARRAY(SELECT (SELECT n.ctid FROM rsvp_sync._intent n
+			WHERE n.source_id = of_source AND n.key = k)
+		FROM unnest(keys) k));
+END
+$$;
+COMMENT ON FUNCTION rsvp_sync._rows_told(bigint, text[]) IS
+'Attendance rows have been told what became of them.';
+
 /* Planned once more afterwards: the row may have another wish by now. */
 CREATE FUNCTION rsvp_sync._delete_done(w_source bigint, w_key text,
 	w_generation bigint, w_did text, w_rkey text, w_rev text,

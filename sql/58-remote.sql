@@ -137,16 +137,19 @@ $$;
 COMMENT ON FUNCTION rsvp_sync._visits_take_over() IS
 'private: has visits that an earlier worker was about made again';
 
-/* When the next visit is due. */
+/*
+ * When the next visit becomes due.  What is due already was taken just now,
+ * or waits for a visit under way.
+ */
 CREATE FUNCTION rsvp_sync._visits_next_due() RETURNS timestamptz
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off SET enable_bitmapscan = off
 AS $$
 SELECT least((SELECT min(b.due_at) FROM rsvp_sync._inbound b
-		WHERE b.state = 'verify'),
+		WHERE b.state = 'verify' AND b.due_at > now()),
 	(SELECT min(r.due_at) FROM rsvp_sync._reading r
-	WHERE r.due_at IS NOT NULL))
+	WHERE r.due_at > now()))
 $$;
 COMMENT ON FUNCTION rsvp_sync._visits_next_due() IS
 'private: when an account is to be visited next';
@@ -158,7 +161,8 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 SELECT NOT EXISTS (SELECT FROM rsvp_sync._inbound b WHERE b.state = 'verify')
 	AND NOT EXISTS (SELECT FROM rsvp_sync._reading r
-		WHERE r.due_at <= now() + rsvp_sync._visit_lease())
+		/* Whoever waits for it does so in one transaction. */
+		WHERE r.due_at <= clock_timestamp() + rsvp_sync._visit_lease())
 $$;
 COMMENT ON FUNCTION rsvp_sync._visits_idle() IS
 'private: is no account to be visited now, or in the next minutes?';
@@ -179,7 +183,11 @@ DECLARE
 	chosen text[];
 	more text[];
 BEGIN
-	IF coalesce(rsvp_sync._visits_next_due() > now(), true) THEN
+	IF NOT EXISTS (SELECT FROM rsvp_sync._inbound b
+			WHERE b.state = 'verify' AND b.due_at <= now())
+		AND NOT EXISTS (SELECT FROM rsvp_sync._reading r
+			WHERE r.due_at <= now())
+	THEN
 		RETURN;
 	END IF;
 	chosen := ARRAY(SELECT w.did FROM (

@@ -52,6 +52,15 @@ $$;
 COMMENT ON FUNCTION rsvp_sync._is_own_call(oid, text) IS
 'private: was this explicit call made by the caller, or by a role that he is a member of?';
 
+CREATE FUNCTION rsvp_sync._caller_of(of_key text) RETURNS oid
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+SELECT x.owner::oid FROM rsvp_sync._explicit x WHERE x.id = of_key
+$$;
+COMMENT ON FUNCTION rsvp_sync._caller_of(text) IS
+'private: the role that made an explicit call';
+
 CREATE FUNCTION rsvp_sync._role_may_speak(role oid, account_did text)
 RETURNS boolean
 LANGUAGE sql STABLE

@@ -107,6 +107,7 @@ typedef struct TriggerState
 	int64		source_id;
 	int16		dep;
 	Oid			relation;		/* the trigger's table; a partition's own */
+	bool		watching;		/* the next two are known */
 	bool		all_columns;	/* every column is watched */
 	Bitmapset  *watched;		/* attnums, unless all_columns */
 	int			nkeys;			/* 0: no primary key */
@@ -613,10 +614,7 @@ trigger_state(FunctionCallInfo fcinfo, TriggerData *data)
 	state->dep = (int16) atoi(trigger->tgargs[1]);
 	state->relation = RelationGetRelid(data->tg_relation);
 	if (trigger->tgnargs > 2)
-	{
 		find_key(state, data->tg_relation, cxt);
-		find_watched(state, trigger, data->tg_relation, cxt);
-	}
 	fcinfo->flinfo->fn_extra = state;
 	return state;
 }
@@ -652,10 +650,13 @@ column_differs(TupleTableSlot *old, TupleTableSlot *new, AttrNumber attnum)
 }
 
 static bool
-row_differs(TriggerState *state, TriggerData *data)
+row_differs(TriggerState *state, TriggerData *data, MemoryContext cxt)
 {
 	int			natts = data->tg_trigslot->tts_tupleDescriptor->natts;
 
+	if (!state->watching && data->tg_trigger->tgnargs > 2)
+		find_watched(state, data->tg_trigger, data->tg_relation, cxt);
+	state->watching = true;
 	for (AttrNumber i = 1; i <= natts; i++)
 	{
 		if (!state->all_columns && !bms_is_member(i, state->watched))
@@ -761,7 +762,7 @@ rsvp_sync_log_change(PG_FUNCTION_ARGS)
 	state = trigger_state(fcinfo, data);
 	if (!TRIGGER_FIRED_BY_UPDATE(data->tg_event))
 		log_row(state, data->tg_trigslot);
-	else if (row_differs(state, data))
+	else if (row_differs(state, data, fcinfo->flinfo->fn_mcxt))
 	{
 		log_row(state, data->tg_newslot);
 		if (state->nkeys > 0)

@@ -343,7 +343,8 @@ lane_pump(Lane *lane, int64 now)
 	Job		   *job;
 	bool		writes;
 
-	if (lane->busy || lane->records != NULL || dlist_is_empty(&lane->jobs) ||
+	if (lane->busy || lane->records != NULL || lane->unrecorded ||
+		dlist_is_empty(&lane->jobs) ||
 		lane->session == SESSION_WANTS_CREDENTIAL ||
 		lane->session == SESSION_WANTS_LEASE || lane->refreshing != NULL)
 		return false;
@@ -541,6 +542,7 @@ lane_outcome_recorded(Outcome *outcome)
 			break;
 		case OUTCOME_LIST:
 			lane = lane_of(outcome->subject);
+			lane->unrecorded = false;
 			dlist_foreach_modify(iter, &lane->jobs)
 			{
 				Job		   *job = dlist_container(Job, node, iter.cur);
@@ -592,6 +594,7 @@ lane_outcome_refused(Outcome *outcome)
 				visits_identity(outcome);
 			break;
 		case OUTCOME_LIST:
+			lane_of(outcome->subject)->unrecorded = false;
 			forget_listing(lane_of(outcome->subject));
 			fail_lane(lane_of(outcome->subject), "retry", "not_recorded",
 					  "see the log", 0);

@@ -97,6 +97,7 @@ typedef struct Lane
 	char	   *head;			/* commit its records are known to be at */
 	bool		in_question;	/* is there still such a repository? */
 	RecordList *records;		/* of a listing under way */
+	bool		unrecorded;		/* its records are to be written down first */
 	TimestampTz hinted_at;		/* its DID document was to be looked at */
 	Budgets		budgets;		/* the account's own */
 	int64		not_before;		/* its limit is used up until then */

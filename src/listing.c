@@ -114,6 +114,7 @@ listing_complete(Lane *lane)
 	outcome->text = outcome_keep(record_list_text(lane->records));
 	outcome->pds = outcome_keep(lane->pds);
 	outcome->asked = lane->listing_asked;
+	lane->unrecorded = true;
 	if (!dlist_is_empty(&lane->jobs))
 		outcome->source_id = dlist_head_element(Job, node,
 												&lane->jobs)->source_id;

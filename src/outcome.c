@@ -28,7 +28,7 @@ static MemoryContext outcome_context = NULL;
 static dlist_head outcomes = DLIST_STATIC_INIT(outcomes);
 static dlist_head replans = DLIST_STATIC_INIT(replans);
 static int	n_outcomes = 0;		/* since they were last recorded */
-static bool all_written = true; /* they are of writes that succeeded */
+static bool all_fit = true;		/* lanes may go on with them unrecorded */
 static TimestampTz first_at = 0;	/* when the first and */
 static TimestampTz last_at = 0; /* the last of those came in */
 static int	njobs = 0;
@@ -109,6 +109,26 @@ outcome_seal(const char *text)
 	return secret_seal(outcome_context, text);
 }
 
+/* May lanes go on before it is recorded? */
+static bool
+can_wait(OutcomeKind kind)
+{
+	switch (kind)
+	{
+		case OUTCOME_PUT:
+		case OUTCOME_DELETE:
+		case OUTCOME_LIST:
+		case OUTCOME_IDENTITY:
+		case OUTCOME_EVENT:
+		case OUTCOME_HANDLE:
+		case OUTCOME_ACCOUNT:
+		case OUTCOME_CALL:
+			return true;
+		default:
+			return false;
+	}
+}
+
 Outcome *
 new_outcome(OutcomeKind kind, Job *job, const char *subject)
 {
@@ -122,8 +142,7 @@ new_outcome(OutcomeKind kind, Job *job, const char *subject)
 	last_at = GetCurrentTimestamp();
 	if (n_outcomes++ == 0)
 		first_at = last_at;
-	if (kind != OUTCOME_PUT && kind != OUTCOME_DELETE && kind != OUTCOME_CALL)
-		all_written = false;
+	all_fit = all_fit && can_wait(kind);
 	return outcome;
 }
 
@@ -210,11 +229,14 @@ fail_job(Job *job, const char *how, const char *code, const char *message,
 	outcome->wait_ms = wait_ms;
 }
 
-/* May lanes go on before the outcomes are recorded? */
+/*
+ * May lanes go on before the outcomes are recorded?  Not after anything out of
+ * the ordinary.  Where an account's records were listed its lane waits.
+ */
 bool
 lane_may_go_on(void)
 {
-	return all_written;
+	return all_fit;
 }
 
 /* Does it pay to wait for further outcomes before these are recorded? */
@@ -233,7 +255,7 @@ void
 lane_outcomes_recorded(void)
 {
 	n_outcomes = 0;
-	all_written = true;
+	all_fit = true;
 	if (dlist_is_empty(&outcomes))
 		MemoryContextReset(outcome_context);
 }

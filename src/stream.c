@@ -49,7 +49,12 @@
 /* So much more than was missed is asked for. */
 #define REWIND_US		INT64_C(5000000)
 
-/* Clocks of two servers may differ by this. */
+/*
+ * By so much may the first event be later than the one that we had last, as
+ * there is no order between accounts; more where it was another server's,
+ * since clocks differ.
+ */
+#define DISORDER_US		INT64_C(1000000)
 #define SERVERS_DIFFER_US	INT64_C(5000000)
 
 /* Under load, events wait for others so long; those of no urgency longer. */
@@ -346,7 +351,7 @@ read_place(void)
 	else
 	{
 		proof_wanted = true;
-		proof_us = last_us + (same_host ? 0 : SERVERS_DIFFER_US);
+		proof_us = last_us + (same_host ? DISORDER_US : SERVERS_DIFFER_US);
 	}
 	if (cursor_refused)
 		return 0;

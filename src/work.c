@@ -19,6 +19,7 @@
 #include "mb/pg_wchar.h"
 #include "pgstat.h"
 #include "storage/bufmgr.h"
+#include "storage/lmgr.h"
 #include "storage/lock.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
@@ -75,22 +76,33 @@ end_work(void)
 	pgstat_report_activity(STATE_IDLE, NULL);
 }
 
+/* Nobody's lock is waited for. */
+static BlockNumber
+pages_of(Oid relid)
+{
+	Relation	rel;
+	BlockNumber pages;
+
+	if (!OidIsValid(relid) ||
+		!ConditionalLockRelationOid(relid, AccessShareLock))
+		return 0;
+	rel = try_relation_open(relid, NoLock);
+	if (rel == NULL)
+		return 0;
+	pages = RelationGetNumberOfBlocks(rel);
+	relation_close(rel, NoLock);
+	return pages;
+}
+
 static bool
 has_grown(Oid schema, int i)
 {
-	Oid			relid = get_relname_relid(growing[i].name, schema);
-	Relation	rel = OidIsValid(relid) ? try_relation_open(relid, AccessShareLock) : NULL;
-	BlockNumber pages;
-	bool		grown;
+	BlockNumber pages = pages_of(get_relname_relid(growing[i].name, schema));
+	BlockNumber before = growing[i].pages;
 
-	if (rel == NULL)
-		return false;
-	pages = RelationGetNumberOfBlocks(rel);
-	relation_close(rel, NoLock);
-	grown = pages > FEW_PAGES && pages / 4 >= growing[i].pages;
-	if (grown || pages < growing[i].pages)
+	if (pages / 4 >= before || pages < before)
 		growing[i].pages = pages;
-	return grown;
+	return pages > FEW_PAGES && pages / 4 >= before;
 }
 
 /* Plans are made again once a table is four times what it was. */

@@ -61,7 +61,7 @@
 /* Between two looks at what has become old. */
 #define HOUSE_MS		(10 * 60 * 1000)
 /* Keys nobody waits for that are planned at once. */
-#define BACKGROUND_BATCH	256
+#define BACKGROUND_BATCH	128
 /* After so many of them had to go back, none are taken for a moment. */
 #define CROWD			32
 #define CROWDED_MS		250

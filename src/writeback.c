@@ -70,10 +70,8 @@ static Statement due_rows = {
 static Statement read_query = {
 	"SELECT rsvp_sync._writeback_query($1)", 1, {INT8OID}
 };
-static Statement told = {
-	"UPDATE rsvp_sync._intent SET writeback = false, writeback_failures = 0"
-	" WHERE source_id OPERATOR(pg_catalog.=) $1"
-	" AND key OPERATOR(pg_catalog.=) $2", 2, {INT8OID, TEXTOID}
+static Statement rows_told = {
+	"SELECT rsvp_sync._rows_told($1, $2)", 2, {INT8OID, TEXTARRAYOID}
 };
 static Statement not_told = {
 	"UPDATE rsvp_sync._intent SET"
@@ -336,35 +334,45 @@ find_update(void *arg)
 }
 
 static void
-mark(Statement *statement, Row *row)
+postpone(Row *row)
 {
 	Args		args = {0};
 
 	args_int8(&args, row->source_id);
 	args_text(&args, row->key);
-	run_statement(statement, &args);
+	run_statement(&not_told, &args);
 }
 
-static void
+/* False: it is to be told later. */
+static bool
 tell_or_postpone(Row *row)
 {
 	ErrorData  *error;
 
 	if (update.sql == NULL || !get_rel_name(row->relid))
-	{
-		mark(&told, row);
-		return;
-	}
+		return true;
 	/* What the application's own triggers change is a change like any. */
 	changelog_mute(row->source_id, row->key);
 	error = guarded(tell_row, row);
 	changelog_mute(0, NULL);
-	if (error != NULL)
-		ereport(DEBUG1,
-				(errmsg("row %s of source " INT64_FORMAT
-						" could not be told: %s",
-						row->key, row->source_id, error->message)));
-	mark(error ? &not_told : &told, row);
+	if (error == NULL)
+		return true;
+	ereport(DEBUG1,
+			(errmsg("row %s of source " INT64_FORMAT
+					" could not be told: %s",
+					row->key, row->source_id, error->message)));
+	postpone(row);
+	return false;
+}
+
+static void
+mark_told(int64 source_id, List *keys)
+{
+	Args		args = {0};
+
+	args_int8(&args, source_id);
+	args_texts(&args, keys);
+	run_statement(&rows_told, &args);
 }
 
 /* Tell the rows; an error undoes all of it if somebody came along. */
@@ -376,17 +384,22 @@ tell_rows(void *arg)
 								&((Row *) linitial(rows))->source_id);
 	TimestampTz stop = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
 												   BATCH_MS);
+	List	   *told = NIL;
 	ListCell   *cell;
 
 	foreach(cell, rows)
 	{
+		Row		   *row = lfirst(cell);
+
 		if (error != NULL)
-			mark(&not_told, lfirst(cell));
-		else
-			tell_or_postpone(lfirst(cell));
+			postpone(row);
+		else if (tell_or_postpone(row))
+			told = lappend(told, row->key);
 		if (GetCurrentTimestamp() > stop)
 			break;
 	}
+	if (told != NIL)
+		mark_told(((Row *) linitial(rows))->source_id, told);
 	if (isolation_is_known() ? !isolation_shut() : batch_disturbs(rows))
 		ereport(ERROR, (errcode(ERRCODE_LOCK_NOT_AVAILABLE),
 						errmsg("the table is in use")));

@@ -108,9 +108,8 @@ BEGIN
 		rsvp_sync._account_grant, rsvp_sync._found_credential,
 		rsvp_sync._identity, rsvp_sync._event,
 		rsvp_sync._withdrawal, rsvp_sync._history, rsvp_sync._pass,
-		rsvp_sync._inbound, rsvp_sync._external, rsvp_sync._webmention, rsvp_sync._event_page, rsvp_sync._webmention_in,
 		rsvp_sync._oauth_session
-		RESTART IDENTITY;
+		RESTART IDENTITY CASCADE;
 	UPDATE model.event SET public = true;
 	INSERT INTO model.head SELECT did, 0 FROM model.person;
 	COMMIT;

@@ -245,7 +245,7 @@ SELECT rsvp_sync.grant_monitor('regress_watch');
 SELECT r.role, p.proname FROM pg_proc p,
 	unnest(ARRAY['regress_app', 'regress_watch']) r(role)
 WHERE p.pronamespace = 'rsvp_sync'::regnamespace AND p.proname ~ 'account|activate|grant|^_'
-	AND p.proname NOT IN ('_log_change', '_stat_worker', '_copied', '_may_see',
+	AND p.proname NOT IN ('_log_change', '_stat_worker', '_stat_stream', '_copied', '_may_see',
 		'_is_all_paused') AND p.provolatile <> 'i'
 	AND has_function_privilege(r.role, p.oid, 'EXECUTE')
 ORDER BY 1, 2;

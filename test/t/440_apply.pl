@@ -171,7 +171,7 @@ CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
 	INSERT INTO public.audit VALUES (TG_OP);
 	IF (SELECT preferences::text LIKE '%did:plc:slow%' FROM public.users WHERE id = NEW.user_id) THEN
-		PERFORM pg_sleep(60);
+		PERFORM pg_sleep(60); -- until it is stopped
 	END IF;
 	RETURN NEW;
 END

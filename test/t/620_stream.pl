@@ -123,7 +123,8 @@ ok wait_for { row('did:web:before.example') =~ /^confirmed/ }, 'an event before 
 $app->admin('DELETE FROM rsvp_sync._reading');
 alter("SET rsvp_sync.jetstream_url = ''");
 ok wait_for { !$second->listeners && !workers() }, 'emptied, there is no worker';
-$second->events(map { commit_event("did:web:gap$_.example", '3jui7kd54zh2y', rsvp_record($event->{uri}, 'going')) } 1 .. 200);
+my $later = int(1e6 * time) + 5_000_000;
+$second->events(map { commit_event("did:web:gap$_.example", '3jui7kd54zh2y', rsvp_record($event->{uri}, 'going'), time_us => $later + $_) } 1 .. 200);
 alter(sprintf "SET rsvp_sync.jetstream_url = '%s'", $second->url);
 ok wait_for { row('did:web:gap200.example') =~ /^confirmed/ }, 'what the server remembers is caught up with';
 is row('did:web:gap1.example'), '', 'what it does not is missing';

@@ -69,7 +69,7 @@ for my $kill (1 .. $KILLS) {
 		print STDERR $@ if $@;
 		POSIX::_exit($@ ? 1 : 0);
 	}
-	sleep 0.25 * rand;
+	sleep 0.25 * rand;    # at whatever moment
 	# A killed process takes the whole server with it; more would be no different
 	if ($kill % 10 == 0) { kill 'KILL', $pid; $ways{KILL}++ }
 	else { kill 'TERM', $pid; $ways{TERM}++ }

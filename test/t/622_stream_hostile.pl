@@ -119,7 +119,8 @@ is $app->admin(q{SELECT count(*) FROM rsvp_sync._inbound WHERE did ~ 'waits'}), 
 
 # --- a lot of it
 
-sub rss { my ($pid) = @_; return slurp("/proc/$pid/status") =~ /^VmRSS:\s*(\d+)/m ? $1 / 1024 : 0 }
+# What the process has of its own: it also touches more and more of the shared buffers
+sub rss { my ($pid) = @_; return slurp("/proc/$pid/status") =~ /^RssAnon:\s*(\d+)/m ? $1 / 1024 : 0 }
 $stream->ask('junk', { n => 20_000 });
 goes_on('a little junk');
 my $pid = pid();
@@ -131,7 +132,7 @@ goes_on('junk');
 my $after = rss($pid);
 is pid(), $pid, 'by the same process';
 diag sprintf '%d messages in %.1f s; %.1f MB before, %.1f MB after', $JUNK, time - $began, $before, $after;
-ok $after < $before + 16, 'which is no larger than before';
+ok $before > 0 && $after < $before + 8, 'which is no larger than before';
 is $app->admin('SELECT count(*) FROM rsvp_sync._observed'), $rows + 1, 'nothing of it is observed';
 ok $app->admin('SELECT count(*) FROM rsvp_sync._stranger') <= 120_000, 'and of strangers not more than there is room for';
 is $app->admin('SELECT count(*) FROM rsvp_sync._repo'), 0, 'nor is any account';

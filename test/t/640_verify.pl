@@ -242,6 +242,17 @@ becomes(2, 5, 'maybe', 'a pass in the background reads them, too');
 $app->admin("ALTER SYSTEM RESET rsvp_sync.reconcile_interval");
 $pg->reload;
 
+# --- counted
+
+sub metric { my ($name, $labels) = @_; return $app->admin("SELECT coalesce(sum(value), 0) FROM rsvp_sync.metrics() WHERE name = 'rsvp_integration_$name' AND labels @> '$labels'") }
+for my $kind ([ process => 'create', 'update' ], [ delete => 'delete' ]) {
+	my ($operation, @parts) = @$kind;
+	my $n = 0;
+	$n += metric('processed_total', qq({"source_type": "bluesky", "operation": "$_"})) for @parts;
+	cmp_ok $n, '>', 0, "what was verified or read is counted: $operation";
+	is metric('processing_duration_seconds_count', qq({"source_type": "bluesky", "operation": "$operation"})), $n, '... and timed';
+}
+
 # --- forgotten
 
 $app->admin("SELECT rsvp_sync.forget('$did[2]')");
