@@ -465,8 +465,7 @@ BEGIN
 		SELECT k.*, o.rkey AS remote_rkey, o.cid AS remote_cid,
 			o.status AS remote_status, o.record, o.changed_at AS remote_at,
 			o.did IS NOT NULL AS remote_seen,
-			coalesce(o.cid IS NOT NULL AND o.record IS NULL
-				AND o.source = 'application', false) AS told_only,
+			coalesce(o.cid IS NOT NULL AND o.record IS NULL AND o.source = 'application', false) AS told_only,
 			coalesce(o.rkey <> k.rkey, false) AS replaced
 		FROM joined k
 		/*
@@ -541,9 +540,7 @@ BEGIN
 			e.cid, CASE WHEN rsvp_sync._subject_uri(k.record) = k.event_uri
 				THEN k.record -> 'subject' ->> 'cid' END),
 		k.sent_cids, k.attempts, k.changed_at, k.s,
-		CASE WHEN k.told_only
-			THEN rsvp_sync._read_before_put(rsvp_sync.plan(k.s))
-			ELSE rsvp_sync.plan(k.s) END,
+		CASE WHEN k.told_only THEN rsvp_sync._read_before_put(rsvp_sync.plan(k.s)) ELSE rsvp_sync.plan(k.s) END,
 		(k.intent).state, (k.intent).reason_code
 	FROM situated k
 	LEFT JOIN LATERAL (SELECT n.cid FROM rsvp_sync._event n WHERE n.uri

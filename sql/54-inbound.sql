@@ -181,7 +181,8 @@ RETURNS rsvp_sync._intake
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off SET enable_mergejoin = off SET jit = off
-SET plan_cache_mode = force_generic_plan
+/* A plan made while the tables are small would stay. */
+SET plan_cache_mode = force_custom_plan
 AS $$
 DECLARE
 	intake rsvp_sync._intake;

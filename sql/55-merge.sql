@@ -29,6 +29,33 @@ CREATE TYPE rsvp_sync._meeting AS (
 );
 
 /*
+ * Those that speak for their slots, as _evaluate() has it.  (A plan that was
+ * made while there were few would look at all of the source's.)
+ */
+CREATE FUNCTION rsvp_sync._speaking_intents(of_source bigint, dids text[],
+	uris text[])
+RETURNS rsvp_sync._intent[]
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET enable_mergejoin = off SET enable_hashjoin = off
+SET jit = off SET plan_cache_mode = force_custom_plan
+AS $$
+BEGIN
+	RETURN (SELECT array_agg(i.i)
+	FROM (SELECT DISTINCT ON (i.did, i.event_uri) i
+		FROM unnest(dids, uris) AS s (did, event_uri)
+		CROSS JOIN LATERAL (SELECT n.* FROM rsvp_sync._intent n
+			WHERE n.did = s.did AND n.event_uri = s.event_uri
+				AND n.source_id = of_source
+			ORDER BY n.key FOR NO KEY UPDATE) i
+		ORDER BY i.did, i.event_uri, i.live DESC, i.local_at DESC NULLS LAST,
+			i.key DESC) i);
+END
+$$;
+COMMENT ON FUNCTION rsvp_sync._speaking_intents(bigint, text[], text[]) IS
+'Locks the intents of these slots in a source, and gives those that speak for them.';
+
+/*
  * The slots that a source has to do with: it knows the event, or has a row
  * there.  Locks their intents.
  */
@@ -46,16 +73,7 @@ DECLARE
 	wanted record;
 	keys text[];
 BEGIN
-	/* Those that speak for their slots, as _evaluate() has it. */
-	SELECT array_agg(i.i) INTO intents
-	FROM (SELECT DISTINCT ON (i.did, i.event_uri) i
-		FROM unnest(dids, uris) AS s (did, event_uri)
-		CROSS JOIN LATERAL (SELECT n.* FROM rsvp_sync._intent n
-			WHERE n.did = s.did AND n.event_uri = s.event_uri
-				AND n.source_id = src.source_id
-			ORDER BY n.key FOR NO KEY UPDATE) i
-		ORDER BY i.did, i.event_uri, i.live DESC, i.local_at DESC NULLS LAST,
-			i.key DESC) i;
+	intents := rsvp_sync._speaking_intents(src.source_id, dids, uris);
 	keys := ARRAY(SELECT i.key FROM unnest(intents) i);
 
 	RETURN (
