@@ -237,7 +237,10 @@ BEGIN
 	UPDATE app.attendance a SET status = 'maybe' FROM rsvp_sync._intent i WHERE i.did = did(5) AND a.id = i.key::integer;
 	UPDATE rsvp_sync._change_log SET changed_at = now() - interval '10 s';
 	PERFORM rsvp_sync._drain(10);
-	UPDATE rsvp_sync._queue SET changed_at = now() - interval '10 s';
+	/* As if that had been committed and drained; a worker may have taken what was. */
+	INSERT INTO rsvp_sync._queue (source_id, key, due_at, changed_at)
+	SELECT i.source_id, i.key, now(), now() - interval '10 s' FROM rsvp_sync._intent i WHERE i.did = did(5)
+	ON CONFLICT (source_id, key) DO UPDATE SET changed_at = excluded.changed_at;
 	said := process(5, 2, 'notgoing', of_rkey, at);
 	RETURN concat_ws(' ', said, status(5, 2), plan());
 END $$;
