@@ -107,29 +107,43 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
 	sources bigint[];
+	every bigint[];
+	tenants text[];
 BEGIN
 	IF of_tenant IS NULL THEN
 		RAISE EXCEPTION 'the tenant must not be null'
 			USING ERRCODE = 'null_value_not_allowed',
 				HINT = 'It is option tenant of attach(): of the schema tenant_x it is x, where there are none it is the empty string.';
 	END IF;
-	SELECT array_agg(l.source_id ORDER BY l.source_id) INTO sources
+	SELECT array_agg(l.source_id ORDER BY l.source_id)
+			FILTER (WHERE l.tenant = of_tenant),
+		array_agg(l.source_id ORDER BY l.source_id),
+		array_agg(DISTINCT l.tenant)
+	INTO sources, every, tenants
 	FROM rsvp_sync._listeners() l
 	JOIN pg_class c ON c.oid = l.attendance
-	WHERE l.tenant = of_tenant AND (pg_has_role(caller, c.relowner, 'USAGE')
+	WHERE pg_has_role(caller, c.relowner, 'USAGE')
 		OR has_table_privilege(caller, c.oid, 'INSERT')
-		AND has_table_privilege(caller, c.oid, 'UPDATE'));
+		AND has_table_privilege(caller, c.oid, 'UPDATE');
+	/* Who has no tenants need not know what his schema is called. */
+	IF sources IS NULL AND of_tenant = '' AND cardinality(tenants) = 1 THEN
+		RETURN every;
+	END IF;
 	IF sources IS NULL THEN
 		RAISE EXCEPTION 'there is no attached table of tenant "%" that takes answers from you',
 			of_tenant
 			USING ERRCODE = 'undefined_object',
-				HINT = 'It has to be attached with this option tenant, be of a recognised schema or have an apply function; and you have to own it or to have the right to INSERT and UPDATE.';
+				HINT = CASE WHEN cardinality(tenants) <= 20
+					THEN format('The tenants are: %s. ', array_to_string(
+						ARRAY(SELECT '"' || t || '"' FROM unnest(tenants) t), ', '))
+					ELSE '' END
+					|| 'A table takes answers if it was attached with this option tenant, is of a recognised schema or has an apply function, and you own it or have the right to INSERT and UPDATE.';
 	END IF;
 	RETURN sources;
 END
 $$;
 COMMENT ON FUNCTION rsvp_sync._tenant_sources(oid, text) IS
-'private: sources of a tenant that take answers from the caller; undefined_object if there is none';
+'private: sources of a tenant that take answers from the caller; '''': also those of the only tenant there is; undefined_object if there is none';
 
 CREATE FUNCTION rsvp_sync._is_atproto(source_type text) RETURNS boolean
 LANGUAGE sql IMMUTABLE

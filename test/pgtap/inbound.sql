@@ -378,6 +378,7 @@ SELECT is(status(4, 1), 'confirmed', '... as it was said');
 --
 SELECT throws_ok($$SELECT rsvp_sync.process_external_rsvp(payload(1, 1, 'going', '3aaaaaaaaaaaa', 1), NULL)$$, '22004', NULL, 'no tenant');
 SELECT throws_ok($$SELECT rsvp_sync.process_external_rsvp(payload(1, 1, 'going', '3aaaaaaaaaaaa', 1), 'two')$$, '42704', NULL, 'an unknown tenant');
+SELECT is(rsvp_sync.process_external_rsvp(payload(1, 1, 'going', '3aaaaaaaaaaaa', -1000), '') ->> 'success', 'true', 'where there is but one tenant, none need be named');
 SELECT throws_ok($$SELECT rsvp_sync.process_external_rsvp(NULL, 'one')$$, '22004', NULL, 'no payload');
 SELECT throws_ok($$SELECT rsvp_sync.process_external_rsvp('[]', 'one')$$, '22023', NULL, 'a payload that is no object');
 SELECT throws_ok($$SELECT * FROM rsvp_sync.delete_external_rsvp('x', 'web', NULL)$$, '22004', NULL, 'deleting: no tenant');
