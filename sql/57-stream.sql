@@ -136,7 +136,9 @@ BEGIN
 		RETURN 0;
 	END IF;
 	WITH said AS (
-		SELECT DISTINCT ON (e.did) e.did, e.active, e.status, e.us
+		/* From the future it would be newer than whatever is said later. */
+		SELECT DISTINCT ON (e.did) e.did, e.active, e.status,
+			least(e.us, rsvp_sync._us_of(clock_timestamp())) AS us
 		FROM ROWS FROM (unnest(dids), unnest(actives), unnest(statuses),
 			unnest(times_us)) WITH ORDINALITY
 			AS e (did, active, status, us, n)
