@@ -484,4 +484,14 @@ RESET ROLE;
 SELECT is(web('interested', '2026-01-04T00:00:00Z', 'https://ann.example/4') ->> 'action', 'created', 'one of two tables takes it');
 SELECT isnt((SELECT due_at FROM rsvp_sync._external WHERE source_id = 'https://ann.example/4'), NULL, '... for the other it is tried again');
 
+-- An event of the stream that could not be taken
+SELECT rsvp_sync._stream_aside(did(5), '3rrrrrrrrrrrr', record(1, 'going')::text, 'a lock', true);
+SELECT is((SELECT state FROM rsvp_sync._inbound WHERE did = did(5)), 'verify', 'put aside for a lock: it is read');
+SELECT rsvp_sync._stream_aside(did(5), '3rrrrrrrrrrrr', record(1, 'going')::text, 'no good', false);
+SELECT is((SELECT state FROM rsvp_sync._inbound WHERE did = did(5)), 'failed', '... for its own fault: failed');
+SELECT rsvp_sync.retry(did(5));
+SELECT is((SELECT state FROM rsvp_sync._inbound WHERE did = did(5)), 'verify', '... tried again, it is read, as nothing has been stored of it');
+SELECT rsvp_sync._stream_aside(did(9), '3tttttttttttt', record(1, 'going')::text, 'a lock', true);
+SELECT is((SELECT count(*) FROM rsvp_sync._inbound WHERE did = did(9)), 0::bigint, 'nothing of who asked to be forgotten');
+
 SELECT * FROM finish();
