@@ -18,7 +18,9 @@ CREATE TYPE rsvp_sync._arrival AS (
 
 /*
  * Of several events about one record the last.  A record whose cid nobody told
- * gets one that is none, so that it counts as there.
+ * gets one that is none, so that it counts as there.  A rev whose time is far
+ * in the future would be newer than all that is said of its record from now
+ * on: then the event has none.
  */
 CREATE FUNCTION rsvp_sync._arrivals(dids text[], revs text[], ops text[],
 	rkeys text[], cids text[], records text[], times_us bigint[])
@@ -33,9 +35,7 @@ SELECT array_agg(ROW(e.did, e.rkey,
 	CASE WHEN e.op <> 'delete' THEN coalesce(e.cid,
 		'?' || md5(concat_ws('/', e.rev, e.time_us, e.record))) END,
 	e.rev,
-	CASE jsonb_typeof(r.record -> 'subject')
-		WHEN 'string' THEN r.record ->> 'subject'
-		WHEN 'object' THEN r.record -> 'subject' ->> 'uri' END,
+	CASE WHEN length(r.uri) <= 2000 THEN r.uri END,
 	CASE jsonb_typeof(r.record -> 'subject')
 		WHEN 'object' THEN r.record -> 'subject' ->> 'cid' END,
 	/* As _status_word() has it. */
@@ -45,13 +45,20 @@ SELECT array_agg(ROW(e.did, e.rkey,
 		timestamptz 'epoch' + e.time_us * interval '1 microsecond', now()),
 		now()))::rsvp_sync._arrival ORDER BY e.did, e.rkey)
 FROM (
-	SELECT DISTINCT ON (u.did, u.rkey) u.*
+	SELECT DISTINCT ON (u.did, u.rkey) u.did, u.op, u.rkey, u.cid, u.record,
+		u.time_us, CASE WHEN rsvp_sync._tid_time(u.rev)
+			> now() + interval '1 day' THEN NULL ELSE u.rev END AS rev
 	FROM unnest(dids, revs, ops, rkeys, cids, records, times_us)
 		WITH ORDINALITY AS u (did, rev, op, rkey, cid, record, time_us, n)
 	ORDER BY u.did, u.rkey, u.n DESC) e
 /* OFFSET: the record is read once, not for each of its parts. */
 CROSS JOIN LATERAL (SELECT CASE WHEN e.op <> 'delete'
-	THEN e.record::jsonb END OFFSET 0) AS r (record));
+	THEN e.record::jsonb END OFFSET 0) AS j (record)
+/* As _subject_uri() has it. */
+CROSS JOIN LATERAL (SELECT j.record, CASE jsonb_typeof(j.record -> 'subject')
+	WHEN 'string' THEN j.record ->> 'subject'
+	WHEN 'object' THEN j.record -> 'subject' ->> 'uri' END OFFSET 0)
+	AS r (record, uri));
 END
 $$;
 COMMENT ON FUNCTION rsvp_sync._arrivals(text[], text[], text[], text[], text[], text[], bigint[]) IS

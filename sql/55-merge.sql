@@ -325,12 +325,18 @@ ON CONFLICT (did, rkey) DO UPDATE SET
 	/* Another source waits for it, too. */
 	source_id = CASE WHEN b.source_id = excluded.source_id
 		THEN b.source_id END,
-	attempts = b.attempts + excluded.attempts,
-	state = CASE WHEN excluded.state = 'verify' THEN 'verify'
+	/*
+	 * What one source waits to have verified is asked for, whatever another
+	 * one's trouble is: that is merged once more with the answer.
+	 */
+	attempts = b.attempts + CASE WHEN b.state = 'verify' THEN 0
+		ELSE excluded.attempts END,
+	state = CASE WHEN 'verify' IN (b.state, excluded.state) THEN 'verify'
 		WHEN b.attempts + excluded.attempts
 			>= current_setting('rsvp_sync.max_attempts')::integer
 		THEN 'failed' ELSE excluded.state END,
-	due_at = CASE WHEN counted
+	due_at = CASE WHEN b.state = 'verify' AND excluded.state <> 'verify'
+		THEN b.due_at WHEN counted
 		THEN now() + rsvp_sync._backoff(b.attempts) ELSE excluded.due_at END,
 	last_error = coalesce(excluded.last_error, b.last_error)
 $$;

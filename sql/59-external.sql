@@ -246,6 +246,9 @@ BEGIN
 		PERFORM rsvp_sync._bad_payload('metadata.record', format('is of type %s',
 			jsonb_typeof(its)), 'It is the record, an object.');
 	END IF;
+	IF rsvp_sync._tid_time(a.rev) > now() + interval '1 day' THEN
+		a.rev := NULL;			/* as _arrivals() has it */
+	END IF;
 	a.at := rsvp_sync._payload_time(payload);
 	a.at := least(coalesce(rsvp_sync._tid_time(a.rev), a.at, now()), now());
 	IF a.cid IS NULL THEN
@@ -406,6 +409,7 @@ DECLARE
 	a record;
 	began timestamptz := clock_timestamp();
 	due timestamptz := now() + interval '1 hour';
+	failed boolean := false;
 BEGIN
 	SELECT x.* INTO e FROM rsvp_sync._external x
 	WHERE x.tenant = of_tenant AND x.author = of_author
@@ -439,12 +443,13 @@ BEGIN
 			message := format('It could not be applied and is tried again: %s',
 				a.error);
 			due := now() + rsvp_sync._backoff(coalesce(e.attempts, 0));
+			failed := true;
 			UPDATE rsvp_sync._external x SET attempts = x.attempts + 1,
 				last_error = a.error
 			WHERE x.tenant = e.tenant AND x.source_type = e.source_type
 				AND x.source_id = e.source_id;
 		ELSIF a.key IS NOT NULL THEN
-			due := NULL;
+			due := CASE WHEN failed THEN due END;
 			source_id := a.source_id;
 			key := nullif(a.key, '');
 			action := CASE WHEN key IS NULL THEN 'ignored'
@@ -495,6 +500,11 @@ BEGIN
 	IF type !~ '^[a-z][a-z0-9_.-]{0,62}$' THEN
 		PERFORM rsvp_sync._bad_payload('eventSourceType', format('is %s',
 			to_json(type)), 'It is a word, as in bluesky, web or activitypub.');
+	END IF;
+	IF EXISTS (SELECT FROM rsvp_sync._forgotten f
+		WHERE f.digest = sha256(convert_to(author, 'UTF8'))) THEN
+		RETURN rsvp_sync._external_result('ignored', NULL, NULL,
+			'The user asked to be forgotten; nothing is stored.');
 	END IF;
 	INSERT INTO rsvp_sync._external AS x (tenant, source_type, source_id,
 		event_id, author, handle, status, said, said_at, metadata)
@@ -641,6 +651,20 @@ $$;
 COMMENT ON FUNCTION rsvp_sync._delete_record(text, bigint[]) IS
 'private: delete_external_rsvp() of an AT Protocol record';
 
+/* Nothing can stand on an answer about an event that nobody has any more. */
+CREATE FUNCTION rsvp_sync._is_gone_event(sources bigint[], of_event text)
+RETURNS boolean
+LANGUAGE sql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+SELECT NOT EXISTS (SELECT FROM rsvp_sync._source s
+		WHERE s.source_id = ANY (sources) AND s.state <> 'active')
+	AND NOT EXISTS (SELECT FROM unnest(sources) s
+		CROSS JOIN LATERAL rsvp_sync._known_events(s, ARRAY[of_event]) k)
+$$;
+COMMENT ON FUNCTION rsvp_sync._is_gone_event(bigint[], text) IS
+'private: do all these sources work, and none of them knows the event?';
+
 CREATE FUNCTION rsvp_sync._delete_external_rsvp(caller oid, source_id text,
 	source_type text, tenant text, OUT success boolean, OUT message text)
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
@@ -669,6 +693,12 @@ BEGIN
 		WHERE gone.key IS NOT NULL;
 		success := told.action IS DISTINCT FROM 'parked';
 		message := coalesce(told.message, 'No attendance stood on this RSVP');
+		IF NOT success AND NOT rsvp_sync._is_gone_event(sources,
+			gone.event_id) THEN
+			/* Its attendance still stands, and must not be left without it. */
+			INSERT INTO rsvp_sync._external SELECT (gone).*;
+			message := 'Not deleted: its attendance cannot be cancelled now. Delete it again later';
+		END IF;
 		RETURN;
 	END IF;
 	IF rsvp_sync._is_atproto(source_type) AND rsvp_sync.is_at_uri(source_id)

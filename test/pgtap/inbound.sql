@@ -444,4 +444,58 @@ SELECT is(rsvp_sync.process_external_rsvp(payload(1, 1, 'going', 'x', 1) || '{"e
 	'a table that has no users of this kind: parked');
 SELECT isnt((SELECT last_error FROM rsvp_sync.external_rsvp WHERE author = 'https://x.example/'), NULL, '... with the reason');
 
+-- One table's trouble, and another that has the record verified
+ALTER TABLE own.answers RENAME COLUMN word TO worde;
+SELECT ingest(1, 5, 'create', '3qqqqqqqqqqqq', record(1, 'going'));
+SELECT is((SELECT state FROM rsvp_sync._inbound WHERE rkey = '3qqqqqqqqqqqq'), 'verify', 'another table''s query does not run: verified nevertheless');
+SELECT isnt((SELECT last_error FROM rsvp_sync._inbound WHERE rkey = '3qqqqqqqqqqqq'), NULL, '... and the trouble is told');
+ALTER TABLE own.answers RENAME COLUMN worde TO word;
+
+-- Times that have not come yet
+SELECT ingest(5, -60, 'create', '3rrrrrrrrrrrr', record(1, 'going'), true);
+SELECT rsvp_sync._ingest('stream', ARRAY[did(5)], '{jzzzzzzzzzzzz}', '{delete}', '{3rrrrrrrrrrrr}', '{NULL}', '{NULL}', '{NULL}', false);
+SELECT is(ingest(5, 3, 'create', '3rrrrrrrrrrrr', record(1, 'interested'), true), 1::bigint, 'a rev from the far future is not newer for ever');
+SELECT is(status(5, 1), 'maybe', '... what is said after it counts');
+SELECT is(process(5, 1, 'going', '3rrrrrrrrrrrr', 4000000, jsonb_build_object('time_us', rsvp_sync._us_of(clock_timestamp()))), 'updated', 'told by the application');
+SELECT is(process(5, 1, 'interested', '3rrrrrrrrrrrr', 8), 'updated', '... the same');
+SELECT rsvp_sync._ingest_accounts(ARRAY[did(5)], '{f}', '{takendown}', '{9000000000000000}');
+SELECT rsvp_sync._ingest_accounts(ARRAY[did(5)], '{t}', '{NULL}', ARRAY[rsvp_sync._us_of(clock_timestamp())]);
+SELECT is((SELECT active FROM rsvp_sync._repo WHERE did = did(5)), true, 'an account that is not active in the future is so again');
+
+-- A subject that is too long for an index
+SELECT is(ingest(5, 9, 'create', '3sssssssssss2', record(1, 'going', jsonb_build_object('subject', 'at://did:web:' || substr(noise, 1, 2030)
+	|| '/a.b' || repeat('.' || repeat('a', 30), 8) || '.c/' || substr(noise, 2031, 500)))), 1::bigint, 'a very long at-uri is no error')
+FROM (SELECT string_agg(translate(encode(sha256(n::text::bytea), 'base64'), '+/=', '...'), '') AS noise FROM generate_series(1, 80) n) s;
+
+-- What is no record, of who asked to be forgotten; what cannot be cancelled now; two tables, one of which fails
+SELECT is(rsvp_sync.process_external_rsvp(payload(9, 1, 'going', 'x', 1) || '{"eventSourceType": "web"}', 'two') ->> 'action', 'ignored', 'who asked to be forgotten, by the web');
+SELECT is((SELECT count(*) FROM rsvp_sync._external WHERE author = did(9)), 0::bigint, '... is');
+SELECT is(web('going', '2026-01-03T00:00:00Z') ->> 'action', 'created', 'by the web: going');
+SET rsvp_sync.mode = off;
+SELECT is((SELECT success FROM rsvp_sync.delete_external_rsvp('https://ann.example/1', 'web', 'two')), false, 'deleted while nothing is applied: no');
+RESET rsvp_sync.mode;
+SELECT is((SELECT word FROM own.answers WHERE who LIKE 'https%'), 'going', '... the attendance stands');
+SELECT is((SELECT success FROM rsvp_sync.delete_external_rsvp('https://ann.example/1', 'web', 'two')), true, 'deleted again');
+SELECT is((SELECT word FROM own.answers WHERE who LIKE 'https%'), 'notgoing', '... its attendance is cancelled');
+SET ROLE regress_inbound;
+CREATE TABLE own.more (id text PRIMARY KEY, event text, who text, word text);
+CREATE FUNCTION own.take_more(did text, event_uri text, status text, rsvp jsonb) RETURNS text LANGUAGE sql AS $$
+INSERT INTO own.more VALUES (did, event_uri, did, status) RETURNING id $$;
+SELECT rsvp_sync.attach('own.more', 'SELECT id, NULL::text AS did, event AS event_uri, word AS status FROM own.more', 'own.take_more(text, text, text, jsonb)',
+	'{"tenant": "two", "status_map": {"going": "going"}}');
+ALTER TABLE own.answers ADD CONSTRAINT no CHECK (word <> 'interested') NOT VALID;
+RESET ROLE;
+SELECT is(web('interested', '2026-01-04T00:00:00Z', 'https://ann.example/4') ->> 'action', 'created', 'one of two tables takes it');
+SELECT isnt((SELECT due_at FROM rsvp_sync._external WHERE source_id = 'https://ann.example/4'), NULL, '... for the other it is tried again');
+
+-- An event of the stream that could not be taken
+SELECT rsvp_sync._stream_aside(did(5), '3rrrrrrrrrrrr', record(1, 'going')::text, 'a lock', true);
+SELECT is((SELECT state FROM rsvp_sync._inbound WHERE did = did(5)), 'verify', 'put aside for a lock: it is read');
+SELECT rsvp_sync._stream_aside(did(5), '3rrrrrrrrrrrr', record(1, 'going')::text, 'no good', false);
+SELECT is((SELECT state FROM rsvp_sync._inbound WHERE did = did(5)), 'failed', '... for its own fault: failed');
+SELECT rsvp_sync.retry(did(5));
+SELECT is((SELECT state FROM rsvp_sync._inbound WHERE did = did(5)), 'verify', '... tried again, it is read, as nothing has been stored of it');
+SELECT rsvp_sync._stream_aside(did(9), '3tttttttttttt', record(1, 'going')::text, 'a lock', true);
+SELECT is((SELECT count(*) FROM rsvp_sync._inbound WHERE did = did(9)), 0::bigint, 'nothing of who asked to be forgotten');
+
 SELECT * FROM finish();
