@@ -248,6 +248,11 @@ AS $$
 DECLARE
 	src rsvp_sync._source;
 BEGIN
+	IF table_name IS NULL THEN
+		RAISE EXCEPTION 'attendance must not be null'
+			USING ERRCODE = 'null_value_not_allowed',
+				HINT = 'Name the attendance table.';
+	END IF;
 	SELECT * INTO src FROM rsvp_sync._source s
 	WHERE s.attendance = table_name;
 	IF NOT FOUND THEN
@@ -260,7 +265,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION rsvp_sync._source_of(regclass) IS
-'Source of an attached table; undefined_object if it is not attached.';
+'Source of an attached table; undefined_object if it is not attached, null_value_not_allowed for NULL.';
 
 CREATE FUNCTION rsvp_sync._check_reader(caller oid, table_name regclass)
 RETURNS void

@@ -187,6 +187,11 @@ DECLARE
 		attendance_id);
 	discarded boolean;
 BEGIN
+	IF attendance_id IS NULL THEN
+		RAISE EXCEPTION 'attendance_id must not be null'
+			USING ERRCODE = 'null_value_not_allowed',
+				HINT = 'Give the key of one row; view failed has it.';
+	END IF;
 	UPDATE rsvp_sync._intent i SET reason_code = 'discarded',
 		reason = rsvp_sync._reason('discarded')
 	WHERE i.source_id = src.source_id AND i.key = _discard.attendance_id
