@@ -36,24 +36,28 @@ SELECT array_agg(ROW(e.did, e.rkey,
 		'?' || md5(concat_ws('/', e.rev, e.time_us, e.record))) END,
 	e.rev,
 	CASE WHEN length(r.uri) <= 2000 THEN r.uri END,
-	CASE jsonb_typeof(r.record -> 'subject')
-		WHEN 'object' THEN r.record -> 'subject' ->> 'cid' END,
+	CASE WHEN e.op <> 'delete' AND jsonb_typeof(r.record -> 'subject') = 'object'
+		THEN r.record -> 'subject' ->> 'cid' END,
 	/* As _status_word() has it. */
-	substring(r.record ->> 'status',
-		'^(?:[a-zA-Z0-9.-]+#)?(going|interested|notgoing)$'),
-	r.record, least(coalesce(rsvp_sync._tid_time(e.rev),
+	CASE WHEN e.op <> 'delete' THEN substring(r.record ->> 'status',
+		'^(?:[a-zA-Z0-9.-]+#)?(going|interested|notgoing)$') END,
+	CASE WHEN e.op <> 'delete' THEN r.record END, least(coalesce(rsvp_sync._tid_time(e.rev),
 		timestamptz 'epoch' + e.time_us * interval '1 microsecond', now()),
 		now()))::rsvp_sync._arrival ORDER BY e.did, e.rkey)
 FROM (
 	SELECT DISTINCT ON (u.did, u.rkey) u.did, u.op, u.rkey, u.cid, u.record,
-		u.time_us, CASE WHEN rsvp_sync._tid_time(u.rev)
+		u.time_us, max(u.n) FILTER (WHERE u.op <> 'delete')
+			OVER (PARTITION BY u.did, u.rkey) AS was, CASE WHEN rsvp_sync._tid_time(u.rev)
 			> now() + interval '1 day' THEN NULL ELSE u.rev END AS rev
 	FROM unnest(dids, revs, ops, rkeys, cids, records, times_us)
 		WITH ORDINALITY AS u (did, rev, op, rkey, cid, record, time_us, n)
 	ORDER BY u.did, u.rkey, u.n DESC) e
-/* OFFSET: the record is read once, not for each of its parts. */
-CROSS JOIN LATERAL (SELECT CASE WHEN e.op <> 'delete'
-	THEN e.record::jsonb END OFFSET 0) AS j (record)
+/*
+ * OFFSET: the record is read once, not for each of its parts.  What a record
+ * that came and went in one batch was about, its tombstone says, too: should
+ * the first of it be told again, it is older than that.
+ */
+CROSS JOIN LATERAL (SELECT records[e.was]::jsonb OFFSET 0) AS j (record)
 /* As _subject_uri() has it. */
 CROSS JOIN LATERAL (SELECT j.record, CASE jsonb_typeof(j.record -> 'subject')
 	WHEN 'string' THEN j.record ->> 'subject'

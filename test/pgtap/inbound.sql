@@ -251,6 +251,13 @@ SELECT is(both_changed('local', -5), 'ignored maybe put interested', 'conflict l
 SELECT is(both_changed('remote', -20), 'updated cancelled nothing', 'conflict remote');
 UPDATE rsvp_sync._source SET options = options - 'conflict';
 
+-- Come and gone in one batch, then told of its coming again
+SELECT rsvp_sync._ingest('stream', ARRAY[did(4), did(4)], ARRAY[rev(-8), rev(-7)], ARRAY['create', 'delete'], '{3ttttttttttt2,3ttttttttttt2}',
+	ARRAY[rsvp_sync.record_cid(record(2, 'notgoing')), NULL], ARRAY[record(2, 'notgoing')::text, NULL], '{NULL,NULL}', true);
+SELECT is((SELECT format('%s %s', cid IS NULL, status IS NULL) FROM rsvp_sync._observed WHERE rkey = '3ttttttttttt2'), 't t', 'what came and went at once leaves a tombstone');
+SELECT is(status(4, 2), NULL, '... and nothing else');
+SELECT is(ingest(4, -8, 'create', '3ttttttttttt2', record(2, 'notgoing'), true), 0::bigint, 'said again it is older than that');
+
 --
 -- Answers that are held
 --
