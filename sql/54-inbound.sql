@@ -146,7 +146,8 @@ ON CONFLICT (did, rkey) DO UPDATE SET
 		THEN o.changed_at ELSE excluded.changed_at END,
 	source = excluded.source, seen_at = now(),
 	verified = excluded.verified
-		OR o.verified AND o.cid IS NOT DISTINCT FROM excluded.cid,
+		OR o.verified AND o.cid IS NOT DISTINCT FROM excluded.cid
+			AND (o.heard_by IS NULL OR excluded.heard_by IS NOT NULL),
 	heard_by = CASE WHEN o.cid IS DISTINCT FROM excluded.cid
 			OR excluded.heard_by IS NULL THEN excluded.heard_by
 		WHEN o.heard_by IS NOT NULL THEN o.heard_by || excluded.heard_by END

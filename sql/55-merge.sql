@@ -115,7 +115,9 @@ BEGIN
 					FROM rsvp_sync._queue q
 					WHERE q.source_id = src.source_id AND q.key = i.key),
 					now()) END >= coalesce(o.changed_at, t.changed_at),
-			coalesce(src.options ->> 'conflict', 'latest'), o.verified),
+			coalesce(src.options ->> 'conflict', 'latest'),
+			/* An application vouches for its own tables only. */
+			o.verified AND coalesce(src.source_id = ANY (o.heard_by), true)),
 		NULL, NULL)::rsvp_sync._meeting ORDER BY s.did, s.event_uri)
 	FROM unnest(dids, uris) AS s (did, event_uri)
 	LEFT JOIN known k ON k.uri = s.event_uri

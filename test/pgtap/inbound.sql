@@ -505,4 +505,14 @@ SELECT is((SELECT state FROM rsvp_sync._inbound WHERE did = did(5)), 'verify', '
 SELECT rsvp_sync._stream_aside(did(9), '3tttttttttttt', record(1, 'going')::text, 'a lock', true);
 SELECT is((SELECT count(*) FROM rsvp_sync._inbound WHERE did = did(9)), 0::bigint, 'nothing of who asked to be forgotten');
 
+-- What one tenant's application vouches for is not vouched for in another's table
+SELECT rsvp_sync.process_external_rsvp(payload(4, 1, 'notgoing', '3uuuuuuuuuuuu', 10), 'one');
+SELECT rsvp_sync.process_external_rsvp(payload(4, 1, 'going', '3uuuuuuuuuuu2', 11), 'two');
+SELECT ingest(4, -5000, 'create', '3uuuuuuuuuuu3', record(1, 'notgoing'));
+SELECT isnt(status(4, 1), 'confirmed', 'the slot is looked at for another reason: not applied');
+SELECT is((SELECT state FROM rsvp_sync._inbound WHERE did = did(4)), 'verify', '... but verified');
+DELETE FROM rsvp_sync._inbound WHERE did = did(4);
+SELECT ingest(4, 11, 'create', '3uuuuuuuuuuu2', record(1, 'going'));
+SELECT is((SELECT state FROM rsvp_sync._inbound WHERE did = did(4)), 'verify', '... nor when the stream says so, too');
+
 SELECT * FROM finish();
