@@ -390,7 +390,9 @@ BEGIN
 				AND (told ? 'uri' AND p.told_uri IS DISTINCT FROM
 						left(v.uri, greatest(length(p.told_uri), 1))
 					OR told ? 'cid' AND p.told_cid IS DISTINCT FROM
-						left(i.base_cid, greatest(length(p.told_cid), 1))
+						left(CASE WHEN i.base_cid NOT LIKE '?%'
+							THEN i.base_cid END,
+							greatest(length(p.told_cid), 1))
 					OR told ? 'rkey' AND p.told_rkey IS DISTINCT FROM
 						left(i.rkey, greatest(length(p.told_rkey), 1)))
 				AS erased

@@ -164,7 +164,8 @@ BEGIN
 		ARRAY(SELECT m.status FROM unnest(meetings) m),
 		ARRAY(SELECT json_build_object(
 				'uri', 'at://' || m.did || '/community.lexicon.calendar.rsvp/'
-					|| m.rkey, 'cid', m.cid,
+					|| m.rkey, 'cid',
+				CASE WHEN m.cid NOT LIKE '?%' THEN m.cid END,
 				'rkey', m.rkey, 'status', m.status, 'record', m.record,
 				'handle', coalesce(of_handle, (SELECT d.handle
 					FROM rsvp_sync._identity d
@@ -440,7 +441,7 @@ BEGIN
 		status, uri, cid)
 	SELECT src.source_id, coalesce(m.taken_key, m.key), m.did, 'apply', what,
 		m.status, 'at://' || m.did || '/community.lexicon.calendar.rsvp/'
-			|| m.rkey, m.cid
+			|| m.rkey, CASE WHEN m.cid NOT LIKE '?%' THEN m.cid END
 	FROM unnest(meetings) m;
 END
 $$;
