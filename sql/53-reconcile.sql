@@ -561,6 +561,7 @@ BEGIN
 		FROM rsvp_sync._differences(src.source_id) d;
 		GET DIAGNOSTICS found_keys = ROW_COUNT;
 		total := total + found_keys;
+		PERFORM rsvp_sync._events_changed(src.source_id);
 		PERFORM rsvp_sync._read_source(src);
 	END LOOP;
 	RETURN total;
@@ -658,6 +659,7 @@ BEGIN
 	END IF;
 	/* The pass is over. */
 	IF new_pass.phase IS NULL THEN
+		PERFORM rsvp_sync._events_changed(of_source);
 		PERFORM rsvp_sync._read_source(s) FROM rsvp_sync._source s
 		WHERE s.source_id = of_source;
 	END IF;

@@ -667,11 +667,12 @@ AS $$
 UPDATE rsvp_sync._source s SET strangers_from = NULL,
 	strangers_at = now() + interval '1 second'
 WHERE s.source_id = of_source
+	AND s.source_id IN (SELECT l.source_id FROM rsvp_sync._listeners() l)
 	AND (s.strangers_at IS NULL OR s.strangers_at > now() + interval '1 second')
 	AND EXISTS (SELECT FROM rsvp_sync._stranger)
 $$;
 COMMENT ON FUNCTION rsvp_sync._events_changed(bigint) IS
-'A row that the source''s query depends on changed: an event may be known now.';
+'An event may be known now that was not: a row that the source''s query depends on changed, or all of it was compared.';
 
 /* All of that, where something is due; true: there may be more to do. */
 CREATE FUNCTION rsvp_sync._inbound_work() RETURNS boolean
