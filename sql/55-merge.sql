@@ -166,7 +166,8 @@ BEGIN
 		ARRAY(SELECT m.status FROM unnest(meetings) m),
 		ARRAY(SELECT json_build_object(
 				'uri', 'at://' || m.did || '/community.lexicon.calendar.rsvp/'
-					|| m.rkey, 'cid', m.cid,
+					|| m.rkey, 'cid',
+				CASE WHEN m.cid NOT LIKE '?%' THEN m.cid END,
 				'rkey', m.rkey, 'status', m.status, 'record', m.record,
 				'handle', coalesce(of_handle, (SELECT d.handle
 					FROM rsvp_sync._identity d
@@ -448,7 +449,7 @@ BEGIN
 		status, uri, cid)
 	SELECT src.source_id, coalesce(m.taken_key, m.key), m.did, 'apply', what,
 		m.status, 'at://' || m.did || '/community.lexicon.calendar.rsvp/'
-			|| m.rkey, m.cid
+			|| m.rkey, CASE WHEN m.cid NOT LIKE '?%' THEN m.cid END
 	FROM unnest(meetings) m;
 END
 $$;
@@ -674,11 +675,12 @@ AS $$
 UPDATE rsvp_sync._source s SET strangers_from = NULL,
 	strangers_at = now() + interval '1 second'
 WHERE s.source_id = of_source
+	AND s.source_id IN (SELECT l.source_id FROM rsvp_sync._listeners() l)
 	AND (s.strangers_at IS NULL OR s.strangers_at > now() + interval '1 second')
 	AND EXISTS (SELECT FROM rsvp_sync._stranger)
 $$;
 COMMENT ON FUNCTION rsvp_sync._events_changed(bigint) IS
-'A row that the source''s query depends on changed: an event may be known now.';
+'An event may be known now that was not: a row that the source''s query depends on changed, or all of it was compared.';
 
 /* All of that, where something is due; true: there may be more to do. */
 CREATE FUNCTION rsvp_sync._inbound_work() RETURNS boolean

@@ -330,6 +330,7 @@ DECLARE
 		true, sources);
 	told record;
 	known text;
+	known_status text;
 BEGIN
 	IF EXISTS (SELECT FROM rsvp_sync._forgotten f
 		WHERE f.digest = sha256(convert_to(a.did, 'UTF8'))) THEN
@@ -341,13 +342,15 @@ BEGIN
 		AND NOT EXISTS (SELECT FROM rsvp_sync._stranger t
 			WHERE t.did = a.did AND t.rkey = a.rkey)
 	THEN
-		SELECT o.cid INTO known FROM rsvp_sync._observed o
+		SELECT o.cid, o.status INTO known, known_status
+		FROM rsvp_sync._observed o
 		WHERE o.did = a.did AND o.rkey = a.rkey;
 		SELECT i.source_id, i.key INTO told FROM rsvp_sync._intent i
 		WHERE i.did = a.did AND i.event_uri = a.event_uri
 			AND i.source_id = ANY (sources)
 		ORDER BY i.live DESC, i.local_at DESC NULLS LAST LIMIT 1;
-		IF known = a.cid OR a.cid LIKE '?%' AND known IS NOT NULL THEN
+		IF known = a.cid OR a.cid LIKE '?%' AND known IS NOT NULL
+			AND known_status IS NOT DISTINCT FROM a.status THEN
 			RETURN rsvp_sync._external_result('unchanged', told.source_id,
 				told.key, 'This is known already.');
 		END IF;

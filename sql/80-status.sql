@@ -75,7 +75,8 @@ SELECT s.source_id, s.attendance, s.tenant, k.key AS attendance_id,
 	k.did, k.event_uri,
 	CASE WHEN k.bond IS NOT NULL THEN rsvp_sync._rsvp_uri(k.did, k.rkey)
 		END AS uri,
-	k.base_cid AS cid, k.local AS status, k.attempts,
+	CASE WHEN k.base_cid NOT LIKE '?%' THEN k.base_cid END AS cid,
+	k.local AS status, k.attempts,
 	CASE WHEN k.queued AND NOT k.leased THEN CASE
 		WHEN k.due_at < 'infinity' THEN k.due_at
 		/* The longest that a probe is away; see src/host.c. */

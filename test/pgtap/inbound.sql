@@ -148,6 +148,29 @@ FROM (VALUES (1, 'going', 'created'), (2, 'community.lexicon.calendar.rsvp#inter
 	(3, 'events.smokesignal.calendar.rsvp#notgoing', 'updated'), (4, 'community.lexicon.calendar.rsvp#maybe', 'kept'),
 	(5, 'perhaps', 'kept'), (6, 'com.example.thing#going', 'updated')) w (n, w, e) ORDER BY n;
 SELECT is((SELECT count(*) FROM rsvp_sync.rsvp WHERE did = did(3)), 1::bigint, 'all in one record');
+/* Nobody told its cid, and what stands in for it is nobody's business. */
+SELECT isnt((SELECT base_cid FROM rsvp_sync._intent WHERE did = did(3)), NULL, 'a cid that nobody told has a stand-in');
+SELECT is((SELECT cid FROM rsvp_sync.status WHERE did = did(3)), NULL, '... which is not shown in status');
+SELECT is((SELECT count(*) FROM rsvp_sync.history WHERE did = did(3) AND cid IS NOT NULL), 0::bigint, '... nor in history');
+CREATE PROCEDURE write_back(u integer) LANGUAGE plpgsql AS $$
+DECLARE
+	i rsvp_sync._intent := (SELECT i FROM rsvp_sync._intent i WHERE i.did = did(u));
+BEGIN
+	EXECUTE rsvp_sync._writeback_query(i.source_id)
+	USING ARRAY[i.key], rsvp(u, i.rkey), i.base_cid, i.rkey, now();
+END $$;
+CALL write_back(3);
+SELECT is((SELECT a.metadata - 'blueskySyncedAt' FROM app.attendance a JOIN app.users s ON s.id = a.user_id WHERE s.preferences #>> '{bluesky,did}' = did(3)),
+	jsonb_build_object('blueskyRsvpUri', rsvp(3, '3dddddddddddd')), '... and not written to the row');
+SELECT is(plan(), 'nothing', '... nothing is sent');
+DELETE FROM rsvp_sync._queue;
+UPDATE rsvp_sync._intent SET writeback = false WHERE did = did(3);
+SELECT is((SELECT count(*) FROM rsvp_sync._differences(:source) d JOIN rsvp_sync._intent i ON i.source_id = :source AND i.key = d WHERE i.did = did(3)), 0::bigint,
+	'... which reconcile takes for right');
+SELECT is(rsvp_sync.process_external_rsvp(jsonb_set(payload(3, 1, 'interested', '3dddddddddddd', 0), '{metadata}', jsonb_build_object('rev', rev(-200))), 'one') ->> 'action',
+	'ignored', 'an older version without a cid: ignored');
+SELECT is(rsvp_sync.process_external_rsvp(jsonb_set(payload(3, 1, 'going', '3dddddddddddd', 0), '{metadata}', jsonb_build_object('rev', rev(-94))), 'one') ->> 'action',
+	'unchanged', '... and the same one: known already');
 SELECT is(process(3, 1, 'weird', '3dddddddddddd', -50), 'kept', 'an unknown word is kept');
 SELECT is((SELECT status FROM rsvp_sync.rsvp WHERE did = did(3)), NULL, '... visible without a status');
 SELECT is(status(3, 1), 'confirmed', '... and not applied');
@@ -286,6 +309,10 @@ SELECT is(status(1, 3), 'rejected', '... does not change that');
 SELECT is(process(1, 9, 'going', '3iiiiiiiiiiii', -100), 'parked', 'an event that is not known: parked');
 SELECT is((SELECT count(*) FROM rsvp_sync._stranger WHERE event_uri = uri(9)), 1::bigint, '... as a stub');
 SELECT is((SELECT count(*) FROM rsvp_sync._observed WHERE event_uri = uri(9)), 0::bigint, '... without the record');
+SELECT is((SELECT strangers_at FROM rsvp_sync._source), NULL, 'nobody is asked yet');
+SELECT rsvp_sync.reconcile('app.attendance');
+SELECT isnt((SELECT strangers_at FROM rsvp_sync._source), NULL, 'reconcile() has the table asked');
+UPDATE rsvp_sync._source SET strangers_at = NULL;
 SELECT is(process(5, 9, 'going', '3jjjjjjjjjjjj', -100), 'parked', '... of an account of ours');
 SELECT is((SELECT count(*) FROM rsvp_sync._observed WHERE event_uri = uri(9)), 1::bigint, '... with the record');
 SET ROLE regress_inbound;
