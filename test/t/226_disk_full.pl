@@ -56,7 +56,7 @@ for my $round (1 .. 2) {
 	wait_for { $pds->writes >= 5 };
 	my $n = 0;
 	ok wait_for {
-		eval { $app->sql(qq{INSERT INTO attendance (status, "eventId", "userId", note) VALUES ('maybe', @{[ 20 + 20 * $round - $n % 20 ]}, 1 + @{[ $n % 3 ]}, (SELECT string_agg(random()::text, '') FROM generate_series(1, 20000)))}) };
+		eval { $app->sql(qq{INSERT INTO attendance (status, "eventId", "userId", note) VALUES ('maybe', @{[ 20 + 20 * $round - $n % 20 ]}, 1 + @{[ $n % 3 ]}, (SELECT string_agg(random()::text, '') FROM generate_series(1, 60000)))}) };
 		$n++;
 		fill();
 		!$pg->is_running
