@@ -514,6 +514,33 @@ COMMENT ON FUNCTION rsvp_sync._cannot_merge(rsvp_sync._source, text[], text[], t
 'Keeps the slots of a source that could not be merged at all for another try.';
 
 /*
+ * Where only the application's own function knows its events, everybody's
+ * records come as far as that.  What it did not take, and nobody else has to
+ * do with, is not kept: its stub is.
+ */
+CREATE FUNCTION rsvp_sync._drop_strangers(dids text[], uris text[],
+	unknown text[], waiting text[])
+RETURNS void
+LANGUAGE sql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DELETE FROM rsvp_sync._observed o
+USING unnest(dids, uris) u (did, uri)
+WHERE o.did = u.did AND o.event_uri = u.uri
+	AND u.did || ' ' || u.uri = ANY (unknown)
+	AND u.did || ' ' || u.uri <> ALL (waiting)
+	/* The application's own word is kept until it knows the event. */
+	AND o.source IN ('stream', 'read')
+	AND NOT EXISTS (SELECT FROM rsvp_sync._account a WHERE a.did = o.did)
+	AND NOT EXISTS (SELECT FROM rsvp_sync._intent i
+		WHERE i.did = o.did AND i.event_uri = o.event_uri)
+	AND EXISTS (SELECT FROM rsvp_sync._stranger t
+		WHERE t.did = o.did AND t.rkey = o.rkey)
+$$;
+COMMENT ON FUNCTION rsvp_sync._drop_strangers(text[], text[], text[], text[]) IS
+'Forgets records that no application took, but for their stubs. unknown: slots that one did not take; waiting: those that another still may.';
+
+/*
  * Merges slots into all sources that have to do with them (or those given).
  * Nothing is applied twice: what a source has heard of a slot is remembered.
  */
@@ -528,6 +555,7 @@ DECLARE
 	s rsvp_sync._source;
 	meetings rsvp_sync._meeting[];
 	waiting text[] := '{}';
+	unknown text[] := '{}';
 	known text[];
 BEGIN
 	SELECT array_agg(d.did), array_agg(d.uri) INTO dids, uris
@@ -563,8 +591,14 @@ BEGIN
 		waiting := waiting || ARRAY(SELECT m.did || ' ' || m.event_uri
 			FROM unnest(meetings) m WHERE m.error IS NOT NULL
 				OR m.verdict IN ('put_off', 'verify'));
+		unknown := unknown || ARRAY(SELECT m.did || ' ' || m.event_uri
+			FROM unnest(meetings) m WHERE m.error IS NULL
+				AND m.verdict IN ('apply', 'cancel') AND m.taken_key IS NULL);
 		RETURN QUERY SELECT s.source_id, m FROM unnest(meetings) m;
 	END LOOP;
+	IF unknown <> '{}' THEN
+		PERFORM rsvp_sync._drop_strangers(dids, uris, unknown, waiting);
+	END IF;
 	IF EXISTS (SELECT FROM rsvp_sync._inbound) THEN
 		DELETE FROM rsvp_sync._inbound b
 		USING unnest(dids, uris) u (did, uri)

@@ -454,6 +454,13 @@ SELECT is(status(1, 1), 'cancelled', 'rows of the first tenant are as they were'
 SELECT is(rsvp_sync.process_external_rsvp(payload(1, 1, 'going', '3nnnnnnnnnnnn', -1), 'one') ->> 'action', 'updated', '... until it is told, too');
 SELECT is(rsvp_sync.process_external_rsvp(payload(1, 8, 'going', '3ppppppppppppp', -1), 'two') ->> 'action', 'parked', 'its function does not know the event: parked');
 SELECT is((SELECT count(*) FROM rsvp_sync._stranger WHERE event_uri = uri(8)), 1::bigint, '... as a stub');
+SELECT is((SELECT count(*) FROM rsvp_sync._observed WHERE event_uri = uri(8)), 1::bigint, '... and the application''s word is kept');
+SELECT is(ingest(8, -1, 'create', '3uuuuuuuuuuuu', record(8, 'going'), true), 1::bigint, 'the stream has a stranger''s answer to it');
+SELECT is((SELECT format('%s %s', (SELECT count(*) FROM rsvp_sync._stranger WHERE did = did(8)), count(*)) FROM rsvp_sync._observed WHERE did = did(8)), '1 0',
+	'... which no function takes: its stub is kept, the record is not');
+SELECT is(ingest(8, -1, 'create', '3vvvvvvvvvvvv', record(1, 'going'), true), 1::bigint, 'another one to an event that is known');
+SELECT is((SELECT count(*) FROM rsvp_sync._observed WHERE did = did(8)), 1::bigint, '... is kept');
+DELETE FROM own.answers WHERE who = did(8);
 SELECT is((SELECT message FROM rsvp_sync.delete_external_rsvp(rsvp(1, '3nnnnnnnnnnnn'), 'bluesky', 'two')), 'Successfully cancelled 1 attendance record(s) using RSVP URI', 'deleted for the second');
 SELECT is((SELECT word FROM own.answers), 'notgoing', '... whose function was told');
 SELECT is(status(1, 1), 'confirmed', '... and not the first');
