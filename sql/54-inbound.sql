@@ -43,12 +43,13 @@ SELECT array_agg(ROW(e.did, e.rkey,
 		'^(?:[a-zA-Z0-9.-]+#)?(going|interested|notgoing)$'),
 	r.record, least(coalesce(rsvp_sync._tid_time(e.rev),
 		timestamptz 'epoch' + e.time_us * interval '1 microsecond', now()),
-		now()))::rsvp_sync._arrival ORDER BY e.did, e.rkey)
+		now()))::rsvp_sync._arrival
+	ORDER BY e.did COLLATE "C", e.rkey COLLATE "C")
 FROM (
-	SELECT DISTINCT ON (u.did, u.rkey) u.*
+	SELECT DISTINCT ON (u.did COLLATE "C", u.rkey COLLATE "C") u.*
 	FROM unnest(dids, revs, ops, rkeys, cids, records, times_us)
 		WITH ORDINALITY AS u (did, rev, op, rkey, cid, record, time_us, n)
-	ORDER BY u.did, u.rkey, u.n DESC) e
+	ORDER BY u.did COLLATE "C", u.rkey COLLATE "C", u.n DESC) e
 /* OFFSET: the record is read once, not for each of its parts. */
 CROSS JOIN LATERAL (SELECT CASE WHEN e.op <> 'delete'
 	THEN e.record::jsonb END OFFSET 0) AS r (record));
