@@ -265,7 +265,9 @@ AS $$
 	FROM (
 		SELECT w.key, w.value ->> 'path', CASE w.key
 			WHEN 'uri' THEN '$2::text'
-			WHEN 'cid' THEN 'CASE WHEN $2 IS NOT NULL THEN $3::text END'
+			/* What stands in for a cid that nobody told is not told. */
+			WHEN 'cid' THEN 'CASE WHEN $2 IS NOT NULL AND left($3::text, 1)'
+				' <> ''?'' THEN $3::text END'
 			WHEN 'rkey' THEN 'CASE WHEN $2 IS NOT NULL THEN $4::text END'
 			ELSE 'CASE WHEN $2 IS NOT NULL THEN to_char($5::timestamptz'
 				' AT TIME ZONE ''UTC'', ''YYYY-MM-DD"T"HH24:MI:SS.MS"Z"'') END'

@@ -12,6 +12,11 @@ AS $$
 DECLARE
 	n integer := 0;
 BEGIN
+	IF pattern IS NULL THEN
+		RAISE EXCEPTION 'pattern must not be null'
+			USING ERRCODE = 'null_value_not_allowed',
+				HINT = 'Give a LIKE pattern of schema names, as in ''tenant\_%''.';
+	END IF;
 	FOR attendance IN
 		SELECT c.oid
 		FROM pg_class c JOIN pg_namespace s ON s.oid = c.relnamespace

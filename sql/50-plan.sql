@@ -121,12 +121,13 @@ CREATE FUNCTION rsvp_sync._subject_uri(record jsonb) RETURNS text
 LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
 AS $$
-SELECT CASE jsonb_typeof(record -> 'subject')
+SELECT CASE WHEN length(s.uri) <= 2000 THEN s.uri END
+FROM (SELECT CASE jsonb_typeof(record -> 'subject')
 	WHEN 'string' THEN record ->> 'subject'
-	WHEN 'object' THEN record -> 'subject' ->> 'uri' END
+	WHEN 'object' THEN record -> 'subject' ->> 'uri' END) s (uri)
 $$;
 COMMENT ON FUNCTION rsvp_sync._subject_uri(jsonb) IS
-'at-uri of the event an RSVP record is about.';
+'at-uri of the event an RSVP record is about; NULL where it is longer than an index takes (2000 characters), which no event''s is.';
 
 CREATE FUNCTION rsvp_sync._datetime(at timestamptz) RETURNS text
 LANGUAGE sql STABLE STRICT PARALLEL SAFE

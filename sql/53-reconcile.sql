@@ -390,7 +390,9 @@ BEGIN
 				AND (told ? 'uri' AND p.told_uri IS DISTINCT FROM
 						left(v.uri, greatest(length(p.told_uri), 1))
 					OR told ? 'cid' AND p.told_cid IS DISTINCT FROM
-						left(i.base_cid, greatest(length(p.told_cid), 1))
+						left(CASE WHEN i.base_cid NOT LIKE '?%'
+							THEN i.base_cid END,
+							greatest(length(p.told_cid), 1))
 					OR told ? 'rkey' AND p.told_rkey IS DISTINCT FROM
 						left(i.rkey, greatest(length(p.told_rkey), 1)))
 				AS erased
@@ -559,6 +561,7 @@ BEGIN
 		FROM rsvp_sync._differences(src.source_id) d;
 		GET DIAGNOSTICS found_keys = ROW_COUNT;
 		total := total + found_keys;
+		PERFORM rsvp_sync._events_changed(src.source_id);
 		PERFORM rsvp_sync._read_source(src);
 	END LOOP;
 	RETURN total;
@@ -656,6 +659,7 @@ BEGIN
 	END IF;
 	/* The pass is over. */
 	IF new_pass.phase IS NULL THEN
+		PERFORM rsvp_sync._events_changed(of_source);
 		PERFORM rsvp_sync._read_source(s) FROM rsvp_sync._source s
 		WHERE s.source_id = of_source;
 	END IF;

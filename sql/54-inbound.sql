@@ -18,7 +18,9 @@ CREATE TYPE rsvp_sync._arrival AS (
 
 /*
  * Of several events about one record the last.  A record whose cid nobody told
- * gets one that is none, so that it counts as there.
+ * gets one that is none, so that it counts as there.  A rev whose time is far
+ * in the future would be newer than all that is said of its record from now
+ * on: then the event has none.
  */
 CREATE FUNCTION rsvp_sync._arrivals(dids text[], revs text[], ops text[],
 	rkeys text[], cids text[], records text[], times_us bigint[])
@@ -33,26 +35,34 @@ SELECT array_agg(ROW(e.did, e.rkey,
 	CASE WHEN e.op <> 'delete' THEN coalesce(e.cid,
 		'?' || md5(concat_ws('/', e.rev, e.time_us, e.record))) END,
 	e.rev,
-	CASE jsonb_typeof(r.record -> 'subject')
-		WHEN 'string' THEN r.record ->> 'subject'
-		WHEN 'object' THEN r.record -> 'subject' ->> 'uri' END,
-	CASE jsonb_typeof(r.record -> 'subject')
-		WHEN 'object' THEN r.record -> 'subject' ->> 'cid' END,
+	CASE WHEN length(r.uri) <= 2000 THEN r.uri END,
+	CASE WHEN e.op <> 'delete' AND jsonb_typeof(r.record -> 'subject') = 'object'
+		THEN r.record -> 'subject' ->> 'cid' END,
 	/* As _status_word() has it. */
-	substring(r.record ->> 'status',
-		'^(?:[a-zA-Z0-9.-]+#)?(going|interested|notgoing)$'),
-	r.record, least(coalesce(rsvp_sync._tid_time(e.rev),
+	CASE WHEN e.op <> 'delete' THEN substring(r.record ->> 'status',
+		'^(?:[a-zA-Z0-9.-]+#)?(going|interested|notgoing)$') END,
+	CASE WHEN e.op <> 'delete' THEN r.record END, least(coalesce(rsvp_sync._tid_time(e.rev),
 		timestamptz 'epoch' + e.time_us * interval '1 microsecond', now()),
-		now()))::rsvp_sync._arrival
-	ORDER BY e.did COLLATE "C", e.rkey COLLATE "C")
+		now()))::rsvp_sync._arrival ORDER BY e.did, e.rkey)
 FROM (
-	SELECT DISTINCT ON (u.did COLLATE "C", u.rkey COLLATE "C") u.*
+	SELECT DISTINCT ON (u.did, u.rkey) u.did, u.op, u.rkey, u.cid, u.record,
+		u.time_us, max(u.n) FILTER (WHERE u.op <> 'delete')
+			OVER (PARTITION BY u.did, u.rkey) AS was, CASE WHEN rsvp_sync._tid_time(u.rev)
+			> now() + interval '1 day' THEN NULL ELSE u.rev END AS rev
 	FROM unnest(dids, revs, ops, rkeys, cids, records, times_us)
 		WITH ORDINALITY AS u (did, rev, op, rkey, cid, record, time_us, n)
-	ORDER BY u.did COLLATE "C", u.rkey COLLATE "C", u.n DESC) e
-/* OFFSET: the record is read once, not for each of its parts. */
-CROSS JOIN LATERAL (SELECT CASE WHEN e.op <> 'delete'
-	THEN e.record::jsonb END OFFSET 0) AS r (record));
+	ORDER BY u.did, u.rkey, u.n DESC) e
+/*
+ * OFFSET: the record is read once, not for each of its parts.  What a record
+ * that came and went in one batch was about, its tombstone says, too: should
+ * the first of it be told again, it is older than that.
+ */
+CROSS JOIN LATERAL (SELECT records[e.was]::jsonb OFFSET 0) AS j (record)
+/* As _subject_uri() has it. */
+CROSS JOIN LATERAL (SELECT j.record, CASE jsonb_typeof(j.record -> 'subject')
+	WHEN 'string' THEN j.record ->> 'subject'
+	WHEN 'object' THEN j.record -> 'subject' ->> 'uri' END OFFSET 0)
+	AS r (record, uri));
 END
 $$;
 COMMENT ON FUNCTION rsvp_sync._arrivals(text[], text[], text[], text[], text[], text[], bigint[]) IS
@@ -136,7 +146,8 @@ ON CONFLICT (did, rkey) DO UPDATE SET
 		THEN o.changed_at ELSE excluded.changed_at END,
 	source = excluded.source, seen_at = now(),
 	verified = excluded.verified
-		OR o.verified AND o.cid IS NOT DISTINCT FROM excluded.cid,
+		OR o.verified AND o.cid IS NOT DISTINCT FROM excluded.cid
+			AND (o.heard_by IS NULL OR excluded.heard_by IS NOT NULL),
 	heard_by = CASE WHEN o.cid IS DISTINCT FROM excluded.cid
 			OR excluded.heard_by IS NULL THEN excluded.heard_by
 		WHEN o.heard_by IS NOT NULL THEN o.heard_by || excluded.heard_by END

@@ -116,9 +116,10 @@ BEGIN
 					FROM rsvp_sync._queue q
 					WHERE q.source_id = src.source_id AND q.key = i.key),
 					now()) END >= coalesce(o.changed_at, t.changed_at),
-			coalesce(src.options ->> 'conflict', 'latest'), o.verified),
-		NULL, NULL)::rsvp_sync._meeting
-		ORDER BY s.did COLLATE "C", s.event_uri COLLATE "C")
+			coalesce(src.options ->> 'conflict', 'latest'),
+			/* An application vouches for its own tables only. */
+			o.verified AND coalesce(src.source_id = ANY (o.heard_by), true)),
+		NULL, NULL)::rsvp_sync._meeting ORDER BY s.did, s.event_uri)
 	FROM unnest(dids, uris) AS s (did, event_uri)
 	LEFT JOIN known k ON k.uri = s.event_uri
 	LEFT JOIN unnest(intents) i
@@ -166,7 +167,8 @@ BEGIN
 		ARRAY(SELECT m.status FROM unnest(meetings) m),
 		ARRAY(SELECT json_build_object(
 				'uri', 'at://' || m.did || '/community.lexicon.calendar.rsvp/'
-					|| m.rkey, 'cid', m.cid,
+					|| m.rkey, 'cid',
+				CASE WHEN m.cid NOT LIKE '?%' THEN m.cid END,
 				'rkey', m.rkey, 'status', m.status, 'record', m.record,
 				'handle', coalesce(of_handle, (SELECT d.handle
 					FROM rsvp_sync._identity d
@@ -328,12 +330,18 @@ ON CONFLICT (did, rkey) DO UPDATE SET
 	/* Another source waits for it, too. */
 	source_id = CASE WHEN b.source_id = excluded.source_id
 		THEN b.source_id END,
-	attempts = b.attempts + excluded.attempts,
-	state = CASE WHEN excluded.state = 'verify' THEN 'verify'
+	/*
+	 * What one source waits to have verified is asked for, whatever another
+	 * one's trouble is: that is merged once more with the answer.
+	 */
+	attempts = b.attempts + CASE WHEN b.state = 'verify' THEN 0
+		ELSE excluded.attempts END,
+	state = CASE WHEN 'verify' IN (b.state, excluded.state) THEN 'verify'
 		WHEN b.attempts + excluded.attempts
 			>= current_setting('rsvp_sync.max_attempts')::integer
 		THEN 'failed' ELSE excluded.state END,
-	due_at = CASE WHEN counted
+	due_at = CASE WHEN b.state = 'verify' AND excluded.state <> 'verify'
+		THEN b.due_at WHEN counted
 		THEN now() + rsvp_sync._backoff(b.attempts) ELSE excluded.due_at END,
 	last_error = coalesce(excluded.last_error, b.last_error)
 $$;
@@ -443,7 +451,7 @@ BEGIN
 		status, uri, cid)
 	SELECT src.source_id, coalesce(m.taken_key, m.key), m.did, 'apply', what,
 		m.status, 'at://' || m.did || '/community.lexicon.calendar.rsvp/'
-			|| m.rkey, m.cid
+			|| m.rkey, CASE WHEN m.cid NOT LIKE '?%' THEN m.cid END
 	FROM unnest(meetings) m;
 END
 $$;
@@ -670,11 +678,12 @@ AS $$
 UPDATE rsvp_sync._source s SET strangers_from = NULL,
 	strangers_at = now() + interval '1 second'
 WHERE s.source_id = of_source
+	AND s.source_id IN (SELECT l.source_id FROM rsvp_sync._listeners() l)
 	AND (s.strangers_at IS NULL OR s.strangers_at > now() + interval '1 second')
 	AND EXISTS (SELECT FROM rsvp_sync._stranger)
 $$;
 COMMENT ON FUNCTION rsvp_sync._events_changed(bigint) IS
-'A row that the source''s query depends on changed: an event may be known now.';
+'An event may be known now that was not: a row that the source''s query depends on changed, or all of it was compared.';
 
 /* All of that, where something is due; true: there may be more to do. */
 CREATE FUNCTION rsvp_sync._inbound_work() RETURNS boolean

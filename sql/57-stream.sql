@@ -136,7 +136,9 @@ BEGIN
 		RETURN 0;
 	END IF;
 	WITH said AS (
-		SELECT DISTINCT ON (e.did) e.did, e.active, e.status, e.us
+		/* From the future it would be newer than whatever is said later. */
+		SELECT DISTINCT ON (e.did) e.did, e.active, e.status,
+			least(e.us, rsvp_sync._us_of(clock_timestamp())) AS us
 		FROM ROWS FROM (unnest(dids), unnest(actives), unnest(statuses),
 			unnest(times_us)) WITH ORDINALITY
 			AS e (did, active, status, us, n)
@@ -309,21 +311,28 @@ COMMENT ON FUNCTION rsvp_sync._stream_gap(text, bigint, bigint, text) IS
 
 /*
  * An event that cannot be taken, whatever the reason: it stands aside, and
- * the stream goes on.
+ * the stream goes on.  Where the reason is not the event (somebody holds a
+ * lock for a long time), its author's PDS is asked for the record by and by.
  */
 CREATE FUNCTION rsvp_sync._stream_aside(of_did text, of_rkey text,
-	record text, message text)
+	record text, message text, passing boolean)
 RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
 	INSERT INTO rsvp_sync._inbound AS b (did, rkey, event_uri, state,
-		last_error, attempts)
-	VALUES (of_did, of_rkey, rsvp_sync._subject_uri(record::jsonb), 'failed',
-		message, 1)
-	ON CONFLICT (did, rkey) DO UPDATE SET state = 'failed',
+		last_error, attempts, due_at)
+	SELECT of_did, of_rkey, rsvp_sync._subject_uri(record::jsonb),
+		CASE WHEN passing THEN 'verify' ELSE 'failed' END, message, 1,
+		now() + CASE WHEN passing THEN interval '10 seconds'
+			ELSE interval '0' END
+	WHERE NOT EXISTS (SELECT FROM rsvp_sync._forgotten f
+		WHERE f.digest = sha256(convert_to(of_did, 'UTF8')))
+	ON CONFLICT (did, rkey) DO UPDATE SET state = excluded.state,
 		event_uri = coalesce(excluded.event_uri, b.event_uri),
+		/* Maybe it was told to one of them only before. */
+		source_id = NULL, due_at = excluded.due_at,
 		last_error = excluded.last_error, attempts = b.attempts + 1,
 		seen_at = now();
 	PERFORM rsvp_sync._count(jsonb_build_array(jsonb_build_object(
@@ -331,5 +340,5 @@ BEGIN
 		'direction', 'inbound', 'error_type', 'stream_event')));
 END
 $$;
-COMMENT ON FUNCTION rsvp_sync._stream_aside(text, text, text, text) IS
-'private: an event of the stream that cannot be taken';
+COMMENT ON FUNCTION rsvp_sync._stream_aside(text, text, text, text, boolean) IS
+'private: an event of the stream that cannot be taken; passing: for a reason that is not its own';

@@ -159,13 +159,16 @@ CREATE FUNCTION rsvp_sync._visits_idle() RETURNS boolean
 LANGUAGE sql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
-SELECT NOT EXISTS (SELECT FROM rsvp_sync._inbound b WHERE b.state = 'verify')
+/* A server of strangers' that does not answer is nobody's to wait for. */
+SELECT NOT EXISTS (SELECT FROM rsvp_sync._inbound b
+		WHERE b.state = 'verify' AND b.last_error IS NULL)
 	AND NOT EXISTS (SELECT FROM rsvp_sync._reading r
 		/* Whoever waits for it does so in one transaction. */
-		WHERE r.due_at <= clock_timestamp() + rsvp_sync._visit_lease())
+		WHERE r.due_at <= clock_timestamp() + rsvp_sync._visit_lease()
+			AND r.last_error IS NULL)
 $$;
 COMMENT ON FUNCTION rsvp_sync._visits_idle() IS
-'private: is no account to be visited now, or in the next minutes?';
+'private: is no account to be visited now, or in the next minutes? Those that could not be are left out.';
 
 /*
  * Accounts to visit now, of those that are not being visited.  What waits to

@@ -107,29 +107,43 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
 	sources bigint[];
+	every bigint[];
+	tenants text[];
 BEGIN
 	IF of_tenant IS NULL THEN
 		RAISE EXCEPTION 'the tenant must not be null'
 			USING ERRCODE = 'null_value_not_allowed',
 				HINT = 'It is option tenant of attach(): of the schema tenant_x it is x, where there are none it is the empty string.';
 	END IF;
-	SELECT array_agg(l.source_id ORDER BY l.source_id) INTO sources
+	SELECT array_agg(l.source_id ORDER BY l.source_id)
+			FILTER (WHERE l.tenant = of_tenant),
+		array_agg(l.source_id ORDER BY l.source_id),
+		array_agg(DISTINCT l.tenant)
+	INTO sources, every, tenants
 	FROM rsvp_sync._listeners() l
 	JOIN pg_class c ON c.oid = l.attendance
-	WHERE l.tenant = of_tenant AND (pg_has_role(caller, c.relowner, 'USAGE')
+	WHERE pg_has_role(caller, c.relowner, 'USAGE')
 		OR has_table_privilege(caller, c.oid, 'INSERT')
-		AND has_table_privilege(caller, c.oid, 'UPDATE'));
+		AND has_table_privilege(caller, c.oid, 'UPDATE');
+	/* Who has no tenants need not know what his schema is called. */
+	IF sources IS NULL AND of_tenant = '' AND cardinality(tenants) = 1 THEN
+		RETURN every;
+	END IF;
 	IF sources IS NULL THEN
 		RAISE EXCEPTION 'there is no attached table of tenant "%" that takes answers from you',
 			of_tenant
 			USING ERRCODE = 'undefined_object',
-				HINT = 'It has to be attached with this option tenant, be of a recognised schema or have an apply function; and you have to own it or to have the right to INSERT and UPDATE.';
+				HINT = CASE WHEN cardinality(tenants) <= 20
+					THEN format('The tenants are: %s. ', array_to_string(
+						ARRAY(SELECT '"' || t || '"' FROM unnest(tenants) t), ', '))
+					ELSE '' END
+					|| 'A table takes answers if it was attached with this option tenant, is of a recognised schema or has an apply function, and you own it or have the right to INSERT and UPDATE.';
 	END IF;
 	RETURN sources;
 END
 $$;
 COMMENT ON FUNCTION rsvp_sync._tenant_sources(oid, text) IS
-'private: sources of a tenant that take answers from the caller; undefined_object if there is none';
+'private: sources of a tenant that take answers from the caller; '''': also those of the only tenant there is; undefined_object if there is none';
 
 CREATE FUNCTION rsvp_sync._is_atproto(source_type text) RETURNS boolean
 LANGUAGE sql IMMUTABLE
@@ -232,6 +246,9 @@ BEGIN
 		PERFORM rsvp_sync._bad_payload('metadata.record', format('is of type %s',
 			jsonb_typeof(its)), 'It is the record, an object.');
 	END IF;
+	IF rsvp_sync._tid_time(a.rev) > now() + interval '1 day' THEN
+		a.rev := NULL;			/* as _arrivals() has it */
+	END IF;
 	a.at := rsvp_sync._payload_time(payload);
 	a.at := least(coalesce(rsvp_sync._tid_time(a.rev), a.at, now()), now());
 	IF a.cid IS NULL THEN
@@ -313,6 +330,7 @@ DECLARE
 		true, sources);
 	told record;
 	known text;
+	known_status text;
 BEGIN
 	IF EXISTS (SELECT FROM rsvp_sync._forgotten f
 		WHERE f.digest = sha256(convert_to(a.did, 'UTF8'))) THEN
@@ -324,13 +342,15 @@ BEGIN
 		AND NOT EXISTS (SELECT FROM rsvp_sync._stranger t
 			WHERE t.did = a.did AND t.rkey = a.rkey)
 	THEN
-		SELECT o.cid INTO known FROM rsvp_sync._observed o
+		SELECT o.cid, o.status INTO known, known_status
+		FROM rsvp_sync._observed o
 		WHERE o.did = a.did AND o.rkey = a.rkey;
 		SELECT i.source_id, i.key INTO told FROM rsvp_sync._intent i
 		WHERE i.did = a.did AND i.event_uri = a.event_uri
 			AND i.source_id = ANY (sources)
 		ORDER BY i.live DESC, i.local_at DESC NULLS LAST LIMIT 1;
-		IF known = a.cid OR a.cid LIKE '?%' AND known IS NOT NULL THEN
+		IF known = a.cid OR a.cid LIKE '?%' AND known IS NOT NULL
+			AND known_status IS NOT DISTINCT FROM a.status THEN
 			RETURN rsvp_sync._external_result('unchanged', told.source_id,
 				told.key, 'This is known already.');
 		END IF;
@@ -392,6 +412,7 @@ DECLARE
 	a record;
 	began timestamptz := clock_timestamp();
 	due timestamptz := now() + interval '1 hour';
+	failed boolean := false;
 BEGIN
 	SELECT x.* INTO e FROM rsvp_sync._external x
 	WHERE x.tenant = of_tenant AND x.author = of_author
@@ -425,12 +446,13 @@ BEGIN
 			message := format('It could not be applied and is tried again: %s',
 				a.error);
 			due := now() + rsvp_sync._backoff(coalesce(e.attempts, 0));
+			failed := true;
 			UPDATE rsvp_sync._external x SET attempts = x.attempts + 1,
 				last_error = a.error
 			WHERE x.tenant = e.tenant AND x.source_type = e.source_type
 				AND x.source_id = e.source_id;
 		ELSIF a.key IS NOT NULL THEN
-			due := NULL;
+			due := CASE WHEN failed THEN due END;
 			source_id := a.source_id;
 			key := nullif(a.key, '');
 			action := CASE WHEN key IS NULL THEN 'ignored'
@@ -481,6 +503,11 @@ BEGIN
 	IF type !~ '^[a-z][a-z0-9_.-]{0,62}$' THEN
 		PERFORM rsvp_sync._bad_payload('eventSourceType', format('is %s',
 			to_json(type)), 'It is a word, as in bluesky, web or activitypub.');
+	END IF;
+	IF EXISTS (SELECT FROM rsvp_sync._forgotten f
+		WHERE f.digest = sha256(convert_to(author, 'UTF8'))) THEN
+		RETURN rsvp_sync._external_result('ignored', NULL, NULL,
+			'The user asked to be forgotten; nothing is stored.');
 	END IF;
 	INSERT INTO rsvp_sync._external AS x (tenant, source_type, source_id,
 		event_id, author, handle, status, said, said_at, metadata)
@@ -627,6 +654,20 @@ $$;
 COMMENT ON FUNCTION rsvp_sync._delete_record(text, bigint[]) IS
 'private: delete_external_rsvp() of an AT Protocol record';
 
+/* Nothing can stand on an answer about an event that nobody has any more. */
+CREATE FUNCTION rsvp_sync._is_gone_event(sources bigint[], of_event text)
+RETURNS boolean
+LANGUAGE sql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+SELECT NOT EXISTS (SELECT FROM rsvp_sync._source s
+		WHERE s.source_id = ANY (sources) AND s.state <> 'active')
+	AND NOT EXISTS (SELECT FROM unnest(sources) s
+		CROSS JOIN LATERAL rsvp_sync._known_events(s, ARRAY[of_event]) k)
+$$;
+COMMENT ON FUNCTION rsvp_sync._is_gone_event(bigint[], text) IS
+'private: do all these sources work, and none of them knows the event?';
+
 CREATE FUNCTION rsvp_sync._delete_external_rsvp(caller oid, source_id text,
 	source_type text, tenant text, OUT success boolean, OUT message text)
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
@@ -655,6 +696,12 @@ BEGIN
 		WHERE gone.key IS NOT NULL;
 		success := told.action IS DISTINCT FROM 'parked';
 		message := coalesce(told.message, 'No attendance stood on this RSVP');
+		IF NOT success AND NOT rsvp_sync._is_gone_event(sources,
+			gone.event_id) THEN
+			/* Its attendance still stands, and must not be left without it. */
+			INSERT INTO rsvp_sync._external SELECT (gone).*;
+			message := 'Not deleted: its attendance cannot be cancelled now. Delete it again later';
+		END IF;
 		RETURN;
 	END IF;
 	IF rsvp_sync._is_atproto(source_type) AND rsvp_sync.is_at_uri(source_id)

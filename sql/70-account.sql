@@ -260,6 +260,11 @@ AS $$
 DECLARE
 	account_owner oid;
 BEGIN
+	IF did IS NULL THEN
+		RAISE EXCEPTION 'did must not be null'
+			USING ERRCODE = 'null_value_not_allowed',
+				HINT = 'Give the DID of the account.';
+	END IF;
 	SELECT a.owner INTO account_owner
 	FROM rsvp_sync._account a WHERE a.did = $2 FOR UPDATE;
 	IF NOT FOUND THEN

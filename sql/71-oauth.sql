@@ -284,6 +284,11 @@ LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
+	IF did IS NULL THEN
+		RAISE EXCEPTION 'did must not be null'
+			USING ERRCODE = 'null_value_not_allowed',
+				HINT = 'Give the DID of the account.';
+	END IF;
 	IF ttl IS NULL OR ttl <= interval '0' OR ttl > interval '10 minutes' THEN
 		RAISE EXCEPTION 'a lease cannot last %', coalesce(ttl::text, 'for NULL')
 			USING ERRCODE = 'invalid_parameter_value',

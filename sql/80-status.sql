@@ -75,7 +75,8 @@ SELECT s.source_id, s.attendance, s.tenant, k.key AS attendance_id,
 	k.did, k.event_uri,
 	CASE WHEN k.bond IS NOT NULL THEN rsvp_sync._rsvp_uri(k.did, k.rkey)
 		END AS uri,
-	k.base_cid AS cid, k.local AS status, k.attempts,
+	CASE WHEN k.base_cid NOT LIKE '?%' THEN k.base_cid END AS cid,
+	k.local AS status, k.attempts,
 	CASE WHEN k.queued AND NOT k.leased THEN CASE
 		WHEN k.due_at < 'infinity' THEN k.due_at
 		/* The longest that a probe is away; see src/host.c. */
@@ -248,6 +249,11 @@ AS $$
 DECLARE
 	src rsvp_sync._source;
 BEGIN
+	IF table_name IS NULL THEN
+		RAISE EXCEPTION 'attendance must not be null'
+			USING ERRCODE = 'null_value_not_allowed',
+				HINT = 'Name the attendance table.';
+	END IF;
 	SELECT * INTO src FROM rsvp_sync._source s
 	WHERE s.attendance = table_name;
 	IF NOT FOUND THEN
@@ -260,7 +266,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION rsvp_sync._source_of(regclass) IS
-'Source of an attached table; undefined_object if it is not attached.';
+'Source of an attached table; undefined_object if it is not attached, null_value_not_allowed for NULL.';
 
 CREATE FUNCTION rsvp_sync._check_reader(caller oid, table_name regclass)
 RETURNS void

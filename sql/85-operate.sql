@@ -32,7 +32,13 @@ DECLARE
 	m bigint;
 BEGIN
 	UPDATE rsvp_sync._inbound b SET due_at = now(), attempts = 0,
-		state = CASE b.state WHEN 'failed' THEN 'apply' ELSE b.state END
+		/* What is not stored as it was told has to be read. */
+		state = CASE WHEN b.state <> 'failed' THEN b.state
+			WHEN b.source_id IS NULL AND NOT EXISTS (
+				SELECT FROM rsvp_sync._observed o
+				WHERE o.did = b.did AND o.rkey = b.rkey AND o.verified
+					AND o.seen_at >= b.seen_at)
+			THEN 'verify' ELSE 'apply' END
 	WHERE (of_did IS NULL OR b.did = of_did) AND own <> '{}'
 		AND (b.source_id = ANY (own)
 			OR b.source_id IS NULL AND of_source IS NULL);
@@ -181,6 +187,11 @@ DECLARE
 		attendance_id);
 	discarded boolean;
 BEGIN
+	IF attendance_id IS NULL THEN
+		RAISE EXCEPTION 'attendance_id must not be null'
+			USING ERRCODE = 'null_value_not_allowed',
+				HINT = 'Give the key of one row; view failed has it.';
+	END IF;
 	UPDATE rsvp_sync._intent i SET reason_code = 'discarded',
 		reason = rsvp_sync._reason('discarded')
 	WHERE i.source_id = src.source_id AND i.key = _discard.attendance_id

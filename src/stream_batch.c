@@ -76,8 +76,8 @@ static Statement ingest_identities = {
 	"SELECT rsvp_sync._ingest_identities($1)", 1, {TEXTARRAYOID}
 };
 static Statement put_aside = {
-	"SELECT rsvp_sync._stream_aside($1, $2, $3, $4)", 4,
-	{TEXTOID, TEXTOID, TEXTOID, TEXTOID}
+	"SELECT rsvp_sync._stream_aside($1, $2, $3, $4, $5)", 5,
+	{TEXTOID, TEXTOID, TEXTOID, TEXTOID, BOOLOID}
 };
 static Statement advance = {
 	"SELECT rsvp_sync._stream_advance($1, $2, $3, $4)", 4,
@@ -383,6 +383,7 @@ typedef struct Aside
 {
 	const JetstreamEvent *event;
 	const char *message;
+	bool		passing;
 } Aside;
 
 static void
@@ -395,13 +396,14 @@ note_aside(void *arg)
 	args_text(&args, aside->event->rkey);
 	args_text(&args, aside->event->record);
 	args_text(&args, aside->message);
+	args_bool(&args, aside->passing);
 	run_statement(&put_aside, &args);
 }
 
 static void
 put_event_aside(const JetstreamEvent *event, const ErrorData *error)
 {
-	Aside		aside = {event, error->message};
+	Aside		aside = {event, error->message, passes(error, false)};
 	ErrorData  *again = NULL;
 
 	if (event->kind == JETSTREAM_COMMIT)

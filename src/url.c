@@ -220,16 +220,14 @@ url_resolve(Arena *arena, const char *base_url, const char *ref)
 	if (clean == NULL)
 		return NULL;
 	split(clean, &url);
-	if (url.scheme.data != NULL)
+	if (url.authority.data != NULL &&
+		(path = arena_copy(arena, url.path.data, url.path.len)) != NULL)
 	{
-		if (url.authority.data != NULL &&
-			(path = arena_copy(arena, url.path.data, url.path.len)) != NULL)
-		{
-			remove_dots(path);
-			url.path = (Part) {path, strlen(path)};
-		}
-		return join(arena, &url);
+		remove_dots(path);
+		url.path = (Part) {path, strlen(path)};
 	}
+	if (url.scheme.data != NULL)
+		return join(arena, &url);
 	if (base_url == NULL)
 		return NULL;
 	clean = cleaned(arena, base_url);

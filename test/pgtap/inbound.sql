@@ -148,6 +148,29 @@ FROM (VALUES (1, 'going', 'created'), (2, 'community.lexicon.calendar.rsvp#inter
 	(3, 'events.smokesignal.calendar.rsvp#notgoing', 'updated'), (4, 'community.lexicon.calendar.rsvp#maybe', 'kept'),
 	(5, 'perhaps', 'kept'), (6, 'com.example.thing#going', 'updated')) w (n, w, e) ORDER BY n;
 SELECT is((SELECT count(*) FROM rsvp_sync.rsvp WHERE did = did(3)), 1::bigint, 'all in one record');
+/* Nobody told its cid, and what stands in for it is nobody's business. */
+SELECT isnt((SELECT base_cid FROM rsvp_sync._intent WHERE did = did(3)), NULL, 'a cid that nobody told has a stand-in');
+SELECT is((SELECT cid FROM rsvp_sync.status WHERE did = did(3)), NULL, '... which is not shown in status');
+SELECT is((SELECT count(*) FROM rsvp_sync.history WHERE did = did(3) AND cid IS NOT NULL), 0::bigint, '... nor in history');
+CREATE PROCEDURE write_back(u integer) LANGUAGE plpgsql AS $$
+DECLARE
+	i rsvp_sync._intent := (SELECT i FROM rsvp_sync._intent i WHERE i.did = did(u));
+BEGIN
+	EXECUTE rsvp_sync._writeback_query(i.source_id)
+	USING ARRAY[i.key], rsvp(u, i.rkey), i.base_cid, i.rkey, now();
+END $$;
+CALL write_back(3);
+SELECT is((SELECT a.metadata - 'blueskySyncedAt' FROM app.attendance a JOIN app.users s ON s.id = a.user_id WHERE s.preferences #>> '{bluesky,did}' = did(3)),
+	jsonb_build_object('blueskyRsvpUri', rsvp(3, '3dddddddddddd')), '... and not written to the row');
+SELECT is(plan(), 'nothing', '... nothing is sent');
+DELETE FROM rsvp_sync._queue;
+UPDATE rsvp_sync._intent SET writeback = false WHERE did = did(3);
+SELECT is((SELECT count(*) FROM rsvp_sync._differences(:source) d JOIN rsvp_sync._intent i ON i.source_id = :source AND i.key = d WHERE i.did = did(3)), 0::bigint,
+	'... which reconcile takes for right');
+SELECT is(rsvp_sync.process_external_rsvp(jsonb_set(payload(3, 1, 'interested', '3dddddddddddd', 0), '{metadata}', jsonb_build_object('rev', rev(-200))), 'one') ->> 'action',
+	'ignored', 'an older version without a cid: ignored');
+SELECT is(rsvp_sync.process_external_rsvp(jsonb_set(payload(3, 1, 'going', '3dddddddddddd', 0), '{metadata}', jsonb_build_object('rev', rev(-94))), 'one') ->> 'action',
+	'unchanged', '... and the same one: known already');
 SELECT is(process(3, 1, 'weird', '3dddddddddddd', -50), 'kept', 'an unknown word is kept');
 SELECT is((SELECT status FROM rsvp_sync.rsvp WHERE did = did(3)), NULL, '... visible without a status');
 SELECT is(status(3, 1), 'confirmed', '... and not applied');
@@ -251,6 +274,13 @@ SELECT is(both_changed('local', -5), 'ignored maybe put interested', 'conflict l
 SELECT is(both_changed('remote', -20), 'updated cancelled nothing', 'conflict remote');
 UPDATE rsvp_sync._source SET options = options - 'conflict';
 
+-- Come and gone in one batch, then told of its coming again
+SELECT rsvp_sync._ingest('stream', ARRAY[did(4), did(4)], ARRAY[rev(-8), rev(-7)], ARRAY['create', 'delete'], '{3ttttttttttt2,3ttttttttttt2}',
+	ARRAY[rsvp_sync.record_cid(record(2, 'notgoing')), NULL], ARRAY[record(2, 'notgoing')::text, NULL], '{NULL,NULL}', true);
+SELECT is((SELECT format('%s %s', cid IS NULL, status IS NULL) FROM rsvp_sync._observed WHERE rkey = '3ttttttttttt2'), 't t', 'what came and went at once leaves a tombstone');
+SELECT is(status(4, 2), NULL, '... and nothing else');
+SELECT is(ingest(4, -8, 'create', '3ttttttttttt2', record(2, 'notgoing'), true), 0::bigint, 'said again it is older than that');
+
 --
 -- Answers that are held
 --
@@ -279,6 +309,10 @@ SELECT is(status(1, 3), 'rejected', '... does not change that');
 SELECT is(process(1, 9, 'going', '3iiiiiiiiiiii', -100), 'parked', 'an event that is not known: parked');
 SELECT is((SELECT count(*) FROM rsvp_sync._stranger WHERE event_uri = uri(9)), 1::bigint, '... as a stub');
 SELECT is((SELECT count(*) FROM rsvp_sync._observed WHERE event_uri = uri(9)), 0::bigint, '... without the record');
+SELECT is((SELECT strangers_at FROM rsvp_sync._source), NULL, 'nobody is asked yet');
+SELECT rsvp_sync.reconcile('app.attendance');
+SELECT isnt((SELECT strangers_at FROM rsvp_sync._source), NULL, 'reconcile() has the table asked');
+UPDATE rsvp_sync._source SET strangers_at = NULL;
 SELECT is(process(5, 9, 'going', '3jjjjjjjjjjjj', -100), 'parked', '... of an account of ours');
 SELECT is((SELECT count(*) FROM rsvp_sync._observed WHERE event_uri = uri(9)), 1::bigint, '... with the record');
 SET ROLE regress_inbound;
@@ -378,6 +412,7 @@ SELECT is(status(4, 1), 'confirmed', '... as it was said');
 --
 SELECT throws_ok($$SELECT rsvp_sync.process_external_rsvp(payload(1, 1, 'going', '3aaaaaaaaaaaa', 1), NULL)$$, '22004', NULL, 'no tenant');
 SELECT throws_ok($$SELECT rsvp_sync.process_external_rsvp(payload(1, 1, 'going', '3aaaaaaaaaaaa', 1), 'two')$$, '42704', NULL, 'an unknown tenant');
+SELECT is(rsvp_sync.process_external_rsvp(payload(1, 1, 'going', '3aaaaaaaaaaaa', -1000), '') ->> 'success', 'true', 'where there is but one tenant, none need be named');
 SELECT throws_ok($$SELECT rsvp_sync.process_external_rsvp(NULL, 'one')$$, '22004', NULL, 'no payload');
 SELECT throws_ok($$SELECT rsvp_sync.process_external_rsvp('[]', 'one')$$, '22023', NULL, 'a payload that is no object');
 SELECT throws_ok($$SELECT * FROM rsvp_sync.delete_external_rsvp('x', 'web', NULL)$$, '22004', NULL, 'deleting: no tenant');
@@ -442,5 +477,69 @@ SELECT is((SELECT word FROM own.answers WHERE who LIKE 'https%'), 'notgoing', '.
 SELECT is(rsvp_sync.process_external_rsvp(payload(1, 1, 'going', 'x', 1) || '{"eventSourceType": "web", "userDid": "https://x.example/"}', 'one') ->> 'action', 'parked',
 	'a table that has no users of this kind: parked');
 SELECT isnt((SELECT last_error FROM rsvp_sync.external_rsvp WHERE author = 'https://x.example/'), NULL, '... with the reason');
+
+-- One table's trouble, and another that has the record verified
+ALTER TABLE own.answers RENAME COLUMN word TO worde;
+SELECT ingest(1, 5, 'create', '3qqqqqqqqqqqq', record(1, 'going'));
+SELECT is((SELECT state FROM rsvp_sync._inbound WHERE rkey = '3qqqqqqqqqqqq'), 'verify', 'another table''s query does not run: verified nevertheless');
+SELECT isnt((SELECT last_error FROM rsvp_sync._inbound WHERE rkey = '3qqqqqqqqqqqq'), NULL, '... and the trouble is told');
+ALTER TABLE own.answers RENAME COLUMN worde TO word;
+
+-- Times that have not come yet
+SELECT ingest(5, -60, 'create', '3rrrrrrrrrrrr', record(1, 'going'), true);
+SELECT rsvp_sync._ingest('stream', ARRAY[did(5)], '{jzzzzzzzzzzzz}', '{delete}', '{3rrrrrrrrrrrr}', '{NULL}', '{NULL}', '{NULL}', false);
+SELECT is(ingest(5, 3, 'create', '3rrrrrrrrrrrr', record(1, 'interested'), true), 1::bigint, 'a rev from the far future is not newer for ever');
+SELECT is(status(5, 1), 'maybe', '... what is said after it counts');
+SELECT is(process(5, 1, 'going', '3rrrrrrrrrrrr', 4000000, jsonb_build_object('time_us', rsvp_sync._us_of(clock_timestamp()))), 'updated', 'told by the application');
+SELECT is(process(5, 1, 'interested', '3rrrrrrrrrrrr', 8), 'updated', '... the same');
+SELECT rsvp_sync._ingest_accounts(ARRAY[did(5)], '{f}', '{takendown}', '{9000000000000000}');
+SELECT rsvp_sync._ingest_accounts(ARRAY[did(5)], '{t}', '{NULL}', ARRAY[rsvp_sync._us_of(clock_timestamp())]);
+SELECT is((SELECT active FROM rsvp_sync._repo WHERE did = did(5)), true, 'an account that is not active in the future is so again');
+
+-- A subject that is too long for an index
+SELECT is(ingest(5, 9, 'create', '3sssssssssss2', record(1, 'going', jsonb_build_object('subject', 'at://did:web:' || substr(noise, 1, 2030)
+	|| '/a.b' || repeat('.' || repeat('a', 30), 8) || '.c/' || substr(noise, 2031, 500)))), 1::bigint, 'a very long at-uri is no error')
+FROM (SELECT string_agg(translate(encode(sha256(n::text::bytea), 'base64'), '+/=', '...'), '') AS noise FROM generate_series(1, 80) n) s;
+
+-- What is no record, of who asked to be forgotten; what cannot be cancelled now; two tables, one of which fails
+SELECT is(rsvp_sync.process_external_rsvp(payload(9, 1, 'going', 'x', 1) || '{"eventSourceType": "web"}', 'two') ->> 'action', 'ignored', 'who asked to be forgotten, by the web');
+SELECT is((SELECT count(*) FROM rsvp_sync._external WHERE author = did(9)), 0::bigint, '... is');
+SELECT is(web('going', '2026-01-03T00:00:00Z') ->> 'action', 'created', 'by the web: going');
+SET rsvp_sync.mode = off;
+SELECT is((SELECT success FROM rsvp_sync.delete_external_rsvp('https://ann.example/1', 'web', 'two')), false, 'deleted while nothing is applied: no');
+RESET rsvp_sync.mode;
+SELECT is((SELECT word FROM own.answers WHERE who LIKE 'https%'), 'going', '... the attendance stands');
+SELECT is((SELECT success FROM rsvp_sync.delete_external_rsvp('https://ann.example/1', 'web', 'two')), true, 'deleted again');
+SELECT is((SELECT word FROM own.answers WHERE who LIKE 'https%'), 'notgoing', '... its attendance is cancelled');
+SET ROLE regress_inbound;
+CREATE TABLE own.more (id text PRIMARY KEY, event text, who text, word text);
+CREATE FUNCTION own.take_more(did text, event_uri text, status text, rsvp jsonb) RETURNS text LANGUAGE sql AS $$
+INSERT INTO own.more VALUES (did, event_uri, did, status) RETURNING id $$;
+SELECT rsvp_sync.attach('own.more', 'SELECT id, NULL::text AS did, event AS event_uri, word AS status FROM own.more', 'own.take_more(text, text, text, jsonb)',
+	'{"tenant": "two", "status_map": {"going": "going"}}');
+ALTER TABLE own.answers ADD CONSTRAINT no CHECK (word <> 'interested') NOT VALID;
+RESET ROLE;
+SELECT is(web('interested', '2026-01-04T00:00:00Z', 'https://ann.example/4') ->> 'action', 'created', 'one of two tables takes it');
+SELECT isnt((SELECT due_at FROM rsvp_sync._external WHERE source_id = 'https://ann.example/4'), NULL, '... for the other it is tried again');
+
+-- An event of the stream that could not be taken
+SELECT rsvp_sync._stream_aside(did(5), '3rrrrrrrrrrrr', record(1, 'going')::text, 'a lock', true);
+SELECT is((SELECT state FROM rsvp_sync._inbound WHERE did = did(5)), 'verify', 'put aside for a lock: it is read');
+SELECT rsvp_sync._stream_aside(did(5), '3rrrrrrrrrrrr', record(1, 'going')::text, 'no good', false);
+SELECT is((SELECT state FROM rsvp_sync._inbound WHERE did = did(5)), 'failed', '... for its own fault: failed');
+SELECT rsvp_sync.retry(did(5));
+SELECT is((SELECT state FROM rsvp_sync._inbound WHERE did = did(5)), 'verify', '... tried again, it is read, as nothing has been stored of it');
+SELECT rsvp_sync._stream_aside(did(9), '3tttttttttttt', record(1, 'going')::text, 'a lock', true);
+SELECT is((SELECT count(*) FROM rsvp_sync._inbound WHERE did = did(9)), 0::bigint, 'nothing of who asked to be forgotten');
+
+-- What one tenant's application vouches for is not vouched for in another's table
+SELECT rsvp_sync.process_external_rsvp(payload(4, 1, 'notgoing', '3uuuuuuuuuuuu', 10), 'one');
+SELECT rsvp_sync.process_external_rsvp(payload(4, 1, 'going', '3uuuuuuuuuuu2', 11), 'two');
+SELECT ingest(4, -5000, 'create', '3uuuuuuuuuuu3', record(1, 'notgoing'));
+SELECT isnt(status(4, 1), 'confirmed', 'the slot is looked at for another reason: not applied');
+SELECT is((SELECT state FROM rsvp_sync._inbound WHERE did = did(4)), 'verify', '... but verified');
+DELETE FROM rsvp_sync._inbound WHERE did = did(4);
+SELECT ingest(4, 11, 'create', '3uuuuuuuuuuu2', record(1, 'going'));
+SELECT is((SELECT state FROM rsvp_sync._inbound WHERE did = did(4)), 'verify', '... nor when the stream says so, too');
 
 SELECT * FROM finish();

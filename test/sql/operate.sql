@@ -170,14 +170,24 @@ SELECT s, r.* FROM unnest(ARRAY[
 	$$SELECT rsvp_sync.retry(NULL::regclass)$$,
 	$$SELECT rsvp_sync.discard('operate_test.theirs', '1')$$,
 	$$SELECT rsvp_sync.discard('pg_class', '1')$$,
-	$$SELECT rsvp_sync.discard(NULL, '1')$$]) s, operate_test.refused(s) r;
+	$$SELECT rsvp_sync.discard(NULL, '1')$$,
+	$$SELECT rsvp_sync.discard('operate_test.ours', NULL)$$,
+	$$SELECT rsvp_sync.sync_status(NULL, '1')$$,
+	$$SELECT rsvp_sync.explain_sync(NULL, '1')$$,
+	$$SELECT rsvp_sync.preview(NULL)$$,
+	$$SELECT rsvp_sync.approve_withdrawals(NULL)$$,
+	$$SELECT rsvp_sync.attach_all(NULL)$$,
+	$$SELECT rsvp_sync.disconnect_account(NULL)$$,
+	$$SELECT rsvp_sync.grant_account(NULL, 'regress_operate')$$,
+	$$SELECT rsvp_sync.revoke_account(NULL, 'regress_operate')$$,
+	$$SELECT rsvp_sync.oauth_lock(NULL, '1 minute')$$]) s, operate_test.refused(s) r;
 SELECT rsvp_sync.retry('did:plc:nobody') AS nobody;
 SELECT count(*) FROM rsvp_sync.failed;
 
 --
 -- Giving up
 --
-SELECT k, rsvp_sync.discard('operate_test.ours', k) FROM unnest(ARRAY['1', '3', '5', '6', '99', NULL]) k;
+SELECT k, rsvp_sync.discard('operate_test.ours', k) FROM unnest(ARRAY['1', '3', '5', '6', '99']) k;
 SELECT attendance_id, reason_code, reason, last_error, attempts, since > now() - interval '1 minute' AS just_now
 FROM rsvp_sync.failed ORDER BY attendance_id;
 -- Nothing but its own row, or its own name, brings it back

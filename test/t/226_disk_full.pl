@@ -38,7 +38,8 @@ my $data = $pg->data_dir;
 RsvpSyncTest::must_run([ 'nsenter', '-t', $keeper, '-m', 'sh', '-c', "cp -a '$data/pg_wal' '$dir/wal/pg_wal' && rm -r '$data/pg_wal' && ln -s '$dir/wal/pg_wal' '$data/pg_wal'" ]);
 $pg->start;
 
-sub fill { return run_command([ 'sh', '-c', "cat /dev/zero > '$wal/ballast'" ]) }
+# More of it, where a checkpoint has made room meanwhile
+sub fill { return run_command([ 'sh', '-c', "cat /dev/zero >> '$wal/ballast'" ]) }
 sub free { unlink "$wal/ballast"; return }
 sub change {
 	my ($n) = @_;
@@ -53,11 +54,11 @@ for my $round (1 .. 2) {
 	$pds->faults({ match => 'putRecord', delayMs => 20, count => -1 });
 	change($round);
 	wait_for { $pds->writes >= 5 };
-	fill();
 	my $n = 0;
 	ok wait_for {
-		eval { $app->sql(qq{INSERT INTO attendance (status, "eventId", "userId", note) VALUES ('maybe', @{[ 20 + 20 * $round - $n % 20 ]}, 1 + @{[ $n % 3 ]}, (SELECT string_agg(random()::text, '') FROM generate_series(1, 20000)))}) };
+		eval { $app->sql(qq{INSERT INTO attendance (status, "eventId", "userId", note) VALUES ('maybe', @{[ 20 + 20 * $round - $n % 20 ]}, 1 + @{[ $n % 3 ]}, (SELECT string_agg(random()::text, '') FROM generate_series(1, 60000)))}) };
 		$n++;
+		fill();
 		!$pg->is_running
 	}, 'the disk is full: the server goes down';
 	ok $pg->log_contains(qr/PANIC:.*No space left on device/, $from), '... because of that';

@@ -69,6 +69,10 @@ my %shows = (
 		like $_[0], qr/^withheld\|the member hides it$/m, 'withheld in the words of the query';
 		is said(), undef, 'and taken back';
 	},
+	'process_external_rsvp' => sub {
+		like $_[0], qr/"action": "created"/m, 'an RSVP made elsewhere is taken';
+		like $_[0], qr/^confirmed\|\{.*"did": "did:plc:z72i7hdynmk6r22z27h6tvur"/m, 'and a guest attends';
+	},
 	'rsvp_sync.account' => sub { like $_[0], qr/^\Q$me\E\|connected\|$/m, 'the account is connected' },
 	'rsvp_sync.history' => sub { like $_[0], qr/\|delete\|ok\|/, 'history has what was done' },
 	'DROP EXTENSION' => sub {

@@ -45,6 +45,8 @@ async def flood(writer, chunked):
     else:
         writer.write(head("200 OK"))    # ends with the connection
     for _ in range(800):
+        if writer.transport.is_closing():
+            break
         writer.write(block)
         await writer.drain()
 
@@ -88,7 +90,7 @@ async def websocket(path, request, reader, writer):
         reset(writer)
     elif path == "/ws/flood":
         block = b"\x81\x7e\x10\x00" + b"x" * 4096
-        while True:
+        while not writer.transport.is_closing():
             writer.write(block * 16)
             await writer.drain()
     elif path == "/ws/silent":

@@ -44,7 +44,7 @@ test_urls(void)
 	/* RFC 3986 5.4 */
 	static const char *const cases[][2] = {
 		{"g:h", "g:h"}, {"g", "http://a/b/c/g"}, {"./g", "http://a/b/c/g"},
-		{"g/", "http://a/b/c/g/"}, {"/g", "http://a/g"}, {"//g", "http://g"},
+		{"g/", "http://a/b/c/g/"}, {"/g", "http://a/g"}, {"//g", "http://g"}, {"//g/h/../i", "http://g/i"},
 		{"?y", "http://a/b/c/d;p?y"}, {"g?y", "http://a/b/c/g?y"},
 		{"#s", "http://a/b/c/d;p?q#s"}, {"g#s", "http://a/b/c/g#s"},
 		{"g?y#s", "http://a/b/c/g?y#s"}, {";x", "http://a/b/c/;x"},

@@ -119,8 +119,7 @@ sub published {
 # differs
 sub disagreement {
 	my ($self) = @_;
-	my %n;
-	$n{$_}++ for $self->desired;
+	my %n = map { $_ => 1 } $self->desired;    # rows of one slot have one record
 	$n{$_}-- for $self->published;
 	return join "\n", map { ($n{$_} > 0 ? 'missing' : 'too many') . " ($n{$_}): $_" } grep { $n{$_} } sort keys %n;
 }
