@@ -568,7 +568,9 @@ SELECT CASE
 		WHEN (e.d).bond IS NOT NULL THEN 'done' ELSE 'withheld' END,
 	CASE
 		/* A reason of the application's own words has one code for all. */
-		WHEN (e.d).state IS NOT NULL AND (e.s).withheld = (e.d).reason_code
+		/* (Asking for the reason costs, and NULL would not keep from it.) */
+		WHEN (e.d).state IS NOT NULL AND (e.s).withheld IS NOT NULL
+			AND (e.s).withheld = (e.d).reason_code
 			AND rsvp_sync._reason((e.d).reason_code) = (e.d).reason_code
 		THEN 'withheld'
 		WHEN (e.d).state IS NOT NULL THEN (e.d).reason_code

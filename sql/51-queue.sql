@@ -1038,6 +1038,7 @@ DECLARE
 		WHERE (e.s).remote_sent);
 	/* Most are. */
 	queued text := rsvp_sync._reason('queued');
+	published text := rsvp_sync._reason('published');
 	/* No record key is known yet: the one of the call is new. */
 	minted text[] := ARRAY(SELECT e.key FROM unnest(es) e
 		WHERE (e.d).rkey IS NULL AND e.rkey IS NULL);
@@ -1078,6 +1079,7 @@ BEGIN
 		c.state, c.code, CASE c.code
 			WHEN 'withheld' THEN coalesce((e.d).reason_code, 'withheld')
 			WHEN 'queued' THEN queued
+			WHEN 'published' THEN published
 			WHEN 'unmapped_status'
 			THEN rsvp_sync._reason(c.code, coalesce(e.status, 'NULL'))
 			WHEN 'status_not_published'

@@ -41,15 +41,16 @@ SET enable_seqscan = off SET enable_mergejoin = off SET enable_hashjoin = off
 SET jit = off SET plan_cache_mode = force_custom_plan
 AS $$
 BEGIN
-	RETURN (SELECT array_agg(i.i)
-	FROM (SELECT DISTINCT ON (i.did, i.event_uri) i
-		FROM unnest(dids, uris) AS s (did, event_uri)
-		CROSS JOIN LATERAL (SELECT n.* FROM rsvp_sync._intent n
+	/* All of a slot are locked: sorting needs the last of them, too. */
+	RETURN (SELECT array_agg(i.n)
+	FROM unnest(dids, uris) AS s (did, event_uri)
+	CROSS JOIN LATERAL (SELECT l.n
+		FROM (SELECT n, n.live, n.local_at, n.key FROM rsvp_sync._intent n
 			WHERE n.did = s.did AND n.event_uri = s.event_uri
 				AND n.source_id = of_source
-			ORDER BY n.key FOR NO KEY UPDATE) i
-		ORDER BY i.did, i.event_uri, i.live DESC, i.local_at DESC NULLS LAST,
-			i.key DESC) i);
+			ORDER BY n.key FOR NO KEY UPDATE) l
+		ORDER BY l.live DESC, l.local_at DESC NULLS LAST, l.key DESC
+		LIMIT 1) i);
 END
 $$;
 COMMENT ON FUNCTION rsvp_sync._speaking_intents(bigint, text[], text[]) IS
@@ -194,6 +195,7 @@ SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
 	map jsonb := rsvp_sync._status_map(src.source_id);
+	from_network text := rsvp_sync._reason('from_network');
 BEGIN
 	INSERT INTO rsvp_sync._intent AS i (source_id, key, did, event_uri,
 		local, local_at, first_local, bond, wrote, rkey, base_local, base_cid,
@@ -204,7 +206,7 @@ BEGIN
 		CASE WHEN b.kept THEN w.rkey WHEN b.bond IS NOT NULL THEN m.rkey END,
 		d.local, CASE WHEN b.kept THEN w.remote_cid ELSE m.cid END,
 		coalesce(m.cid, ''), m.status, 'done', 'from_network',
-		rsvp_sync._reason('from_network'), now(),
+		from_network, now(),
 		b.bond IS NOT NULL OR w.bond IS NOT NULL, now()
 	FROM unnest(meetings) m
 	JOIN (SELECT f.key, f.did, f.event_uri, f.withheld,
@@ -559,9 +561,10 @@ DECLARE
 	known text[];
 BEGIN
 	SELECT array_agg(d.did), array_agg(d.uri) INTO dids, uris
-	FROM (SELECT DISTINCT u.did, u.uri FROM unnest(dids, uris) u (did, uri)
+	FROM (SELECT DISTINCT u.did COLLATE "C" AS did, u.uri COLLATE "C" AS uri
+		FROM unnest(dids, uris) u (did, uri)
 		WHERE u.did IS NOT NULL AND u.uri IS NOT NULL
-		ORDER BY u.did, u.uri) d;
+		ORDER BY 1, 2) d;
 	IF dids IS NULL THEN
 		RETURN;
 	END IF;

@@ -331,11 +331,14 @@ CREATE FUNCTION rsvp_sync._lease_webmentions(incarnation bigint,
 	at_most integer)
 RETURNS TABLE (kind text, webmention_id bigint, generation bigint,
 	permalink text, target text, wanted text)
-LANGUAGE sql VOLATILE
+/* So its plan is kept: it is asked in every turn. */
+LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off SET enable_bitmapscan = off
 AS $$
-WITH due AS MATERIALIZED (
+#variable_conflict use_column
+BEGIN
+RETURN QUERY WITH due AS MATERIALIZED (
 	SELECT w.webmention_id, 'tell' AS kind
 	FROM rsvp_sync._webmention w
 	JOIN rsvp_sync._source s ON s.source_id = w.source_id
@@ -379,7 +382,8 @@ WITH due AS MATERIALIZED (
 SELECT l.* FROM leased l
 UNION ALL
 SELECT 'verify', t.received_id, t.generation, t.target, t.source, NULL
-FROM taken t
+FROM taken t;
+END
 $$;
 COMMENT ON FUNCTION rsvp_sync._lease_webmentions(bigint, integer) IS
 'Leases webmentions that are due, and status pages that are to be looked at, for this incarnation of the worker.';
