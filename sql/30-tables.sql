@@ -26,7 +26,7 @@ CREATE TABLE rsvp_sync._source (
 		CHECK (kind IN ('query', 'view', 'plan', 'openmeet', 'explicit')),
 	desired text,					-- the user's text; NULL where generated
 	apply text,
-	apply_path text,				-- in force when it was given; it runs under it
+	apply_path text,				-- in force then, for what is applied, and its triggers
 	search_path text NOT NULL,		-- in force at attach; application SQL runs under it
 	shape jsonb,					-- recognised schema: relation oids and attnums
 	options jsonb NOT NULL DEFAULT '{}',

@@ -280,6 +280,12 @@ DECLARE
 	found_oid oid;
 	types text := substring(apply FROM '\((.*)\)\s*$');
 BEGIN
+	/* Triggers of the application's, too, run under the path it has itself. */
+	IF apply IS NOT NULL OR s.apply IS NULL THEN
+		s.apply_path := coalesce((SELECT string_agg(quote_ident(p.name), ', '
+			ORDER BY p.place) FROM unnest(path) WITH ORDINALITY
+				AS p (name, place)), '');
+	END IF;
 	IF apply IS NULL THEN
 		RETURN s;
 	END IF;
@@ -314,10 +320,6 @@ BEGIN
 				HINT = format('GRANT EXECUTE ON FUNCTION %s TO that role.',
 					s.apply);
 	END IF;
-	/* What is generated must not have a path; the function may need one. */
-	s.apply_path := coalesce((SELECT string_agg(quote_ident(p.name), ', '
-		ORDER BY p.place) FROM unnest(path) WITH ORDINALITY
-			AS p (name, place)), '');
 	RETURN s;
 END
 $$;

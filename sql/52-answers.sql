@@ -304,7 +304,8 @@ BEGIN
 		CASE WHEN i.bond IS NOT NULL THEN rsvp_sync._rsvp_uri(i.did, i.rkey) END,
 		i.base_cid, i.rkey, i.synced_at, (extract(epoch FROM clock_timestamp()
 			- i.writeback_at) * 1000)::bigint, s.detaching
-	FROM (SELECT s.source_id, s.attendance::oid, s.search_path,
+	FROM (SELECT s.source_id, s.attendance::oid,
+			coalesce(s.apply_path, s.search_path) AS search_path,
 			s.state = 'detaching' AS detaching
 		FROM rsvp_sync._source s
 		CROSS JOIN LATERAL (SELECT FROM rsvp_sync._intent o

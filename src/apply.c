@@ -291,8 +291,7 @@ run_batch(void *arg)
 		as_owner(batch->source, batch->source->apply_path, call_function,
 				 batch);
 	else
-		as_owner(batch->source, batch->source->search_path, call_rows,
-				 batch);
+		as_owner(batch->source, batch->source->apply_path, call_rows, batch);
 }
 
 /* What an attempt that failed has found out is not to be relied upon. */

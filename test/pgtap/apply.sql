@@ -322,7 +322,7 @@ CREATE TABLE audit (what text, who text);
 GRANT INSERT ON audit TO regress_apply;
 CREATE FUNCTION public.audit() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-	INSERT INTO public.audit VALUES (TG_OP, current_user);
+	INSERT INTO audit VALUES (TG_OP, current_user); -- under the path of attach()
 	IF NEW.event_id = 11 THEN
 		RAISE EXCEPTION 'not to this one' USING ERRCODE = 'P4711';
 	END IF;
