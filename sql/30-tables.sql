@@ -278,7 +278,7 @@ CREATE INDEX _external_due ON rsvp_sync._external (due_at)
 	WHERE due_at IS NOT NULL;
 CREATE INDEX _external_author
 	ON rsvp_sync._external (tenant, author, event_id);
-CREATE INDEX _external_attendance ON rsvp_sync._external (attendance)
+CREATE INDEX _external_attendance ON rsvp_sync._external (attendance, key)
 	WHERE attendance IS NOT NULL;
 
 /* Accounts we may write for.  credential and session are envelopes. */

@@ -81,7 +81,13 @@ SELECT k.key, CASE
 	d.permalink, d.event_url,
 	rsvp_sync._digest_of(d.permalink, d.event_url),
 	/* It came from elsewhere; or it declines what was never accepted. */
-	coalesce(q.by_network, false) OR map.words ->> d.status = 'notgoing'
+	coalesce(q.by_network, false)
+		OR coalesce(i.bond = 'adopted' AND NOT i.wrote
+			AND i.base_local = map.words ->> d.status, false)
+		OR EXISTS (SELECT FROM rsvp_sync._external x
+			WHERE x.attendance = src.source_id AND x.key = k.key
+				AND x.status = map.words ->> d.status)
+		OR map.words ->> d.status = 'notgoing'
 		AND coalesce(i.first_local, 'notgoing') <> 'notgoing'
 FROM (SELECT unnest(keys) AS key
 	UNION

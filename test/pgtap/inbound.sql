@@ -529,6 +529,22 @@ RESET ROLE;
 SELECT is(web('interested', '2026-01-04T00:00:00Z', 'https://ann.example/4') ->> 'action', 'created', 'one of two tables takes it');
 SELECT isnt((SELECT due_at FROM rsvp_sync._external WHERE source_id = 'https://ann.example/4'), NULL, '... for the other it is tried again');
 
+-- What came from elsewhere is not told back, what somebody says here is.
+SET ROLE regress_inbound;
+CREATE TABLE own.pages (id serial PRIMARY KEY, event text, who text, word text);
+CREATE FUNCTION own.take_page(did text, event_uri text, status text, rsvp jsonb) RETURNS text LANGUAGE sql AS $$
+INSERT INTO own.pages (event, who, word) SELECT event_uri, did, status WHERE event_uri LIKE 'https://events.example/%' RETURNING id::text $$;
+SELECT rsvp_sync.attach('own.pages', 'SELECT id, NULL::text AS did, NULL::text AS event_uri, word AS status,
+	''https://app.example/rsvps/'' || id AS permalink, event AS event_url FROM own.pages', 'own.take_page(text, text, text, jsonb)',
+	'{"tenant": "three", "status_map": {"going": "going"}}') AS pages \gset
+RESET ROLE;
+SELECT is(rsvp_sync.process_external_rsvp('{"eventSourceType": "web", "eventSourceId": "https://events.example/1", "userDid": "https://zoe.example/",
+	"userHandle": "Zoe", "status": "going", "sourceId": "https://zoe.example/1"}', 'three') ->> 'action', 'created', 'an answer by a page');
+INSERT INTO own.pages (event, who, word) VALUES ('https://events.example/1', 'us', 'going');
+SELECT plan();
+SELECT is((SELECT string_agg(p.who || ' ' || w.state, ', ' ORDER BY p.id) FROM rsvp_sync._webmention w JOIN own.pages p ON p.id::text = w.key WHERE w.source_id = :pages),
+	'https://zoe.example/ not_backfilled, us waiting', '... is not told back, ours is told');
+
 -- An event of the stream that could not be taken
 SELECT rsvp_sync._stream_aside(did(5), '3rrrrrrrrrrrr', record(1, 'going')::text, 'a lock', true);
 SELECT is((SELECT state FROM rsvp_sync._inbound WHERE did = did(5)), 'verify', 'put aside for a lock: it is read');

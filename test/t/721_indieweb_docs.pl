@@ -125,7 +125,7 @@ close $out;
 	is $answer->{headers}{'content-type'}, 'application/activity+json', '... and the activity';
 	is from_json($answer->{content})->{type}, 'Reject', '... is one';
 	is $get->('/rsvps/1', 'application/ld+json; profile="https://www.w3.org/ns/activitystreams"')->{headers}{vary}, 'Accept', '... under its other name, and caches are told';
-	is $get->('/rsvps/3', 'application/activity+json')->{status}, 404, '... none without a status';
+	is $get->('/rsvps/3', 'application/activity+json')->{status}, 410, '... nothing without a status';
 	is $get->($_->[0])->{status}, $_->[1], "... $_->[0]: $_->[1]" for [ '/rsvps/2', 410 ], [ '/rsvps/99', 410 ], [ '/rsvps/x', 404 ];
 	$answer = from_json($get->('/people/1/outbox')->{content});
 	is "$answer->{type} $answer->{totalItems}", 'OrderedCollection 1', '... the outbox';
