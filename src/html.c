@@ -18,7 +18,6 @@
 #include <strings.h>
 
 #include <libxml/HTMLparser.h>
-#include <libxml/SAX2.h>
 
 #include "url.h"
 
@@ -30,6 +29,9 @@ typedef struct Reading
 {
 	int			depth;
 	int			nodes;
+	startElementSAXFunc start;	/* libxml2's own */
+	endElementSAXFunc end;
+	charactersSAXFunc text;
 } Reading;
 
 /* The length of a UTF-8 character that XML allows, 0 if it is none */
@@ -98,7 +100,7 @@ on_start(void *ctx, const xmlChar *name, const xmlChar **attributes)
 		xmlStopParser(parser);
 		return;
 	}
-	xmlSAX2StartElement(ctx, name, attributes);
+	reading->start(ctx, name, attributes);
 }
 
 static void
@@ -108,7 +110,7 @@ on_end(void *ctx, const xmlChar *name)
 	Reading    *reading = parser->_private;
 
 	reading->depth--;
-	xmlSAX2EndElement(ctx, name);
+	reading->end(ctx, name);
 }
 
 static void
@@ -122,7 +124,7 @@ on_text(void *ctx, const xmlChar *text, int len)
 		xmlStopParser(parser);
 		return;
 	}
-	xmlSAX2Characters(ctx, text, len);
+	reading->text(ctx, text, len);
 }
 
 static void
@@ -149,6 +151,9 @@ bound(htmlParserCtxtPtr parser, Reading *reading)
 	xmlSAXHandler *sax = parser->sax;
 
 	parser->_private = reading;
+	reading->start = sax->startElement;
+	reading->end = sax->endElement;
+	reading->text = sax->characters;
 	sax->startElement = on_start;
 	sax->endElement = on_end;
 	sax->characters = on_text;

@@ -91,8 +91,7 @@ rsvp_sync_intents_being_made(PG_FUNCTION_ARGS)
 	Oid			relid = get_relname_relid("_intent",
 										  get_namespace_oid("rsvp_sync", false));
 	Relation	intents = table_open(relid, AccessShareLock);
-	Relation	pkey = index_open(RelationGetPrimaryKeyIndex(intents),
-								  AccessShareLock);
+	Relation	pkey = index_open(rel_primary_key(intents), AccessShareLock);
 	ArrayBuildState *result = initArrayResult(TEXTOID, CurrentMemoryContext,
 											  false);
 	Datum	   *keys;

@@ -13,6 +13,7 @@
 #include "mb/pg_wchar.h"
 #include "utils/builtins.h"
 
+#include "compat.h"
 #include "render.h"
 
 PG_FUNCTION_INFO_V1(rsvp_sync_escape);
