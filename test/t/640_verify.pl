@@ -210,8 +210,8 @@ $pds->down;
 $app->admin("SELECT rsvp_sync._read_remote(ARRAY['$did[2]'], 'gap')");
 ok wait_for { $app->admin("SELECT last_error FROM rsvp_sync._reading WHERE did = '$did[2]'") =~ /host_unreachable/ }, 'its server is down: it is read later';
 $pds->up;
-settled('up again');
-is $app->admin("SELECT last_error IS NULL AND listed_at IS NOT NULL FROM rsvp_sync._reading WHERE did = '$did[2]'"), 't', '... when it is up again' or diag $app->admin('SELECT to_jsonb(r) FROM rsvp_sync._reading r');
+ok wait_for { $app->admin("SELECT last_error IS NULL AND listed_at IS NOT NULL FROM rsvp_sync._reading WHERE did = '$did[2]'") eq 't' }, '... when it is up again'
+	or diag $app->admin('SELECT to_jsonb(r) FROM rsvp_sync._reading r');
 
 # --- reconcile() that reads
 
