@@ -10,6 +10,19 @@ AS 'MODULE_PATHNAME', 'rsvp_sync_tid_time';
 COMMENT ON FUNCTION rsvp_sync._tid_time(text) IS
 'When a TID was made, as its maker''s clock had it; NULL if it is none.';
 
+/* What an application told is no newer than what the network says later. */
+CREATE FUNCTION rsvp_sync._rev_till_now(rev text) RETURNS text
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	RETURN CASE WHEN rsvp_sync._tid_time(rev) > clock_timestamp()
+		THEN rsvp_sync.tid_now() ELSE rev END;
+END
+$$;
+COMMENT ON FUNCTION rsvp_sync._rev_till_now(text) IS
+'A rev, or that of this moment if its time has not come yet.';
+
 /* One record as it is said to be; NULL cid: deleted. */
 CREATE TYPE rsvp_sync._arrival AS (
 	did text, rkey text, cid text, rev text, event_uri text, event_cid text,
@@ -140,10 +153,16 @@ ON CONFLICT (did, rkey) DO UPDATE SET
 	event_cid = excluded.event_cid, status = excluded.status,
 	record = coalesce(excluded.record,
 		CASE WHEN o.cid = excluded.cid THEN o.record END),
-	rev = greatest(o.rev, excluded.rev),
+	rev = greatest(excluded.rev, CASE WHEN excluded.heard_by IS NULL
+			AND o.heard_by IS NOT NULL
+		THEN rsvp_sync._rev_till_now(o.rev) ELSE o.rev END),
 	changed_at = CASE WHEN o.cid IS NOT DISTINCT FROM excluded.cid
 			AND coalesce(excluded.rev <= o.rev, true)
-		THEN o.changed_at ELSE excluded.changed_at END,
+		THEN o.changed_at
+		/* So that no older record speaks for others instead. */
+		WHEN o.heard_by IS NULL AND excluded.heard_by IS NOT NULL
+		THEN greatest(o.changed_at, excluded.changed_at)
+		ELSE excluded.changed_at END,
 	source = excluded.source, seen_at = now(),
 	verified = excluded.verified
 		OR o.verified AND o.cid IS NOT DISTINCT FROM excluded.cid
@@ -153,8 +172,12 @@ ON CONFLICT (did, rkey) DO UPDATE SET
 		WHEN o.heard_by IS NOT NULL THEN o.heard_by || excluded.heard_by END
 WHERE CASE WHEN o.cid IS NOT DISTINCT FROM excluded.cid
 	THEN excluded.verified AND NOT o.verified
-		/* Said again: of several records it may be the newest now. */
+		/*
+		 * Said again: of several records it may be the newest now.  But that
+		 * is not for one tenant's application to say of what all know.
+		 */
 		OR excluded.rev > o.rev
+			AND (excluded.heard_by IS NULL OR o.heard_by IS NOT NULL)
 		OR o.heard_by IS NOT NULL AND (excluded.heard_by IS NULL
 			OR NOT o.heard_by @> excluded.heard_by)
 	/* Told without its cid before, or after. */
@@ -174,6 +197,54 @@ END
 $$;
 COMMENT ON FUNCTION rsvp_sync._store_arrivals(rsvp_sync._arrival[], text, boolean, bigint[]) IS
 'Records that arrived, into observed; those that change what was known. sure: they are to be trusted. of_sources: who is told (NULL: all).';
+
+/*
+ * What one tenant's application has told counts in its own tables.  Where
+ * rows of others have to do with it, too, it is a reason to read the record.
+ */
+CREATE FUNCTION rsvp_sync._ask_author(dids text[], rkeys text[], uris text[])
+RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET jit = off
+AS $$
+BEGIN
+	INSERT INTO rsvp_sync._inbound AS b (did, rkey, event_uri, state)
+	SELECT o.did, o.rkey, o.event_uri, 'verify'
+	FROM unnest(dids, rkeys) c (did, rkey)
+	JOIN rsvp_sync._observed o ON o.did = c.did AND o.rkey = c.rkey
+	WHERE EXISTS (SELECT FROM rsvp_sync._intent i
+		WHERE i.did = o.did AND i.event_uri = ANY (uris)
+			AND i.source_id <> ALL (o.heard_by))
+	ON CONFLICT (did, rkey) DO UPDATE SET event_uri = excluded.event_uri,
+		state = excluded.state, source_id = NULL, due_at = excluded.due_at;
+END
+$$;
+COMMENT ON FUNCTION rsvp_sync._ask_author(text[], text[], text[]) IS
+'Has records verified that an application told of, where rows that it did not tell of them have to do with one of these events.';
+
+/*
+ * It may also be that what the network says is older, as an application was
+ * told earlier than we; or only seems to be.
+ */
+CREATE FUNCTION rsvp_sync._ask_contradicted(arrivals rsvp_sync._arrival[])
+RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET jit = off
+AS $$
+BEGIN
+	INSERT INTO rsvp_sync._inbound AS b (did, rkey, event_uri, state)
+	SELECT o.did, o.rkey, a.event_uri, 'verify'
+	FROM unnest(arrivals) a
+	JOIN rsvp_sync._observed o ON o.did = a.did AND o.rkey = a.rkey
+	WHERE o.heard_by IS NOT NULL AND o.cid IS DISTINCT FROM a.cid
+	ON CONFLICT (did, rkey) DO UPDATE SET state = excluded.state,
+		source_id = NULL, due_at = least(b.due_at, excluded.due_at);
+END
+$$;
+COMMENT ON FUNCTION rsvp_sync._ask_contradicted(rsvp_sync._arrival[]) IS
+'Has records verified of which the network said something that was not stored, as an application had told something newer.';
 
 CREATE TYPE rsvp_sync._intake AS (
 	changed bigint,					-- records that were new, other or gone
@@ -251,6 +322,12 @@ BEGIN
 		DELETE FROM rsvp_sync._inbound b
 		USING unnest(intake.dids, changed_rkeys) c (did, rkey)
 		WHERE b.did = c.did AND b.rkey = c.rkey;
+	END IF;
+	IF of_sources IS NULL THEN
+		PERFORM rsvp_sync._ask_contradicted(kept);
+	ELSIF intake.changed > 0 THEN
+		PERFORM rsvp_sync._ask_author(intake.dids, changed_rkeys,
+			intake.uris || moved_uris);
 	END IF;
 	intake.dids := intake.dids || moved_dids;
 	intake.uris := intake.uris || moved_uris;

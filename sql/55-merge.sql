@@ -94,10 +94,41 @@ BEGIN
 		GROUP BY l.key
 	)
 	SELECT array_agg(ROW(s.did, s.event_uri, i.key, d.local,
-		coalesce(o.rkey, t.rkey, i.rkey), o.cid, o.status,
+		CASE WHEN v.verdict = 'verify' AND h.rkey IS NOT NULL THEN h.rkey
+			ELSE coalesce(o.rkey, t.rkey, i.rkey) END, o.cid, o.status,
 		coalesce(o.rev, t.rev), coalesce(o.source, t.source), o.record,
 		coalesce(o.changed_at, t.changed_at, now()),
-		rsvp_sync._merge(p.present,
+		v.verdict, NULL, NULL)::rsvp_sync._meeting ORDER BY s.did, s.event_uri)
+	FROM unnest(dids, uris) AS s (did, event_uri)
+	LEFT JOIN known k ON k.uri = s.event_uri
+	LEFT JOIN unnest(intents) i
+		ON i.did = s.did AND i.event_uri = s.event_uri
+	LEFT JOIN desired d ON d.key = i.key
+	LEFT JOIN logged l ON l.key = i.key
+	/*
+	 * The newest record of the slot speaks, be it whose it may.  But what only
+	 * another tenant's application has told is not believed here.
+	 */
+	LEFT JOIN LATERAL (SELECT r.* FROM rsvp_sync._observed r
+		WHERE r.did = s.did AND r.event_uri = s.event_uri
+			AND r.cid IS NOT NULL
+			AND coalesce(src.source_id = ANY (r.heard_by), true)
+		ORDER BY r.changed_at DESC NULLS LAST, r.rkey DESC LIMIT 1) o ON true
+	LEFT JOIN LATERAL (SELECT r.* FROM rsvp_sync._observed r
+		WHERE r.did = s.did AND r.event_uri = s.event_uri
+			AND o.cid IS NULL
+			AND r.cid IS NULL
+			AND coalesce(src.source_id = ANY (r.heard_by), true)
+		ORDER BY r.changed_at DESC NULLS LAST, r.rkey DESC LIMIT 1) t ON true
+	LEFT JOIN LATERAL (SELECT r.rkey, r.cid FROM rsvp_sync._observed r
+		WHERE r.did = s.did AND r.event_uri = s.event_uri
+			AND src.source_id <> ALL (r.heard_by)
+			AND r.changed_at > coalesce(o.changed_at, t.changed_at, '-infinity')
+		ORDER BY r.changed_at DESC NULLS LAST, r.rkey DESC LIMIT 1) h ON true
+	CROSS JOIN LATERAL (SELECT d.key IS NOT NULL
+		AND coalesce(d.did = s.did, true)
+		AND coalesce(d.event_uri = s.event_uri, true) AS present) p
+	CROSS JOIN LATERAL (SELECT rsvp_sync._merge(p.present,
 			/* No record is what we want, or just what we asked for. */
 			d.withheld IS NOT NULL AND d.on_withheld = 'delete'
 				OR d.local IS NULL AND i.bond = 'own'
@@ -116,28 +147,13 @@ BEGIN
 					FROM rsvp_sync._queue q
 					WHERE q.source_id = src.source_id AND q.key = i.key),
 					now()) END >= coalesce(o.changed_at, t.changed_at),
-			coalesce(src.options ->> 'conflict', 'latest'),
-			/* An application vouches for its own tables only. */
-			o.verified AND coalesce(src.source_id = ANY (o.heard_by), true)),
-		NULL, NULL)::rsvp_sync._meeting ORDER BY s.did, s.event_uri)
-	FROM unnest(dids, uris) AS s (did, event_uri)
-	LEFT JOIN known k ON k.uri = s.event_uri
-	LEFT JOIN unnest(intents) i
-		ON i.did = s.did AND i.event_uri = s.event_uri
-	LEFT JOIN desired d ON d.key = i.key
-	LEFT JOIN logged l ON l.key = i.key
-	/* The newest record of the slot speaks, be it whose it may. */
-	LEFT JOIN LATERAL (SELECT r.* FROM rsvp_sync._observed r
-		WHERE r.did = s.did AND r.event_uri = s.event_uri
-			AND r.cid IS NOT NULL
-		ORDER BY r.changed_at DESC NULLS LAST, r.rkey DESC LIMIT 1) o ON true
-	LEFT JOIN LATERAL (SELECT r.* FROM rsvp_sync._observed r
-		WHERE r.did = s.did AND r.event_uri = s.event_uri
-			AND o.cid IS NULL
-		ORDER BY r.changed_at DESC NULLS LAST, r.rkey DESC LIMIT 1) t ON true
-	CROSS JOIN LATERAL (SELECT d.key IS NOT NULL
-		AND coalesce(d.did = s.did, true)
-		AND coalesce(d.event_uri = s.event_uri, true) AS present) p
+			coalesce(src.options ->> 'conflict', 'latest'), o.verified)
+		AS verdict) w
+	/* If that is the last word, its author is asked. */
+	CROSS JOIN LATERAL (SELECT CASE WHEN h.rkey IS NOT NULL
+			AND (p.present OR h.cid IS NOT NULL)
+			AND coalesce(h.cid <> ALL (i.sent_cids), true) THEN 'verify'
+		ELSE w.verdict END AS verdict) v
 	WHERE k.uri IS NOT NULL OR i.key IS NOT NULL);
 END
 $$;

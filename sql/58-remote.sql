@@ -352,7 +352,7 @@ BEGIN
 		PERFORM rsvp_sync._visit_failed(of_did, ARRAY[of_rkey], NULL, '0',
 			false);
 	ELSE
-		IF absent THEN
+		IF absent AND was.cid IS NOT NULL THEN
 			PERFORM rsvp_sync._count_inbound_error('not_confirmed');
 		END IF;
 		PERFORM rsvp_sync._inbound_settle(of_did, of_rkey, new_cid,

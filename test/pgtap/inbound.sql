@@ -565,4 +565,40 @@ DELETE FROM rsvp_sync._inbound WHERE did = did(4);
 SELECT ingest(4, 11, 'create', '3uuuuuuuuuuu2', record(1, 'going'));
 SELECT is((SELECT state FROM rsvp_sync._inbound WHERE did = did(4)), 'verify', '... nor when the stream says so, too');
 
+-- What one tenant's application tells is, for another's table, only a reason to ask
+DELETE FROM rsvp_sync._source WHERE attendance = 'own.more'::regclass;
+INSERT INTO rsvp_sync._account (did, owner, auth, state) VALUES (did(3), 'regress_inbound', 'password', 'connected');
+CREATE FUNCTION asked(u integer, e integer) RETURNS text LANGUAGE sql AS $$
+SELECT string_agg(state || ' ' || rkey, ',') FROM rsvp_sync._inbound WHERE did = did(u) AND event_uri = uri(e) $$;
+SELECT is(ingest(3, 20, 'create', '3wwwwwwwwwwww', record(1, 'going'), true), 1::bigint, 'a record that all were told of');
+SELECT is((SELECT message FROM rsvp_sync.delete_external_rsvp(rsvp(3, '3wwwwwwwwwwww'), 'bluesky', 'two')), 'Successfully cancelled 1 attendance record(s) using RSVP URI', 'another tenant''s application says that it is gone');
+SELECT is(asked(3, 1), 'verify 3wwwwwwwwwwww', '... the record is to be read');
+SELECT rsvp_sync._merge_slots(ARRAY[did(3)], ARRAY[uri(1)], NULL, NULL, NULL);
+SELECT is(status(3, 1), 'confirmed', '... the row stays');
+SELECT is((SELECT word FROM own.answers WHERE who = did(3)), 'notgoing', '... that tenant''s own is changed');
+SELECT is((SELECT string_agg(DISTINCT (x.d).action, ',') FROM rsvp_sync._evaluate(:source, ARRAY(SELECT key FROM rsvp_sync._intent
+	WHERE did = did(3) AND event_uri = uri(1) AND source_id = :source), true) x), 'none', '... nothing is sent');
+UPDATE app.attendance SET status = 'maybe' WHERE user_id = 3 AND event_id = 1;
+SELECT is(plan(), 'read interested', '... a change of the row has the record read first');
+UPDATE app.attendance SET status = 'confirmed' WHERE user_id = 3 AND event_id = 1;
+SELECT is(plan(), 'nothing', '... and taken back: nothing');
+SELECT is((SELECT string_agg(bond || ' ' || rkey, ',') FROM rsvp_sync._intent WHERE did = did(3) AND source_id = :source AND bond IS NOT NULL AND event_uri = uri(1)), 'adopted 3wwwwwwwwwwww', '... the row keeps its record');
+SELECT rsvp_sync._verified(did(3), '3wwwwwwwwwwww', rsvp_sync.record_cid(record(1, 'going')), record(1, 'going'), now());
+SELECT is(status(3, 1), 'confirmed', 'its author''s PDS has it: the row stays');
+SELECT is((SELECT word FROM own.answers WHERE who = did(3)), 'going', '... and what was told so is corrected');
+SELECT is(asked(3, 1), NULL, '... nothing is to be read');
+SELECT is(rsvp_sync.process_external_rsvp(payload(3, 1, 'notgoing', '3wwwwwwwwwwww', 80000), 'two') ->> 'action', 'updated', 'a rev of tomorrow''s, and another word');
+SELECT rsvp_sync._merge_slots(ARRAY[did(3)], ARRAY[uri(1)], NULL, NULL, NULL);
+SELECT is(status(3, 1) || ' ' || asked(3, 1), 'confirmed verify 3wwwwwwwwwwww', '... is to be read, too, though it is negative');
+SELECT rsvp_sync._verified(did(3), '3wwwwwwwwwwww', rsvp_sync.record_cid(record(1, 'going')), record(1, 'going'), now());
+SELECT is((SELECT word FROM own.answers WHERE who = did(3)), 'going', '... and is not so');
+SELECT is(ingest(3, 60, 'update', '3wwwwwwwwwwww', record(1, 'interested'), true), 1::bigint, '... what the network says then is newer');
+SELECT is(status(3, 1), 'maybe', '... and counts');
+SELECT is(rsvp_sync.process_external_rsvp(payload(3, 1, 'notgoing', '3www2wwwwwwww', 61), 'two') ->> 'action', 'updated', 'another record, made up');
+SELECT is(ingest(3, 62, 'update', '3wwwwwwwwwwww', record(1, 'notgoing'), true), 1::bigint, '... does not hide');
+SELECT rsvp_sync._visited(did(3), NULL, jsonb_build_object('rkeys', '["3www2wwwwwwww"]'::jsonb, 'read', '[{"rkey": "3www2wwwwwwww"}]'::jsonb), now(), NULL, NULL, NULL);
+SELECT is(status(3, 1), 'cancelled', '... what is said there');
+SELECT is(rsvp_sync.process_external_rsvp(payload(3, 2, 'going', '3wwwwwwwwwwww', 63), 'two') ->> 'action', 'parked', 'a record that is said to be about another event now');
+SELECT is(asked(3, 2), 'verify 3wwwwwwwwwwww', '... is to be read');
+
 SELECT * FROM finish();
