@@ -96,7 +96,7 @@ COMMENT ON FUNCTION rsvp_sync._listeners() IS
 
 /* One whose query does not run knows nothing now; see _ask_strangers(). */
 CREATE FUNCTION rsvp_sync._knowing(uris text[], of_sources bigint[])
-RETURNS TABLE (source_id bigint, uri text)
+RETURNS TABLE (source_id bigint, uri text, unsure boolean)
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -110,7 +110,7 @@ BEGIN
 		WHERE of_sources IS NULL OR l.source_id = ANY (of_sources)
 	LOOP
 		BEGIN
-			RETURN QUERY SELECT s.source_id, k.uri
+			RETURN QUERY SELECT s.source_id, k.uri, k.event_key IS NULL
 				FROM rsvp_sync._known_events(s.source_id, uris) k;
 		EXCEPTION WHEN OTHERS THEN
 			RAISE LOG 'source % cannot be asked for events: %', s.source_id,
@@ -123,7 +123,53 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION rsvp_sync._knowing(text[], bigint[]) IS
-'Which sources (NULL: all) know which of these events.';
+'Which sources (NULL: all) know which of these events. unsure: or do not, as only the application''s own function can tell.';
+
+/*
+ * Where only the application's own function knows its events, everybody's
+ * records would have to be read from their authors' servers, only to hear that
+ * their events are none of ours.  So it is asked before, and what it has done
+ * is taken back: its effects wait until the record is verified.  Whatever is
+ * no clear no (an error, a source that cannot be asked now) counts as yes.
+ */
+CREATE FUNCTION rsvp_sync._would_take(of_source bigint,
+	arrivals rsvp_sync._arrival[])
+RETURNS text[]
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	refused text[];
+BEGIN
+	BEGIN
+		SELECT array_agg(arrivals[r.n].event_uri) INTO refused
+		FROM rsvp_sync._apply(of_source,
+			ARRAY(SELECT a.did FROM unnest(arrivals) a),
+			ARRAY(SELECT a.event_uri FROM unnest(arrivals) a),
+			ARRAY(SELECT a.status FROM unnest(arrivals) a),
+			ARRAY(SELECT jsonb_build_object('uri',
+					rsvp_sync._rsvp_uri(a.did, a.rkey),
+					'cid', CASE WHEN a.cid NOT LIKE '?%' THEN a.cid END,
+					'rkey', a.rkey, 'status', a.status, 'record', a.record,
+					'handle', NULL, 'rev', a.rev, 'source', 'stream')::text
+				FROM unnest(arrivals) a)) r
+		WHERE r.key IS NULL AND r.error IS NULL;
+		RAISE EXCEPTION USING ERRCODE = 'RSV00', MESSAGE = 'taken back';
+	EXCEPTION
+		WHEN SQLSTATE 'RSV00' THEN NULL;
+		WHEN query_canceled OR OTHERS THEN
+			IF SQLSTATE = '57014' AND NOT rsvp_sync._in_worker() THEN
+				RAISE;
+			END IF;
+			RAISE LOG 'source % cannot be asked for events: %', of_source,
+				SQLERRM;
+	END;
+	RETURN ARRAY(SELECT DISTINCT a.event_uri FROM unnest(arrivals) a
+		WHERE a.event_uri = ANY (refused) IS NOT TRUE);
+END
+$$;
+COMMENT ON FUNCTION rsvp_sync._would_take(bigint, rsvp_sync._arrival[]) IS
+'Of the events of these records, those that an application''s own function does not say to be unknown. What it does is taken back.';
 
 /*
  * Into observed, in the order of their keys, so that two who do it at once
@@ -254,6 +300,43 @@ CREATE TYPE rsvp_sync._intake AS (
 	known_uris text[]				-- which event
 );
 
+/* Of what would be verified, only one of each event is tried. */
+CREATE FUNCTION rsvp_sync._ask_before(INOUT intake rsvp_sync._intake,
+	arrivals rsvp_sync._arrival[])
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+SET jit = off
+AS $$
+DECLARE
+	s rsvp_sync._source;
+	known text[] := intake.known_uris;
+	chosen rsvp_sync._arrival[] := ARRAY(
+		SELECT DISTINCT ON (a.event_uri) a FROM unnest(arrivals) a
+		WHERE a.event_uri = ANY (known)
+			AND a.status IN ('going', 'interested')
+		ORDER BY a.event_uri);
+	unknown text[];
+BEGIN
+	IF chosen = '{}' THEN
+		RETURN;
+	END IF;
+	FOR s IN SELECT * FROM rsvp_sync._listeners() l
+		WHERE l.apply IS NOT NULL AND l.source_id = ANY (intake.known_sources)
+	LOOP
+		unknown := ARRAY(SELECT c.event_uri FROM unnest(chosen) c
+			EXCEPT SELECT unnest(rsvp_sync._would_take(s.source_id, chosen)));
+		SELECT coalesce(array_agg(k.source_id), '{}'),
+			coalesce(array_agg(k.uri), '{}')
+		INTO intake.known_sources, intake.known_uris
+		FROM unnest(intake.known_sources, intake.known_uris)
+			k (source_id, uri)
+		WHERE k.source_id <> s.source_id OR k.uri <> ALL (unknown);
+	END LOOP;
+END
+$$;
+COMMENT ON FUNCTION rsvp_sync._ask_before(rsvp_sync._intake, rsvp_sync._arrival[]) IS
+'Takes out of what is known what applications'' own functions say to be unknown.';
+
 /*
  * Records about events that somebody here knows, and those of accounts that
  * we have, are stored.  Of all others only that they are there.
@@ -269,6 +352,7 @@ SET plan_cache_mode = force_custom_plan
 AS $$
 DECLARE
 	intake rsvp_sync._intake;
+	unsure boolean;
 	kept rsvp_sync._arrival[];
 	left_over rsvp_sync._arrival[];
 	moved_dids text[];
@@ -281,10 +365,13 @@ BEGIN
 				WHERE f.digest = sha256(convert_to(a.did, 'UTF8'))));
 	END IF;
 	SELECT coalesce(array_agg(k.source_id), '{}'),
-		coalesce(array_agg(k.uri), '{}')
-	INTO intake.known_sources, intake.known_uris
+		coalesce(array_agg(k.uri), '{}'), bool_or(k.unsure)
+	INTO intake.known_sources, intake.known_uris, unsure
 	FROM rsvp_sync._knowing(ARRAY(SELECT DISTINCT a.event_uri
 		FROM unnest(arrivals) a WHERE a.event_uri IS NOT NULL), of_sources) k;
+	IF unsure AND NOT sure THEN
+		intake := rsvp_sync._ask_before(intake, arrivals);
+	END IF;
 
 	/* (a IS NULL would ask of each of its columns.) */
 	SELECT array_agg(a.a) FILTER (WHERE k.uri IS NOT NULL),

@@ -680,6 +680,7 @@ AS $$
 DECLARE
 	s rsvp_sync._source;
 	uris text[];
+	taken text[];
 BEGIN
 	SELECT l.* INTO s FROM rsvp_sync._listeners() l
 	WHERE l.strangers_at <= now() AND l.state = 'active'
@@ -702,9 +703,17 @@ BEGIN
 		PERFORM rsvp_sync._forget_strangers();
 		RETURN false;
 	END IF;
+	IF s.apply IS NOT NULL THEN
+		taken := rsvp_sync._would_take(s.source_id, ARRAY(
+			SELECT DISTINCT ON (t.event_uri) ROW(t.did, t.rkey, NULL, t.rev,
+				t.event_uri, NULL, 'going', NULL, NULL)::rsvp_sync._arrival
+			FROM rsvp_sync._stranger t WHERE t.event_uri = ANY (uris)
+			ORDER BY t.event_uri));
+	END IF;
 	WITH known AS (
 		SELECT DISTINCT k.uri
 		FROM rsvp_sync._knowing(uris, ARRAY[s.source_id]) k
+		WHERE NOT k.unsure OR k.uri = ANY (taken)
 	), gone AS (
 		DELETE FROM rsvp_sync._stranger t USING known k
 		WHERE t.event_uri = k.uri RETURNING t.did, t.rkey, t.event_uri

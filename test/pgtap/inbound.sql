@@ -565,8 +565,28 @@ DELETE FROM rsvp_sync._inbound WHERE did = did(4);
 SELECT ingest(4, 11, 'create', '3uuuuuuuuuuu2', record(1, 'going'));
 SELECT is((SELECT state FROM rsvp_sync._inbound WHERE did = did(4)), 'verify', '... nor when the stream says so, too');
 
--- What one tenant's application tells is, for another's table, only a reason to ask
 DELETE FROM rsvp_sync._source WHERE attendance = 'own.more'::regclass;
+
+-- Where only a function knows the events, strangers' records are not read for nothing
+SELECT is(ingest(8, 12, 'create', '3xxxxxxxxxxxx', record(8, 'going')), 0::bigint, 'a stranger''s answer to an event that no function takes');
+SELECT is((SELECT count(*) FROM rsvp_sync._inbound WHERE did = did(8)), 0::bigint, '... is not verified');
+SELECT is((SELECT count(*) FROM rsvp_sync._stranger WHERE rkey = '3xxxxxxxxxxxx'), 1::bigint, '... but remembered');
+UPDATE rsvp_sync._source SET strangers_at = CASE WHEN attendance = 'own.answers'::regclass THEN now() END, strangers_from = NULL;
+SELECT is(rsvp_sync._ask_strangers(1000), true, '... asked again');
+SELECT is((SELECT count(*) FROM rsvp_sync._inbound WHERE rkey = '3xxxxxxxxxxxx'), 0::bigint, '... the function still does not take it');
+SELECT is(ingest(8, 13, 'create', '3yyyyyyyyyyyy', record(1, 'going')), 1::bigint, 'one to an event that it takes');
+SELECT is((SELECT state FROM rsvp_sync._inbound WHERE rkey = '3yyyyyyyyyyyy'), 'verify', '... is verified');
+SELECT is((SELECT count(*) FROM own.answers WHERE who = did(8)), 0::bigint, '... and until then the function has done nothing');
+CREATE OR REPLACE FUNCTION own.take(did text, event_uri text, status text, rsvp jsonb) RETURNS text LANGUAGE sql AS $$
+INSERT INTO own.answers SELECT md5(did || event_uri), event_uri, did, coalesce(status, 'notgoing') WHERE event_uri ~ '/e[18]$'
+ON CONFLICT (id) DO UPDATE SET word = excluded.word RETURNING id $$;
+UPDATE rsvp_sync._source SET strangers_at = CASE WHEN attendance = 'own.answers'::regclass THEN now() END, strangers_from = NULL;
+SELECT is(rsvp_sync._ask_strangers(1000), true, 'asked again when it does take it');
+SELECT is((SELECT state FROM rsvp_sync._inbound WHERE rkey = '3xxxxxxxxxxxx'), 'verify', '... it is verified');
+SELECT is((SELECT count(*) FROM own.answers WHERE who = did(8)), 0::bigint, '... and until then nothing is done');
+DELETE FROM rsvp_sync._inbound WHERE did = did(8);
+
+-- What one tenant's application tells is, for another's table, only a reason to ask
 INSERT INTO rsvp_sync._account (did, owner, auth, state) VALUES (did(3), 'regress_inbound', 'password', 'connected');
 CREATE FUNCTION asked(u integer, e integer) RETURNS text LANGUAGE sql AS $$
 SELECT string_agg(state || ' ' || rkey, ',') FROM rsvp_sync._inbound WHERE did = did(u) AND event_uri = uri(e) $$;
