@@ -669,6 +669,55 @@ COMMENT ON FUNCTION rsvp_sync._inbound_retry(integer) IS
 'Tries to apply what could not be applied before, as far as it is due.';
 
 /*
+ * What is put aside, and what waits to be verified, is what others say, so
+ * that there may be any number of it.  The newest is kept: of what was given
+ * up for as long as history is, of what was to be verified as a stub else.
+ */
+CREATE FUNCTION rsvp_sync._tidy_inbound() RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET jit = off
+AS $$
+DECLARE
+	given_up bigint;
+	unread bigint;
+BEGIN
+	DELETE FROM rsvp_sync._inbound b
+	WHERE b.ctid = ANY (ARRAY(
+			SELECT f.ctid FROM rsvp_sync._inbound f
+			WHERE f.state = 'failed' ORDER BY f.due_at DESC OFFSET 10000
+			FOR UPDATE SKIP LOCKED))
+		OR b.state = 'failed' AND b.due_at < now()
+			- current_setting('rsvp_sync.history_retention')::interval;
+	GET DIAGNOSTICS given_up = ROW_COUNT;
+	WITH gone AS (
+		DELETE FROM rsvp_sync._inbound b
+		WHERE b.ctid = ANY (ARRAY(
+			SELECT v.ctid FROM rsvp_sync._inbound v
+			WHERE v.state = 'verify' ORDER BY v.due_at DESC OFFSET 100000
+			FOR UPDATE SKIP LOCKED))
+		RETURNING b.did, b.rkey, b.event_uri
+	), stubs AS (
+		INSERT INTO rsvp_sync._stranger AS t (did, rkey, event_uri)
+		SELECT g.did, g.rkey, g.event_uri FROM gone g
+		WHERE g.event_uri IS NOT NULL
+		ON CONFLICT (did, rkey) DO NOTHING
+	)
+	SELECT count(*) INTO unread FROM gone;
+	IF unread > 0 THEN
+		PERFORM rsvp_sync._forget_strangers();
+	END IF;
+	PERFORM rsvp_sync._count(jsonb_build_array(jsonb_build_object(
+		'name', 'rsvp_sync_errors_total', 'value', f.n,
+		'direction', 'inbound', 'error_type', f.kind)))
+	FROM (VALUES (given_up, 'forgotten'), (unread, 'not_verified')) f (n, kind)
+	WHERE f.n > 0;
+END
+$$;
+COMMENT ON FUNCTION rsvp_sync._tidy_inbound() IS
+'Forgets what could not be applied beyond history_retention and ten thousand, and has no more than a hundred thousand records wait to be verified.';
+
+/*
  * Of the events that nobody knew, which does a source know by now?  A slice of
  * them at a time.  Their records have to be fetched, but for those we have.
  */

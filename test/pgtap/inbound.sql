@@ -621,4 +621,24 @@ SELECT is(status(3, 1), 'cancelled', '... what is said there');
 SELECT is(rsvp_sync.process_external_rsvp(payload(3, 2, 'going', '3wwwwwwwwwwww', 63), 'two') ->> 'action', 'parked', 'a record that is said to be about another event now');
 SELECT is(asked(3, 2), 'verify 3wwwwwwwwwwww', '... is to be read');
 
+-- What others say does not pile up
+DELETE FROM rsvp_sync._inbound;
+INSERT INTO rsvp_sync._inbound (did, rkey, event_uri, state, due_at)
+SELECT did(7), 'f' || n, uri(1), 'failed', now() - n * interval '1 hour' FROM generate_series(1, 10002) n;
+SET rsvp_sync.history_retention = '5000d';
+INSERT INTO rsvp_sync._inbound (did, rkey, event_uri, state, due_at)
+SELECT did(7), 'v' || n, uri(1), 'verify', now() - n * interval '1 second' FROM generate_series(1, 100003) n;
+INSERT INTO rsvp_sync._inbound (did, rkey, event_uri, state, due_at) VALUES (did(8), 'old', uri(1), 'apply', now() - interval '1 year');
+SELECT rsvp_sync._tidy_inbound();
+SELECT is((SELECT string_agg(format('%s %s', state, n), ', ' ORDER BY state) FROM (SELECT state, count(*) AS n FROM rsvp_sync._inbound GROUP BY 1) s),
+	'apply 1, failed 10000, verify 100000', 'what was given up, and what waits to be verified, has its bounds');
+SELECT is((SELECT string_agg(n, ',' ORDER BY n) FROM unnest('{f10000,f10001,v100000,v100001}'::text[]) n WHERE NOT EXISTS (SELECT FROM rsvp_sync._inbound WHERE rkey = n)), 'f10001,v100001', '... the oldest go');
+SELECT is((SELECT count(*) FROM rsvp_sync._stranger WHERE did = did(7)), 3::bigint, '... what was to be verified becomes a stub');
+SET rsvp_sync.history_retention = '90min';
+SELECT rsvp_sync._tidy_inbound();
+SELECT is((SELECT count(*) FROM rsvp_sync._inbound WHERE state = 'failed'), 1::bigint, '... and what is older than the history is forgotten');
+RESET rsvp_sync.history_retention;
+SELECT is((SELECT sum(value)::integer FROM rsvp_sync.metrics() WHERE name = 'rsvp_sync_errors_total' AND labels ->> 'error_type' IN ('forgotten', 'not_verified')), 10004, '... which is counted');
+DELETE FROM rsvp_sync._inbound;
+
 SELECT * FROM finish();
