@@ -472,6 +472,41 @@ $$;
 COMMENT ON FUNCTION rsvp_sync._forget_strangers() IS
 'Keeps the hundred thousand newest stubs of the last thirty days.';
 
+CREATE FUNCTION rsvp_sync._records_in_use(dids text[], rkeys text[])
+RETURNS integer[]
+LANGUAGE C VOLATILE STRICT
+AS 'MODULE_PATHNAME', 'rsvp_sync_records_in_use';
+COMMENT ON FUNCTION rsvp_sync._records_in_use(text[], text[]) IS
+'The numbers of those of these records of which a transaction under way has stored something.';
+
+/*
+ * The stream waits for nobody.  What an application is telling of a record, in
+ * a transaction of its own that is still open, may be as new as what has come,
+ * or newer: the account is read, by and by, and that settles it.
+ */
+CREATE FUNCTION rsvp_sync._leave_out_used(arrivals rsvp_sync._arrival[])
+RETURNS rsvp_sync._arrival[]
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	used integer[] := rsvp_sync._records_in_use(
+		ARRAY(SELECT a.did FROM unnest(arrivals) a),
+		ARRAY(SELECT a.rkey FROM unnest(arrivals) a));
+BEGIN
+	IF used = '{}' THEN
+		RETURN arrivals;
+	END IF;
+	PERFORM rsvp_sync._read_remote(ARRAY(SELECT arrivals[n].did
+		FROM unnest(used) n), 'in_use', later => interval '5 seconds');
+	RETURN ARRAY(SELECT a.a FROM (SELECT a, row_number() OVER () AS n
+			FROM unnest(arrivals) a) a
+		WHERE a.n <> ALL (used));
+END
+$$;
+COMMENT ON FUNCTION rsvp_sync._leave_out_used(rsvp_sync._arrival[]) IS
+'Leaves out records that somebody else is telling of at this moment; their accounts are read soon.';
+
 CREATE FUNCTION rsvp_sync._ingest(origin text, dids text[], revs text[],
 	ops text[], rkeys text[], cids text[], records text[],
 	times_us bigint[], trusted boolean)
@@ -480,10 +515,15 @@ LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-	intake rsvp_sync._intake := rsvp_sync._take_in(rsvp_sync._arrivals(dids,
-		revs, ops, rkeys, cids, records, times_us), origin, trusted
-		OR NOT current_setting('rsvp_sync.verify_inbound')::boolean, NULL);
+	arrivals rsvp_sync._arrival[] := rsvp_sync._arrivals(dids, revs, ops,
+		rkeys, cids, records, times_us);
+	intake rsvp_sync._intake;
 BEGIN
+	IF origin = 'stream' THEN
+		arrivals := rsvp_sync._leave_out_used(arrivals);
+	END IF;
+	intake := rsvp_sync._take_in(arrivals, origin, trusted
+		OR NOT current_setting('rsvp_sync.verify_inbound')::boolean, NULL);
 	PERFORM rsvp_sync._merge_slots(intake.dids, intake.uris, NULL,
 		intake.known_sources, intake.known_uris);
 	RETURN intake.changed;
