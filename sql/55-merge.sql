@@ -337,10 +337,13 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 INSERT INTO rsvp_sync._inbound AS b (did, rkey, event_uri, state, source_id,
 	due_at, attempts, last_error)
-SELECT DISTINCT ON (m.did, m.rkey) m.did, coalesce(m.rkey, '-'), m.event_uri,
-	as_state, CASE WHEN as_state <> 'verify' THEN src.source_id END, at,
+SELECT DISTINCT ON (m.did, k.rkey) m.did, k.rkey, m.event_uri,
+	as_state, CASE WHEN as_state <> 'verify' THEN src.source_id END,
+	_put_off.at,				/* at alone would be the meeting's */
 	CASE WHEN counted THEN 1 ELSE 0 END, m.error
 FROM unnest(meetings) m
+/* No record is known of the slot: what is no record key stands for it. */
+CROSS JOIN LATERAL (SELECT coalesce(m.rkey, '/' || md5(m.event_uri)) AS rkey) k
 ON CONFLICT (did, rkey) DO UPDATE SET
 	event_uri = excluded.event_uri,
 	/* Another source waits for it, too. */
