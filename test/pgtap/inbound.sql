@@ -394,6 +394,7 @@ SELECT is(plan(), 'nothing', 'nothing is sent');
 
 SELECT rsvp_sync.pause('app.attendance');
 SELECT is(process(4, 1, 'interested', '3eeeeeeeeeeee', 6), 'parked', 'a paused table: parked');
+SELECT ok((SELECT due_at > now() + interval '5 seconds' FROM rsvp_sync.inbound WHERE did = did(4)), '... and not tried at every moment');
 SELECT rsvp_sync.resume('app.attendance'), rsvp_sync.retry();
 SELECT is(rsvp_sync._inbound_retry(10), 1::bigint, 'resumed');
 SELECT is(status(4, 1), 'maybe', '... it is applied');
@@ -639,6 +640,45 @@ SELECT rsvp_sync._tidy_inbound();
 SELECT is((SELECT count(*) FROM rsvp_sync._inbound WHERE state = 'failed'), 1::bigint, '... and what is older than the history is forgotten');
 RESET rsvp_sync.history_retention;
 SELECT is((SELECT sum(value)::integer FROM rsvp_sync.metrics() WHERE name = 'rsvp_sync_errors_total' AND labels ->> 'error_type' IN ('forgotten', 'not_verified')), 10004, '... which is counted');
+DELETE FROM rsvp_sync._inbound;
+
+-- What is no record, and is about another event, or another's, now
+CREATE FUNCTION moved(e integer, who text, at text) RETURNS jsonb LANGUAGE sql AS $$
+SELECT rsvp_sync.process_external_rsvp(jsonb_build_object('eventSourceId', uri(e), 'eventSourceType', 'web', 'userDid', who,
+	'status', 'going', 'timestamp', at, 'sourceId', 'https://bob.example/1'), 'two') $$;
+CREATE FUNCTION answers(pattern text) RETURNS text LANGUAGE sql AS $$
+SELECT string_agg(right(event, 2) || ' ' || word, ', ' ORDER BY event, who) FROM own.answers WHERE who ~ pattern $$;
+SELECT is(moved(1, 'https://bob.example/', '2026-01-01T00:00:00Z') ->> 'action', 'created', 'by the web');
+SET rsvp_sync.mode = off;
+SELECT is(moved(8, 'https://bob.example/', '2026-01-02T00:00:00Z') ->> 'message', 'Not taken: the attendance that it stood for cannot be cancelled now. Tell it again later', 'about another event, while nothing is applied: no');
+RESET rsvp_sync.mode;
+SELECT is(moved(8, 'https://bob.example/', '2025-01-02T00:00:00Z') ->> 'action', 'ignored', '... and not if it is older');
+SELECT is(answers('bob'), 'e1 going', '... the attendance stands');
+SELECT is(moved(8, 'https://bob.example/', '2026-01-02T00:00:00Z') ->> 'action', 'created', 'about another event: an attendance there');
+SELECT is(answers('bob'), 'e1 notgoing, e8 going', '... the old one is cancelled');
+SELECT is(moved(8, 'https://rob.example/', '2026-01-03T00:00:00Z') ->> 'action', 'created', 'somebody else''s');
+SELECT is(answers('bob|rob'), 'e1 notgoing, e8 notgoing, e8 going', '... the first one''s is cancelled');
+SELECT is((SELECT format('%s %s %s', count(*), min(author), min(a.word)) FROM rsvp_sync.external_rsvp x JOIN own.answers a ON a.id = x.attendance_id WHERE x.source_id = 'https://bob.example/1'),
+	'1 https://rob.example/ going', '... and the view says so');
+
+-- One that cannot be tried does not keep others from it
+UPDATE rsvp_sync._external SET due_at = CASE WHEN source_id = 'https://bob.example/1' THEN now() - interval '1 minute' WHEN tenant = 'one' THEN now() - interval '1 hour' END;
+SET ROLE regress_inbound;
+CREATE TABLE own.third (id text PRIMARY KEY, who text, event text, word text);
+SELECT rsvp_sync.attach('own.third', 'SELECT id, who AS did, event AS event_uri, word AS status FROM own.third', 'own.take(text, text, text, jsonb)', '{"tenant": "three"}');
+DROP TABLE own.third;
+RESET ROLE;
+INSERT INTO rsvp_sync._external (tenant, source_type, source_id, event_id, author, status, said, said_at, due_at)
+VALUES ('three', 'web', 'https://tim.example/1', uri(1), 'https://tim.example/', 'going', 'going', now(), now() - interval '2 hours');
+SELECT is(rsvp_sync._external_retry(10), 3::bigint, 'a table that is gone: the statements of others are tried');
+SELECT is((SELECT string_agg(format('%s %s', tenant, last_error IS NOT NULL AND due_at > now()), ', ' ORDER BY tenant) FROM rsvp_sync._external WHERE due_at IS NOT NULL), 'one t, three t', '... and it again later');
+DELETE FROM rsvp_sync._source WHERE tenant = 'three';
+
+-- Slots without a record
+SELECT rsvp_sync._put_off(s, ARRAY[ROW(did(7), uri(1), NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, 'put_off', NULL, 'why')::rsvp_sync._meeting,
+	ROW(did(7), uri(2), NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, 'put_off', NULL, 'why')::rsvp_sync._meeting], 'apply', true, now())
+FROM rsvp_sync._source s WHERE source_id = :source;
+SELECT is((SELECT string_agg(format('%s %s', right(event_uri, 2), uri), ', ' ORDER BY event_uri) FROM rsvp_sync.inbound WHERE did = did(7)), 'e1 , e2 ', 'two events of one person that have to wait, without a record');
 DELETE FROM rsvp_sync._inbound;
 
 SELECT * FROM finish();
