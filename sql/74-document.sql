@@ -276,6 +276,7 @@ BEGIN
 			USING ERRCODE = 'insufficient_privilege',
 			HINT = 'A document can be made of a row by whoever may read it.';
 	END IF;
+	PERFORM rsvp_sync._check_key(s, attendance_id);
 	SELECT v.data INTO seen
 	FROM rsvp_sync._visible_rows(caller, s.attendance,
 		rsvp_sync._visible_query(caller, s, false),
