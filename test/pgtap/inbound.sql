@@ -315,6 +315,28 @@ SELECT is(plan(), 'nothing', 'nothing is sent');
 SELECT is(ingest(5, -6, 'delete', '3vvvvvvvvvvvv', NULL, true), 1::bigint, 'the other one goes');
 SELECT plan();
 
+-- Sent, and deleted elsewhere, which is heard before the answer is there; by itself, and with others.
+INSERT INTO app.attendance (status, event_id, user_id) VALUES ('confirmed', 1, 5) RETURNING id AS row51 \gset
+CREATE FUNCTION overtaken(of_key text, at double precision, VARIADIC done text[]) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+	w rsvp_sync._intent;
+	said text := plan();
+	answer jsonb;
+BEGIN
+	SELECT i.* INTO w FROM rsvp_sync._intent i WHERE i.key = of_key;
+	answer := rsvp_sync._rsvp_record(NULL, w.event_uri, 'bafyreihs23txyqecu3pipe6mqthnuinmf5pgj7siznjpr4dd2dzv65n2gm', 'going', w.record_created_at);
+	PERFORM ingest(5, at, 'create', w.rkey, answer, true);
+	PERFORM ingest(5, at + 1, 'delete', w.rkey, NULL, true);
+	said := concat_ws(' ', said, status(5, 1));
+	EXECUTE format(done[1], w.source_id, of_key, (SELECT q.generation FROM rsvp_sync._queue q WHERE q.key = of_key), w.did, w.rkey, answer, w.sent_cids[1], rev(at));
+	RETURN concat_ws(' ', said, status(5, 1), plan());
+END $$;
+SELECT is(overtaken(:'row51', -5, 'SELECT rsvp_sync._put_done(%L, %L, %L, %L, %L, %L, %L, %L)'), 'put going confirmed cancelled nothing',
+	'deleted elsewhere before the answer to our own is there: it counts when that is');
+UPDATE app.attendance SET status = 'confirmed' WHERE id = :row51;
+SELECT is(overtaken(:'row51', -3, 'SELECT rsvp_sync._puts_done(%L, ARRAY[%L], ARRAY[%L], ARRAY[%L], ARRAY[%L], ARRAY[%L], ARRAY[%L], ARRAY[%L], ARRAY[NULL])'),
+	'put going confirmed cancelled nothing', '... with others');
+
 -- Come and gone in one batch, then told of its coming again
 SELECT rsvp_sync._ingest('stream', ARRAY[did(4), did(4)], ARRAY[rev(-8), rev(-7)], ARRAY['create', 'delete'], '{3ttttttttttt2,3ttttttttttt2}',
 	ARRAY[rsvp_sync.record_cid(record(2, 'notgoing')), NULL], ARRAY[record(2, 'notgoing')::text, NULL], '{NULL,NULL}', true);
