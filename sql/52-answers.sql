@@ -155,6 +155,36 @@ $$;
 COMMENT ON FUNCTION rsvp_sync._wrote_elsewhere(bigint, text, bigint, text, text, text) IS
 'Did a call write to a PDS on which the account is no more? Then it is made again.';
 
+/*
+ * What came later than our own write was heard before its answer, when it was
+ * not known yet what the row had said: it is looked at once more.
+ */
+CREATE FUNCTION rsvp_sync._merge_overtaken(dids text[], rkeys text[],
+	cids text[])
+RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
+AS $$
+DECLARE
+	of_did text;
+	uris text[];
+BEGIN
+	FOR of_did, uris IN SELECT o.did, array_agg(DISTINCT o.event_uri)
+		FROM unnest(dids, rkeys, cids) w (did, rkey, cid)
+		CROSS JOIN LATERAL (SELECT n.* FROM rsvp_sync._observed n
+			WHERE n.did = w.did AND n.rkey = w.rkey
+				AND n.cid IS DISTINCT FROM w.cid
+				AND n.event_uri IS NOT NULL LIMIT 1) o
+		GROUP BY o.did
+	LOOP
+		PERFORM rsvp_sync._merge_learnt(of_did, uris);
+	END LOOP;
+END
+$$;
+COMMENT ON FUNCTION rsvp_sync._merge_overtaken(text[], text[], text[]) IS
+'Merges the slots of records that were written, where something later is known of them.';
+
 CREATE FUNCTION rsvp_sync._put_done(w_source bigint, w_key text,
 	w_generation bigint, w_did text, w_rkey text, w_record jsonb,
 	w_cid text, w_rev text, w_pds text DEFAULT NULL)
@@ -191,6 +221,10 @@ BEGIN
 		PERFORM rsvp_sync._merge_learnt(w_did,
 			ARRAY[rsvp_sync._subject_uri(w_record)]);
 	END IF;
+	IF NOT overtaken THEN
+		PERFORM rsvp_sync._merge_overtaken(ARRAY[w_did], ARRAY[w_rkey],
+			ARRAY[w_cid]);
+	END IF;
 	INSERT INTO rsvp_sync._history (source_id, key, did, action, outcome,
 		status, uri, cid)
 	VALUES (w_source, w_key, w_did, 'put', 'ok',
@@ -225,6 +259,7 @@ DECLARE
 	published text := rsvp_sync._reason('published');
 	gone text[];
 	n bigint;
+	overtaken boolean;
 BEGIN
 	IF EXISTS (SELECT FROM unnest(dids, pdses) w (did, pds)
 			WHERE w.pds <> (SELECT h.pds FROM rsvp_sync._home h
@@ -265,6 +300,8 @@ BEGIN
 		heard_by = CASE WHEN o.cid IS NOT DISTINCT FROM excluded.cid
 			THEN o.heard_by END
 	WHERE excluded.rev IS NULL OR o.rev IS NULL OR excluded.rev >= o.rev;
+	GET DIAGNOSTICS n = ROW_COUNT;
+	overtaken := n < cardinality(keys);
 	WITH written AS (
 		UPDATE rsvp_sync._intent i SET
 			bond = coalesce(i.bond, 'own'), wrote = true, rkey = w.rkey,
@@ -287,6 +324,9 @@ BEGIN
 	IF n < cardinality(keys) THEN
 		RAISE EXCEPTION USING ERRCODE = 'serialization_failure',
 			MESSAGE = 'an intent has been changed meanwhile';
+	END IF;
+	IF overtaken THEN
+		PERFORM rsvp_sync._merge_overtaken(dids, rkeys, cids);
 	END IF;
 	INSERT INTO rsvp_sync._history (source_id, key, did, action, outcome,
 		status, uri, cid)
