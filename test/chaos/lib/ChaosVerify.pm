@@ -187,8 +187,16 @@ SQL
 sub commits {
 	my ($self) = @_;
 	return @{ $self->{commits} //= do {
-		my %own = map { ($_->{rev} => 1) } grep { $_->{own} && $_->{rev} } @{ $self->log };
-		[ map { { %$_, own => $own{ $_->{rev} } } } @{ ChaosFaults::commits($self->{pds}) } ];
+		my %own = map { ($_->{rev} => $_->{own} // 0) } grep { $_->{rev} } @{ $self->log };
+		# The PDS was killed before it could answer the other application: that
+		# request's record key is not in the log, whose account it was is.
+		my @cut = grep { $_->{own} && !defined $_->{status} && ($_->{call} // '') =~ /(?:put|delete)Record/ } @{ $self->log };
+		my $is_cut = sub {
+			my ($commit) = @_;
+			my $at = seconds($commit->{at});
+			return grep { $_->{did} eq $commit->{did} && $at >= seconds($_->{time}) && $at < seconds($_->{time}) + 10 } @cut;
+		};
+		[ map { { %$_, own => $own{ $_->{rev} } // !!$is_cut->($_) } } @{ ChaosFaults::commits($self->{pds}) } ];
 	} };
 }
 
