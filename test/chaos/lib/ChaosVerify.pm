@@ -278,11 +278,11 @@ sub error_of {
 	my ($entry) = @_;
 	my $fault = $entry->{fault} // '';
 	return if $entry->{own} || !defined $entry->{status} || !$entry->{ended} || $fault =~ /truncate|slowBps/;
+	# Whoever answers a probe is there, whatever he says.
+	return if ($entry->{call} // '') eq 'com.atproto.server.describeServer' && $entry->{status} !~ /^50[234]/;
 	return 'unreadable_answer' if $fault =~ /garbage/ && $entry->{status} == 200;
 	return 'too_large' if $fault =~ /bigBytes/ && $entry->{status} == 200;
 	return if $entry->{status} < 400;
-	# Whoever answers a probe is there, whatever he says.
-	return if ($entry->{call} // '') eq 'com.atproto.server.describeServer' && $entry->{status} !~ /^50[234]/;
 	# A record that is not there is what one may learn by asking.
 	return if ($entry->{error} // '') eq 'RecordNotFound' && ($entry->{call} // '') !~ /put/;
 	return $entry->{error} // "http_$entry->{status}";
