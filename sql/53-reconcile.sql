@@ -239,16 +239,21 @@ COMMENT ON FUNCTION rsvp_sync._is_record_of_did(text) IS
  * intents costs less than a look-up for each key, where the source has a good
  * part of them and few of its keys do meet.
  */
+CREATE FUNCTION rsvp_sync._crowded_digests(at_most_kb integer)
+RETURNS bigint[]
+LANGUAGE C VOLATILE
+AS 'MODULE_PATHNAME', 'rsvp_sync_crowded_slots';
+COMMENT ON FUNCTION rsvp_sync._crowded_digests(integer) IS
+'private: digests of the slots, of all sources, with more than one key of which one has, wants or may have a record; NULL: there are more than a hundred, or it would need more kilobytes';
+
 CREATE FUNCTION rsvp_sync._crowded_slots(of_source bigint)
 RETURNS bigint[]
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
-SET jit = off SET work_mem = '64MB'
 AS $$
 DECLARE
 	part bigint := (SELECT greatest(c.reltuples / 4, 1) FROM pg_class c
 		WHERE c.oid = 'rsvp_sync._intent'::regclass);
-	crowded bigint[];
 BEGIN
 	/* Of many millions it would be a long statement. */
 	IF part > 1250000 OR part > (SELECT count(*) FROM (SELECT FROM rsvp_sync._intent i
@@ -256,18 +261,40 @@ BEGIN
 	THEN
 		RETURN NULL;
 	END IF;
-	crowded := ARRAY(
-		SELECT hashtextextended(i.did, hashtextextended(i.event_uri, 0))
-		FROM rsvp_sync._intent i
-		GROUP BY 1
-		HAVING count(*) > 1
-			AND bool_or(i.live OR i.bond IS NOT NULL OR i.doubt)
-		LIMIT 101);
-	RETURN CASE WHEN cardinality(crowded) <= 100 THEN crowded END;
+	RETURN rsvp_sync._crowded_digests(131072);
 END
 $$;
 COMMENT ON FUNCTION rsvp_sync._crowded_slots(bigint) IS
-'private: hashes of the slots with more than one key of which one has, wants or may have a record; NULL: better looked up key by key';
+'private: what _crowded_digests() says; NULL where it is better to look slots up key by key';
+
+/*
+ * Records that are known, for a pass that is made at once: one look at all of
+ * them costs less than a look-up for each row, if they are not many more.
+ */
+CREATE FUNCTION rsvp_sync._record_digests(at_most_kb integer) RETURNS bytea
+LANGUAGE C VOLATILE
+AS 'MODULE_PATHNAME', 'rsvp_sync_record_digests';
+COMMENT ON FUNCTION rsvp_sync._record_digests(integer) IS
+'private: digests of (did, rkey, cid) of all observed records, for _compare_page(); NULL: it would need more kilobytes';
+
+CREATE FUNCTION rsvp_sync._known_records(of_source bigint) RETURNS bytea
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	part bigint := (SELECT greatest(c.reltuples / 4, 1) FROM pg_class c
+		WHERE c.oid = 'rsvp_sync._observed'::regclass);
+BEGIN
+	IF part > (SELECT count(*) FROM (SELECT FROM rsvp_sync._intent i
+		WHERE i.source_id = of_source AND i.bond IS NOT NULL LIMIT part) k)
+	THEN
+		RETURN NULL;
+	END IF;
+	RETURN rsvp_sync._record_digests(65536);
+END
+$$;
+COMMENT ON FUNCTION rsvp_sync._known_records(bigint) IS
+'private: what _record_digests() says; NULL where it is better to look records up key by key';
 
 /*
  * What a row, its intent and its record say is compared for the cases that
@@ -276,17 +303,17 @@ COMMENT ON FUNCTION rsvp_sync._crowded_slots(bigint) IS
  */
 CREATE FUNCTION rsvp_sync._compare_page(source_id bigint, after text,
 	until text, words text[], locals text[], past_too boolean, tells text[],
-	leaving text[], forgotten boolean, crowded bigint[], OUT seen bigint,
-	OUT matched bigint, OUT suspects text[], OUT erased text[])
+	leaving text[], forgotten boolean, crowded bigint[], records bytea,
+	OUT seen bigint, OUT matched bigint, OUT suspects text[], OUT erased text[])
 LANGUAGE C VOLATILE
 AS 'MODULE_PATHNAME', 'rsvp_sync_compare_page';
-COMMENT ON FUNCTION rsvp_sync._compare_page(bigint, text, text, text[], text[], boolean, text[], text[], boolean, bigint[]) IS
-'private: compares the attendance rows after one key and up to another (NULL: without bound) with what is recorded. words, locals: the status map; tells: what is written back; leaving: dids whose users take leave; forgotten: are there any who were; crowded: what _crowded_slots() said. matched: xor of hashes of the keys that have an intent; suspects: keys to be planned; erased: those whose row has not what it was told';
+COMMENT ON FUNCTION rsvp_sync._compare_page(bigint, text, text, text[], text[], boolean, text[], text[], boolean, bigint[], bytea) IS
+'private: compares the attendance rows after one key and up to another (NULL: without bound) with what is recorded. words, locals: the status map; tells: what is written back; leaving: dids whose users take leave; forgotten: are there any who were; crowded, records: what _crowded_slots() and _known_records() said. matched: xor of hashes of the keys that have an intent; suspects: keys to be planned; erased: those whose row has not what it was told';
 
 /* One page of rows; those that are suspected are planned. */
 CREATE FUNCTION rsvp_sync._compare_rows(of_source bigint, after text,
-	at_most integer, crowded bigint[], OUT until text, OUT seen bigint, OUT matched bigint,
-	OUT differing text[])
+	at_most integer, crowded bigint[], records bytea, OUT until text,
+	OUT seen bigint, OUT matched bigint, OUT differing text[])
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
@@ -311,7 +338,7 @@ BEGIN
 			rsvp_sync._shape(src) -> 'writeback', 'null'))),
 		ARRAY(SELECT a.did FROM rsvp_sync._account a
 			WHERE a.leaving IS NOT NULL),
-		EXISTS (SELECT FROM rsvp_sync._forgotten), crowded) c;
+		EXISTS (SELECT FROM rsvp_sync._forgotten), crowded, records) c;
 	seen := page.seen;
 	matched := page.matched;
 	differing := ARRAY(SELECT rsvp_sync._differing(of_source, page.suspects)
@@ -322,8 +349,8 @@ BEGIN
 			WHERE q.source_id = of_source AND q.key = k));
 END
 $$;
-COMMENT ON FUNCTION rsvp_sync._compare_rows(bigint, text, integer, bigint[]) IS
-'private: compares the attendance rows after a key (NULL: from the first), at most so many; crowded: what _crowded_slots() said. until: the last key of them, NULL if it was the rest; matched: xor of hashes of the keys that have an intent; differing: keys that are not as they should be';
+COMMENT ON FUNCTION rsvp_sync._compare_rows(bigint, text, integer, bigint[], bytea) IS
+'private: compares the attendance rows after a key (NULL: from the first), at most so many; crowded, records: what _crowded_slots() and _known_records() said. until: the last key of them, NULL if it was the rest; matched: xor of hashes of the keys that have an intent; differing: keys that are not as they should be';
 
 /* One page of intents: those whose row is gone. */
 CREATE FUNCTION rsvp_sync._compare_intents(of_source bigint, after text,
@@ -371,7 +398,7 @@ COMMENT ON FUNCTION rsvp_sync._all_matched(bigint, bigint) IS
 
 /* The next slice of a pass.  Its end: phase is NULL again. */
 CREATE FUNCTION rsvp_sync._next_slice(INOUT pass rsvp_sync._pass,
-	at_most integer, OUT differing text[])
+	at_most integer, records bytea DEFAULT NULL, OUT differing text[])
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -398,7 +425,7 @@ BEGIN
 		pass.phase := 'intents';
 	ELSE
 		SELECT * INTO slice FROM rsvp_sync._compare_rows(pass.source_id,
-			pass.position, at_most, pass.crowded);
+			pass.position, at_most, pass.crowded, records);
 		slice.differing := ARRAY(SELECT unnest(slice.differing)
 			UNION SELECT unnest(rsvp_sync._differing_mentions(pass.source_id,
 				pass.position, slice.until)));
@@ -416,8 +443,8 @@ BEGIN
 	END IF;
 END
 $$;
-COMMENT ON FUNCTION rsvp_sync._next_slice(rsvp_sync._pass, integer) IS
-'private: one slice of a pass over a source: where the pass stands after it (phase NULL: at its end) and the keys that are not as they should be';
+COMMENT ON FUNCTION rsvp_sync._next_slice(rsvp_sync._pass, integer, bytea) IS
+'private: one slice of a pass over a source; records: what _known_records() said, if it was asked: where the pass stands after it (phase NULL: at its end) and the keys that are not as they should be';
 
 /* A whole pass at once. */
 CREATE FUNCTION rsvp_sync._differences(of_source bigint)
@@ -427,11 +454,13 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
 	pass rsvp_sync._pass;
+	records bytea := rsvp_sync._known_records(of_source);
 	slice record;
 BEGIN
 	pass.source_id := of_source;
 	LOOP
-		SELECT * INTO slice FROM rsvp_sync._next_slice(pass, 20000);
+		SELECT * INTO slice
+		FROM rsvp_sync._next_slice(pass, 20000, records);
 		pass := slice.pass;
 		RETURN QUERY SELECT unnest(slice.differing);
 		EXIT WHEN pass.phase IS NULL;

@@ -65,6 +65,7 @@ typedef enum Verdict
 } Verdict;
 
 extern Verdict compare_row(const Wish *wish, const Recorded *recorded);
+extern bool compare_record_by_cid(const Recorded *recorded);
 extern bool compare_record(const Wish *wish, const Recorded *recorded,
 						   Slice cid, Slice status);
 extern bool compare_told(const Wish *wish, const Recorded *recorded,

@@ -14,7 +14,6 @@
 
 #include "access/xact.h"
 #include "catalog/pg_type.h"
-#include "common/hashfn.h"
 #include "fmgr.h"
 #include "funcapi.h"
 #include "utils/array.h"
@@ -24,6 +23,7 @@
 
 #include "compare.h"
 #include "compat.h"
+#include "digests.h"
 #include "lookup.h"
 #include "page.h"
 
@@ -33,7 +33,7 @@ PG_FUNCTION_INFO_V1(rsvp_sync_compare_page);
 enum
 {
 	ARG_SOURCE, ARG_AFTER, ARG_UNTIL, ARG_WORDS, ARG_LOCALS, ARG_PAST_TOO,
-	ARG_TELLS, ARG_LEAVING, ARG_FORGOTTEN, ARG_CROWDED
+	ARG_TELLS, ARG_LEAVING, ARG_FORGOTTEN, ARG_CROWDED, ARG_DIGESTS
 };
 enum
 {
@@ -79,7 +79,8 @@ typedef struct Comparison
 	int			status;
 	Lookup		accounts;
 	Lookup		slots;
-	Lookup		digests;
+	Lookup		forgotten_ones;
+	bytea	   *digests;		/* of all records; NULL: each is looked up */
 	MemoryContext context;		/* of the results */
 	int64		seen;
 	uint64		matched;
@@ -129,13 +130,6 @@ texts_of(ArrayType *array)
 	return texts;
 }
 
-static uint64
-hash_of(Slice text, uint64 seed)
-{
-	return DatumGetUInt64(hash_any_extended((const unsigned char *) text.data,
-											text.len, seed));
-}
-
 /* Did its user ask to be forgotten?  Then his digest is all there is. */
 static bool
 is_forgotten(Comparison *c, Slice did)
@@ -145,8 +139,8 @@ is_forgotten(Comparison *c, Slice did)
 	if (!c->forgotten || did.data == NULL)
 		return false;
 	digest = DirectFunctionCall1(sha256_bytea, slice_datum(did));
-	lookup_begin(&c->digests, digest, (Datum) 0);
-	return lookup_next(&c->digests);
+	lookup_begin(&c->forgotten_ones, digest, (Datum) 0);
+	return lookup_next(&c->forgotten_ones);
 }
 
 static Wish
@@ -211,13 +205,13 @@ is_alone(Comparison *c, const Recorded *recorded, Slice key)
 
 	if (!c->looks_up_slots)
 	{
-		uint64		hash;
+		uint64		digest;
 
 		if (c->ncrowded == 0)
 			return true;
-		hash = hash_of(recorded->did, hash_of(recorded->event_uri, 0));
+		digest = slot_digest(recorded->did, recorded->event_uri);
 		for (int i = 0; i < c->ncrowded; i++)
-			if (DatumGetUInt64(c->crowded[i]) == hash)
+			if (DatumGetUInt64(c->crowded[i]) == digest)
 				return false;
 		return true;
 	}
@@ -237,8 +231,13 @@ is_alone(Comparison *c, const Recorded *recorded, Slice key)
 static bool
 has_agreed_record(Comparison *c, const Wish *wish, const Recorded *recorded)
 {
-	if (recorded->rkey.data == NULL)
+	if (recorded->rkey.data == NULL || recorded->base_cid.data == NULL)
 		return false;
+	if (c->digests != NULL && compare_record_by_cid(recorded) &&
+		digests_have_record(VARDATA_ANY(c->digests),
+							VARSIZE_ANY_EXHDR(c->digests), recorded->did,
+							recorded->rkey, recorded->base_cid))
+		return true;
 	lookup_begin(&c->records, slice_datum(recorded->did),
 				 slice_datum(recorded->rkey));
 	return lookup_next(&c->records) &&
@@ -276,8 +275,7 @@ compare_one(void *arg, const PageRow *row)
 	Datum		key = slice_datum(row->key);
 
 	c->seen++;
-	lookup_begin(&c->intents, Int64GetDatum(c->source_id), key);
-	if (!lookup_next(&c->intents))
+	if (!lookup_walk(&c->intents, Int64GetDatum(c->source_id), key))
 	{
 		/* A row that the query leaves out, and that it always has left out */
 		if (row->present)
@@ -285,7 +283,7 @@ compare_one(void *arg, const PageRow *row)
 										   c->context);
 		return;
 	}
-	c->matched ^= hash_of(row->key, 0);
+	c->matched ^= digest_of(row->key, 0);
 	recorded = recorded_of(c);
 	if (!is_right(c, &wish, &recorded, row->key))
 		c->suspects = accumArrayResult(c->suspects, key, false, TEXTOID,
@@ -306,7 +304,7 @@ open_lookups(Comparison *c)
 	c->status = lookup_column(&c->records, "status");
 	lookup_open(&c->accounts, "_account", NULL, 1);
 	lookup_open(&c->slots, "_intent", "_intent_slot", 2);
-	lookup_open(&c->digests, "_forgotten", NULL, 1);
+	lookup_open(&c->forgotten_ones, "_forgotten", NULL, 1);
 }
 
 static void
@@ -316,7 +314,7 @@ close_lookups(Comparison *c)
 	lookup_close(&c->records);
 	lookup_close(&c->accounts);
 	lookup_close(&c->slots);
-	lookup_close(&c->digests);
+	lookup_close(&c->forgotten_ones);
 }
 
 static void
@@ -340,6 +338,8 @@ read_arguments(Comparison *c, FunctionCallInfo fcinfo)
 		deconstruct_array(PG_GETARG_ARRAYTYPE_P(ARG_CROWDED), INT8OID, 8,
 						  FLOAT8PASSBYVAL, TYPALIGN_DOUBLE, &c->crowded, NULL,
 						  &c->ncrowded);
+	if (!PG_ARGISNULL(ARG_DIGESTS))
+		c->digests = PG_GETARG_BYTEA_PP(ARG_DIGESTS);
 	c->now = GetCurrentTransactionStartTimestamp();
 	c->context = CurrentMemoryContext;
 	c->suspects = initArrayResult(TEXTOID, c->context, false);

@@ -12,6 +12,7 @@
  */
 #include "postgres.h"
 
+#include "access/itup.h"
 #include "access/stratnum.h"
 #include "access/table.h"
 #include "access/tableam.h"
@@ -46,6 +47,7 @@ lookup_open(Lookup *lookup, const char *table, const char *index, int nkeys)
 	Oid			schema = get_namespace_oid("rsvp_sync", false);
 
 	Assert(nkeys <= LOOKUP_NKEYS);
+	lookup->context = CurrentMemoryContext;
 	lookup->nkeys = nkeys;
 	lookup->table = table_open(get_relname_relid(table, schema),
 							   AccessShareLock);
@@ -78,20 +80,129 @@ lookup_column(Lookup *lookup, const char *name)
 	return number;
 }
 
+/* A scan makes room for what it keeps when it is first in need of it. */
+static void
+rescan(Lookup *lookup)
+{
+	MemoryContext old = MemoryContextSwitchTo(lookup->context);
+
+	index_rescan(lookup->scan, lookup->key, lookup->nkeys, NULL, 0);
+	MemoryContextSwitchTo(old);
+}
+
+/*
+ * Keys that come in about the order of the index are found by walking on from
+ * the last one: a step costs a tenth of a descent from the root.  Where that
+ * does not pay, each is looked up by itself.
+ */
+#define STEPS		24			/* that are tried before a descent */
+#define LUCK_MAX	64
+
+static void
+descend(Lookup *lookup, StrategyNumber strategy, RegProcedure proc,
+		Datum first, Datum second)
+{
+	lookup->key[0].sk_argument = first;
+	if (lookup->key[1].sk_strategy != strategy)
+		ScanKeyEntryInitialize(&lookup->key[1], 0, 2, strategy, TEXTOID,
+							   lookup->index->rd_indcollation[1], proc,
+							   second);
+	lookup->key[1].sk_argument = second;
+	lookup->scan->xs_want_itup = strategy != BTEqualStrategyNumber;
+	rescan(lookup);
+	lookup->at_entry = false;
+}
+
+/* Is there an entry at hand, taken or to be got? */
+static bool
+has_entry(Lookup *lookup)
+{
+	if (!lookup->at_entry)
+		lookup->at_entry = index_getnext_tid(lookup->scan,
+											 ForwardScanDirection) != NULL;
+	return lookup->at_entry;
+}
+
+static bool
+entry_equals(Lookup *lookup, struct varlena *wanted)
+{
+	bool		isnull;
+	Datum		value = index_getattr(lookup->scan->xs_itup, 2,
+									  lookup->scan->xs_itupdesc, &isnull);
+	struct varlena *text = PG_DETOAST_DATUM_PACKED(value);
+
+	return VARSIZE_ANY_EXHDR(text) == VARSIZE_ANY_EXHDR(wanted) &&
+		memcmp(VARDATA_ANY(text), VARDATA_ANY(wanted),
+			   VARSIZE_ANY_EXHDR(text)) == 0;
+}
+
+/* Goes on by so many entries at most, or as long as they are the wanted. */
+static bool
+walk(Lookup *lookup, struct varlena *wanted, int steps)
+{
+	while (has_entry(lookup))
+	{
+		bool		equals = entry_equals(lookup, wanted);
+
+		if (!equals && --steps < 0)
+			return false;
+		lookup->at_entry = false;
+		if (equals && index_fetch_heap(lookup->scan, lookup->slot))
+			return true;
+	}
+	return false;
+}
+
+/*
+ * The row of a unique index whose columns are these, the second a text that is
+ * not long enough to be compressed; the first is the same in all calls.
+ */
+bool
+lookup_walk(Lookup *lookup, Datum first, Datum second)
+{
+	struct varlena *wanted = (struct varlena *) DatumGetPointer(second);
+	MemoryContext old;
+	bool		found;
+
+	if (lookup->luck <= -LUCK_MAX)
+	{
+		descend(lookup, BTEqualStrategyNumber, F_TEXTEQ, first, second);
+		return lookup_next(lookup);
+	}
+	old = MemoryContextSwitchTo(lookup->context);
+	found = lookup->walks && walk(lookup, wanted, STEPS);
+	if (found)
+		lookup->luck = Min(lookup->luck + 1, LUCK_MAX);
+	else
+	{
+		lookup->luck--;
+		lookup->walks = true;
+		descend(lookup, BTGreaterEqualStrategyNumber, F_TEXT_GE, first,
+				second);
+		found = walk(lookup, wanted, 0);
+	}
+	MemoryContextSwitchTo(old);
+	return found;
+}
+
 /* The values stay the caller's, until the next row is asked for. */
 void
 lookup_begin(Lookup *lookup, Datum first, Datum second)
 {
 	lookup->key[0].sk_argument = first;
 	lookup->key[1].sk_argument = second;
-	index_rescan(lookup->scan, lookup->key, lookup->nkeys, NULL, 0);
+	rescan(lookup);
 }
 
 bool
 lookup_next(Lookup *lookup)
 {
-	return index_getnext_slot(lookup->scan, ForwardScanDirection,
-							  lookup->slot);
+	MemoryContext old = MemoryContextSwitchTo(lookup->context);
+	bool		found = index_getnext_slot(lookup->scan, ForwardScanDirection,
+										   lookup->slot);
+
+	MemoryContextSwitchTo(old);
+	return found;
 }
 
 void

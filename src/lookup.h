@@ -25,8 +25,13 @@ typedef struct Lookup
 	Relation	index;
 	IndexScanDesc scan;
 	TupleTableSlot *slot;
+	MemoryContext context;		/* in which the scan keeps what it needs */
 	int			nkeys;
 	ScanKeyData key[LOOKUP_NKEYS];
+	/* of a walk: */
+	bool		walks;
+	bool		at_entry;		/* of the index, that was not taken yet */
+	int			luck;			/* keys that were near, less those that were not */
 } Lookup;
 
 extern void lookup_open(Lookup *lookup, const char *table, const char *index,
@@ -34,6 +39,7 @@ extern void lookup_open(Lookup *lookup, const char *table, const char *index,
 extern int	lookup_column(Lookup *lookup, const char *name);
 extern void lookup_begin(Lookup *lookup, Datum first, Datum second);
 extern bool lookup_next(Lookup *lookup);
+extern bool lookup_walk(Lookup *lookup, Datum first, Datum second);
 extern void lookup_close(Lookup *lookup);
 
 extern Slice lookup_text(Lookup *lookup, int column);
