@@ -101,10 +101,19 @@ RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-	query text := rsvp_sync._desired_query(s.source_id);
+	query text;
 	single text;
 	result text;
 BEGIN
+	/* One that we have made has each row of the table, and names it. */
+	IF s.kind IN ('plan', 'openmeet') THEN
+		RETURN (SELECT rsvp_sync._generated_query(rsvp_sync._shape(s),
+				format('%s, true, %s, ', string_agg(format('a.%I', k.name),
+					', ' ORDER BY k.place), rsvp_sync._told_columns(s)))
+			|| rsvp_sync._page_range(s.attendance, 'a', below, above)
+			FROM rsvp_sync._key_columns(s.attendance) k);
+	END IF;
+	query := rsvp_sync._desired_query(s.source_id);
 	/* The only column of a key has a name that every query may use. */
 	SELECT 'attendance_id' INTO single
 	FROM rsvp_sync._key_columns(s.attendance) k

@@ -97,6 +97,7 @@ rescan(Lookup *lookup)
  */
 #define STEPS		24			/* that are tried before a descent */
 #define LUCK_MAX	64
+#define REST		1024		/* keys until it is tried again */
 
 static void
 descend(Lookup *lookup, StrategyNumber strategy, RegProcedure proc,
@@ -166,6 +167,13 @@ lookup_walk(Lookup *lookup, Datum first, Datum second)
 
 	if (lookup->luck <= -LUCK_MAX)
 	{
+		lookup->luck = 0;
+		lookup->rest = REST;
+	}
+	if (lookup->rest > 0)
+	{
+		lookup->rest--;
+		lookup->walks = false;
 		descend(lookup, BTEqualStrategyNumber, F_TEXTEQ, first, second);
 		return lookup_next(lookup);
 	}

@@ -32,6 +32,7 @@ typedef struct Lookup
 	bool		walks;
 	bool		at_entry;		/* of the index, that was not taken yet */
 	int			luck;			/* keys that were near, less those that were not */
+	int			rest;			/* keys that are not walked to, for want of it */
 } Lookup;
 
 extern void lookup_open(Lookup *lookup, const char *table, const char *index,
