@@ -48,6 +48,9 @@ lookup_open(Lookup *lookup, const char *table, const char *index, int nkeys)
 
 	Assert(nkeys <= LOOKUP_NKEYS);
 	lookup->context = CurrentMemoryContext;
+	lookup->walks = lookup->at_entry = false;
+	lookup->from = NULL;
+	lookup->luck = lookup->rest = 0;
 	lookup->nkeys = nkeys;
 	lookup->table = table_open(get_relname_relid(table, schema),
 							   AccessShareLock);
@@ -90,6 +93,26 @@ rescan(Lookup *lookup)
 	MemoryContextSwitchTo(old);
 }
 
+/* The values stay the caller's, until the next row is asked for. */
+void
+lookup_begin(Lookup *lookup, Datum first, Datum second)
+{
+	lookup->key[0].sk_argument = first;
+	lookup->key[1].sk_argument = second;
+	rescan(lookup);
+}
+
+bool
+lookup_next(Lookup *lookup)
+{
+	MemoryContext old = MemoryContextSwitchTo(lookup->context);
+	bool		found = index_getnext_slot(lookup->scan, ForwardScanDirection,
+										   lookup->slot);
+
+	MemoryContextSwitchTo(old);
+	return found;
+}
+
 /*
  * Keys that come in about the order of the index are found by walking on from
  * the last one: a step costs a tenth of a descent from the root.  Where that
@@ -99,29 +122,45 @@ rescan(Lookup *lookup)
 #define LUCK_MAX	64
 #define REST		1024		/* keys until it is tried again */
 
+/* Anew from the first entry that is not below this one. */
 static void
-descend(Lookup *lookup, StrategyNumber strategy, RegProcedure proc,
-		Datum first, Datum second)
+descend(Lookup *lookup, Datum first, struct varlena *second)
 {
+	if (lookup->from != NULL)
+		pfree(lookup->from);
+	lookup->from = palloc(VARSIZE_ANY(second));
+	memcpy(lookup->from, second, VARSIZE_ANY(second));
 	lookup->key[0].sk_argument = first;
-	if (lookup->key[1].sk_strategy != strategy)
-		ScanKeyEntryInitialize(&lookup->key[1], 0, 2, strategy, TEXTOID,
-							   lookup->index->rd_indcollation[1], proc,
-							   second);
-	lookup->key[1].sk_argument = second;
-	lookup->scan->xs_want_itup = strategy != BTEqualStrategyNumber;
+	ScanKeyEntryInitialize(&lookup->key[1], 0, 2, BTGreaterEqualStrategyNumber,
+						   TEXTOID, lookup->index->rd_indcollation[1],
+						   F_TEXT_GE, PointerGetDatum(lookup->from));
+	lookup->scan->xs_want_itup = true;
 	rescan(lookup);
+	lookup->walks = true;
 	lookup->at_entry = false;
 }
 
-/* Is there an entry at hand, taken or to be got? */
+static bool
+look_up(Lookup *lookup, Datum first, Datum second)
+{
+	if (lookup->key[1].sk_strategy != BTEqualStrategyNumber)
+		ScanKeyEntryInitialize(&lookup->key[1], 0, 2, BTEqualStrategyNumber,
+							   TEXTOID, lookup->index->rd_indcollation[1],
+							   F_TEXTEQ, second);
+	lookup->scan->xs_want_itup = false;
+	lookup->walks = false;
+	lookup_begin(lookup, first, second);
+	return lookup_next(lookup);
+}
+
+/* Is there an entry at hand, taken or to be got?  A scan that ended is over. */
 static bool
 has_entry(Lookup *lookup)
 {
-	if (!lookup->at_entry)
-		lookup->at_entry = index_getnext_tid(lookup->scan,
-											 ForwardScanDirection) != NULL;
-	return lookup->at_entry;
+	if (lookup->walks && !lookup->at_entry)
+		lookup->walks = lookup->at_entry =
+			index_getnext_tid(lookup->scan, ForwardScanDirection) != NULL;
+	return lookup->walks;
 }
 
 static bool
@@ -155,8 +194,8 @@ walk(Lookup *lookup, struct varlena *wanted, int steps)
 }
 
 /*
- * The row of a unique index whose columns are these, the second a text that is
- * not long enough to be compressed; the first is the same in all calls.
+ * The row of a unique index whose columns are these, the second a text; the
+ * first is the same in all calls.
  */
 bool
 lookup_walk(Lookup *lookup, Datum first, Datum second)
@@ -173,42 +212,18 @@ lookup_walk(Lookup *lookup, Datum first, Datum second)
 	if (lookup->rest > 0)
 	{
 		lookup->rest--;
-		lookup->walks = false;
-		descend(lookup, BTEqualStrategyNumber, F_TEXTEQ, first, second);
-		return lookup_next(lookup);
+		return look_up(lookup, first, second);
 	}
 	old = MemoryContextSwitchTo(lookup->context);
-	found = lookup->walks && walk(lookup, wanted, STEPS);
+	found = walk(lookup, wanted, STEPS);
 	if (found)
 		lookup->luck = Min(lookup->luck + 1, LUCK_MAX);
 	else
 	{
 		lookup->luck--;
-		lookup->walks = true;
-		descend(lookup, BTGreaterEqualStrategyNumber, F_TEXT_GE, first,
-				second);
+		descend(lookup, first, wanted);
 		found = walk(lookup, wanted, 0);
 	}
-	MemoryContextSwitchTo(old);
-	return found;
-}
-
-/* The values stay the caller's, until the next row is asked for. */
-void
-lookup_begin(Lookup *lookup, Datum first, Datum second)
-{
-	lookup->key[0].sk_argument = first;
-	lookup->key[1].sk_argument = second;
-	rescan(lookup);
-}
-
-bool
-lookup_next(Lookup *lookup)
-{
-	MemoryContext old = MemoryContextSwitchTo(lookup->context);
-	bool		found = index_getnext_slot(lookup->scan, ForwardScanDirection,
-										   lookup->slot);
-
 	MemoryContextSwitchTo(old);
 	return found;
 }

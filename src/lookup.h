@@ -29,7 +29,8 @@ typedef struct Lookup
 	int			nkeys;
 	ScanKeyData key[LOOKUP_NKEYS];
 	/* of a walk: */
-	bool		walks;
+	bool		walks;			/* the scan is at the key before, and not at its end */
+	struct varlena *from;		/* where it began: asked for at each step */
 	bool		at_entry;		/* of the index, that was not taken yet */
 	int			luck;			/* keys that were near, less those that were not */
 	int			rest;			/* keys that are not walked to, for want of it */
