@@ -280,13 +280,13 @@ COMMENT ON FUNCTION rsvp_sync._crowded_slots(bigint) IS
  * Records that are known, for a pass that is made at once: one look at all of
  * them costs less than a look-up for each row, if they are not many more.
  */
-CREATE FUNCTION rsvp_sync._record_digests(at_most_kb integer) RETURNS bytea
+CREATE FUNCTION rsvp_sync._record_digests(at_most_kb integer) RETURNS bigint
 LANGUAGE C VOLATILE
 AS 'MODULE_PATHNAME', 'rsvp_sync_record_digests';
 COMMENT ON FUNCTION rsvp_sync._record_digests(integer) IS
-'private: digests of (did, rkey, cid) of all observed records, for _compare_page(); NULL: it would need more kilobytes';
+'private: reads digests of (did, rkey, cid) of all observed records, for _compare_page(), and keeps them until the transaction ends or it is called again: a number by which they are asked; NULL: it would need more kilobytes';
 
-CREATE FUNCTION rsvp_sync._known_records(of_source bigint) RETURNS bytea
+CREATE FUNCTION rsvp_sync._known_records(of_source bigint) RETURNS bigint
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -312,16 +312,16 @@ COMMENT ON FUNCTION rsvp_sync._known_records(bigint) IS
  */
 CREATE FUNCTION rsvp_sync._compare_page(source_id bigint, after text,
 	until text, words text[], locals text[], past_too boolean, tells text[],
-	leaving text[], forgotten boolean, crowded bigint[], records bytea,
+	leaving text[], forgotten boolean, crowded bigint[], records bigint,
 	OUT seen bigint, OUT matched bigint, OUT suspects text[], OUT erased text[])
 LANGUAGE C VOLATILE
 AS 'MODULE_PATHNAME', 'rsvp_sync_compare_page';
-COMMENT ON FUNCTION rsvp_sync._compare_page(bigint, text, text, text[], text[], boolean, text[], text[], boolean, bigint[], bytea) IS
+COMMENT ON FUNCTION rsvp_sync._compare_page(bigint, text, text, text[], text[], boolean, text[], text[], boolean, bigint[], bigint) IS
 'private: compares the attendance rows after one key and up to another (NULL: without bound) with what is recorded. words, locals: the status map; tells: what is written back; leaving: dids whose users take leave; forgotten: are there any who were; crowded, records: what _crowded_slots() and _known_records() said. matched: xor of hashes of the keys that have an intent; suspects: keys to be planned; erased: those whose row has not what it was told';
 
 /* One page of rows; those that are suspected are planned. */
 CREATE FUNCTION rsvp_sync._compare_rows(of_source bigint, after text,
-	at_most integer, crowded bigint[], records bytea, OUT until text,
+	at_most integer, crowded bigint[], records bigint, OUT until text,
 	OUT seen bigint, OUT matched bigint, OUT differing text[])
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
@@ -358,7 +358,7 @@ BEGIN
 			WHERE q.source_id = of_source AND q.key = k));
 END
 $$;
-COMMENT ON FUNCTION rsvp_sync._compare_rows(bigint, text, integer, bigint[], bytea) IS
+COMMENT ON FUNCTION rsvp_sync._compare_rows(bigint, text, integer, bigint[], bigint) IS
 'private: compares the attendance rows after a key (NULL: from the first), at most so many; crowded, records: what _crowded_slots() and _known_records() said. until: the last key of them, NULL if it was the rest; matched: xor of hashes of the keys that have an intent; differing: keys that are not as they should be';
 
 /* One page of intents: those whose row is gone. */
@@ -407,7 +407,7 @@ COMMENT ON FUNCTION rsvp_sync._all_matched(bigint, bigint) IS
 
 /* The next slice of a pass.  Its end: phase is NULL again. */
 CREATE FUNCTION rsvp_sync._next_slice(INOUT pass rsvp_sync._pass,
-	at_most integer, records bytea DEFAULT NULL, OUT differing text[])
+	at_most integer, records bigint DEFAULT NULL, OUT differing text[])
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -452,7 +452,7 @@ BEGIN
 	END IF;
 END
 $$;
-COMMENT ON FUNCTION rsvp_sync._next_slice(rsvp_sync._pass, integer, bytea) IS
+COMMENT ON FUNCTION rsvp_sync._next_slice(rsvp_sync._pass, integer, bigint) IS
 'private: one slice of a pass over a source; records: what _known_records() said, if it was asked: where the pass stands after it (phase NULL: at its end) and the keys that are not as they should be';
 
 /* A whole pass at once. */
@@ -463,7 +463,7 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
 	pass rsvp_sync._pass;
-	records bytea := rsvp_sync._known_records(of_source);
+	records bigint := rsvp_sync._known_records(of_source);
 	slice record;
 BEGIN
 	pass.source_id := of_source;

@@ -80,7 +80,7 @@ typedef struct Comparison
 	Lookup		accounts;
 	Lookup		slots;
 	Lookup		forgotten_ones;
-	bytea	   *digests;		/* of all records; NULL: each is looked up */
+	const Digests *digests;		/* of all records; NULL: each is looked up */
 	MemoryContext context;		/* of the results */
 	int64		seen;
 	uint64		matched;
@@ -234,9 +234,8 @@ has_agreed_record(Comparison *c, const Wish *wish, const Recorded *recorded)
 	if (recorded->rkey.data == NULL || recorded->base_cid.data == NULL)
 		return false;
 	if (c->digests != NULL && compare_record_by_cid(recorded) &&
-		digests_have_record(VARDATA_ANY(c->digests),
-							VARSIZE_ANY_EXHDR(c->digests), recorded->did,
-							recorded->rkey, recorded->base_cid))
+		digests_have_record(c->digests, recorded->did, recorded->rkey,
+							recorded->base_cid))
 		return true;
 	lookup_begin(&c->records, slice_datum(recorded->did),
 				 slice_datum(recorded->rkey));
@@ -339,7 +338,7 @@ read_arguments(Comparison *c, FunctionCallInfo fcinfo)
 						  FLOAT8PASSBYVAL, TYPALIGN_DOUBLE, &c->crowded, NULL,
 						  &c->ncrowded);
 	if (!PG_ARGISNULL(ARG_DIGESTS))
-		c->digests = PG_GETARG_BYTEA_PP(ARG_DIGESTS);
+		c->digests = digests_of_records(PG_GETARG_INT64(ARG_DIGESTS));
 	c->now = GetCurrentTransactionStartTimestamp();
 	c->context = CurrentMemoryContext;
 	c->suspects = initArrayResult(TEXTOID, c->context, false);

@@ -35,13 +35,22 @@ PG_FUNCTION_INFO_V1(rsvp_sync_crowded_slots);
 
 #define MANY_CROWDED	100		/* of these, look-ups are better */
 
-typedef struct Digests
+struct Digests
 {
+	uint64		seed;
 	uint64	   *slot;			/* 0: empty */
 	size_t		size;			/* a power of two */
 	size_t		used;
 	size_t		most;			/* that it may become */
-} Digests;
+};
+
+/*
+ * Those of records, from when they are read to the end of the transaction, or
+ * until they are read again.  A value in SQL would be copied with each plan.
+ */
+static Digests *of_records = NULL;
+static int64 number_of_records = 0;
+static MemoryContext records_context = NULL;
 
 /* A table as it is being read; the row is in the slot. */
 typedef struct Reading
@@ -150,22 +159,31 @@ record_digest(uint64 seed, Slice did, Slice rkey, Slice cid)
 	return digest_of(cid, digest_of(rkey, digest_of(did, seed))) | 1;
 }
 
-/*
- * rsvp_sync._record_digests(at_most_kb integer): of all records, as a bytea;
- * NULL: it would be larger.
- */
-Datum
-rsvp_sync_record_digests(PG_FUNCTION_ARGS)
+static void
+forget_records(void *arg)
 {
-	Digests		set = {.most = slots_in(PG_GETARG_INT32(0))};
-	uint64		seed = pg_prng_uint64(&pg_global_prng_state);
+	of_records = NULL;
+	records_context = NULL;
+}
+
+static Digests *
+new_digests(MemoryContext context, int kilobytes)
+{
+	Digests    *digests = MemoryContextAllocZero(context, sizeof(Digests));
+
+	digests->seed = pg_prng_uint64(&pg_global_prng_state);
+	digests->most = slots_in(kilobytes);
+	return digests;
+}
+
+static bool
+read_records(Digests *set)
+{
 	Reading		records;
 	int			did;
 	int			rkey;
 	int			cid;
-	bool		fits = grow(&set);
-	char	   *result;
-	size_t		size;
+	bool		fits = grow(set);
 
 	reading_open(&records, "_observed");
 	did = reading_column(&records, "did");
@@ -179,48 +197,64 @@ rsvp_sync_record_digests(PG_FUNCTION_ARGS)
 
 		if (version.data == NULL)
 			continue;
-		digest = record_digest(seed, reading_text(&records, did),
+		digest = record_digest(set->seed, reading_text(&records, did),
 							   reading_text(&records, rkey), version);
-		where = place_for(&set, digest);
+		where = place_for(set, digest);
 		fits = where != NULL;
 		if (fits && *where == 0)
 		{
 			*where = digest;
-			set.used++;
+			set->used++;
 		}
 	}
 	reading_close(&records);
-	if (!fits)
-		PG_RETURN_NULL();
-	size = VARHDRSZ + sizeof(seed) + set.size * sizeof(uint64);
-	result = MemoryContextAllocHuge(CurrentMemoryContext, size);
-	SET_VARSIZE(result, size);
-	memcpy(VARDATA(result), &seed, sizeof(seed));
-	memcpy(VARDATA(result) + sizeof(seed), set.slot,
-		   set.size * sizeof(uint64));
-	PG_RETURN_POINTER(result);
+	return fits;
 }
 
-/* Is there such a record?  A bytea may lie at any address. */
-bool
-digests_have_record(const char *set, size_t size, Slice did, Slice rkey,
-					Slice cid)
+/*
+ * rsvp_sync._record_digests(at_most_kb integer): reads them; a number by which
+ * they are asked, NULL: they would need more.
+ */
+Datum
+rsvp_sync_record_digests(PG_FUNCTION_ARGS)
 {
-	size_t		slots = size / sizeof(uint64) - 1;
-	uint64		seed;
-	uint64		digest;
-	uint64		found;
-	size_t		i;
+	MemoryContext caller = CurrentMemoryContext;
+	MemoryContextCallback *callback;
+	Digests    *set;
 
-	memcpy(&seed, set, sizeof(seed));
-	digest = record_digest(seed, did, rkey, cid);
-	for (i = (digest >> 1) & (slots - 1);; i = (i + 1) & (slots - 1))
+	if (records_context != NULL)
+		MemoryContextDelete(records_context);
+	records_context = AllocSetContextCreate(TopTransactionContext,
+											"rsvp_sync digests of records",
+											ALLOCSET_DEFAULT_SIZES);
+	callback = MemoryContextAllocZero(records_context,
+									  sizeof(MemoryContextCallback));
+	callback->func = forget_records;
+	MemoryContextRegisterResetCallback(records_context, callback);
+	MemoryContextSwitchTo(records_context);
+	set = new_digests(records_context, PG_GETARG_INT32(0));
+	if (read_records(set))
+		of_records = set;
+	MemoryContextSwitchTo(caller);
+	if (of_records == NULL)
 	{
-		memcpy(&found, set + sizeof(seed) + i * sizeof(uint64),
-			   sizeof(found));
-		if (found == 0 || found == digest)
-			return found == digest;
+		MemoryContextDelete(records_context);
+		PG_RETURN_NULL();
 	}
+	PG_RETURN_INT64(++number_of_records);
+}
+
+const Digests *
+digests_of_records(int64 number)
+{
+	return number == number_of_records ? of_records : NULL;
+}
+
+bool
+digests_have_record(const Digests *set, Slice did, Slice rkey, Slice cid)
+{
+	return *place(set->slot, set->size,
+				  record_digest(set->seed, did, rkey, cid)) != 0;
 }
 
 static bool
@@ -240,14 +274,14 @@ contains(const Datum *items, int count, uint64 wanted)
 Datum
 rsvp_sync_crowded_slots(PG_FUNCTION_ARGS)
 {
-	Digests		set = {.most = slots_in(PG_GETARG_INT32(0))};
+	Digests    *set = new_digests(CurrentMemoryContext, PG_GETARG_INT32(0));
 	Reading		intents;
 	int			did;
 	int			event_uri;
 	int			live;
 	int			bond;
 	int			doubt;
-	bool		fits = grow(&set);
+	bool		fits = grow(set);
 	Datum		crowded[MANY_CROWDED];
 	int			ncrowded = 0;
 
@@ -272,14 +306,14 @@ rsvp_sync_crowded_slots(PG_FUNCTION_ARGS)
 		has = DatumGetBool(slot_getattr(intents.row, live, &isnull)) ||
 			DatumGetBool(slot_getattr(intents.row, doubt, &isnull)) ||
 			reading_text(&intents, bond).data != NULL;
-		where = place_for(&set, digest);
+		where = place_for(set, digest);
 		fits = where != NULL;
 		if (!fits)
 			break;
 		if (*where == 0)
 		{
 			*where = digest | has;
-			set.used++;
+			set->used++;
 			continue;
 		}
 		*where |= has;

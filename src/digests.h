@@ -31,8 +31,11 @@ slot_digest(Slice did, Slice event_uri)
 	return (digest & ~UINT64CONST(1)) ? digest & ~UINT64CONST(1) : 2;
 }
 
-/* A set as SQL keeps it, a bytea: its seed, then slots, 0 where empty */
-extern bool digests_have_record(const char *set, size_t size, Slice did,
-								Slice rkey, Slice cid);
+/* Those of all records, by the number that SQL has for them; NULL: no more. */
+typedef struct Digests Digests;
+
+extern const Digests *digests_of_records(int64 number);
+extern bool digests_have_record(const Digests *digests, Slice did, Slice rkey,
+								Slice cid);
 
 #endif							/* RSVP_SYNC_DIGESTS_H */

@@ -33,7 +33,7 @@ CREATE FUNCTION model.pages(of_source bigint) RETURNS SETOF text
 LANGUAGE plpgsql AS $$
 DECLARE
 	pass rsvp_sync._pass;
-	records bytea := CASE WHEN random() < 0.5
+	records bigint := CASE WHEN random() < 0.5
 		THEN rsvp_sync._record_digests(1024) END;
 	slice record;
 BEGIN
