@@ -55,7 +55,7 @@ extern void host_scan(HASH_SEQ_STATUS *scan);
 extern bool host_is_stalled(Host *host, int64 now);
 extern int	host_allowance(Host *host, int64 now);
 extern void host_call_begins(Host *host, int64 now);
-extern void host_call_ended(Host *host, int64 now);
+extern void host_call_ended(Host *host, int64 now, int jobs);
 extern const char *host_closed_because(Host *host, int64 now);
 extern int64 host_wait(Host *host, bool urgent, int64 now);
 extern bool host_has_room(Host *host);

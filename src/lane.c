@@ -26,6 +26,9 @@
 #include "settings.h"
 #include "verify.h"
 
+/* What idle lanes know of their records is kept while all of it is less. */
+#define MAX_KNOWN		(8 * 1024 * 1024)
+
 /* Idle lanes beyond these are forgotten, the one idle longest first. */
 #define MAX_IDLE_LANES	4096
 
@@ -185,6 +188,13 @@ find_lane(const char *did)
 	return lanes ? hash_search(lanes, &did, HASH_FIND, NULL) : NULL;
 }
 
+void
+lane_forget_known(Lane *lane)
+{
+	known_free(lane->known);
+	lane->known = NULL;
+}
+
 static void
 wipe_lane(Lane *lane)
 {
@@ -202,6 +212,7 @@ free_lane(Lane *lane)
 	MemoryContext context = lane->context;
 
 	wipe_lane(lane);
+	known_free(lane->known);
 	dlist_delete(&lane->node);
 	n_idle_lanes--;
 	hash_search(lanes, &did, HASH_REMOVE, NULL);
@@ -240,6 +251,8 @@ rest_lanes(void)
 		dlist_delete(&lane->node);
 		dlist_push_tail(&idle_lanes, &lane->node);
 		n_idle_lanes++;
+		if (known_memory() > MAX_KNOWN)
+			lane_forget_known(lane);
 	}
 	while (n_idle_lanes > MAX_IDLE_LANES)
 		free_lane(dlist_head_element(Lane, node, &idle_lanes));
@@ -255,9 +268,11 @@ reset_lane(Lane *lane)
 	renewal_give_up(lane);
 	wipe_lane(lane);
 	replace_text(lane, &lane->head, NULL);
+	lane_forget_known(lane);
 	replace_text(lane, &lane->credential, NULL);
 	lane->session = SESSION_NONE;
-	lane->not_before = 0;
+	lane->wrote = false;
+	lane->not_before = lane->batch_at = 0;
 	lane->epoch++;
 }
 
@@ -361,8 +376,11 @@ lane_pump(Lane *lane, int64 now)
 		start_read(lane, pop_job(lane));
 	else if (lane->session == SESSION_LIVE)
 	{
-		budget_spend(&lane->budgets, points_of(job), now);
-		start_write(lane, pop_job(lane));
+		if (!batch_send(lane, now))
+		{
+			budget_spend(&lane->budgets, points_of(job), now);
+			start_write(lane, pop_job(lane));
+		}
 	}
 	else if (lane->session == SESSION_HAS_CREDENTIAL)
 	{

@@ -42,6 +42,7 @@ typedef struct Job
 	int			logins;			/* sessions tried for it */
 	int			proofs;			/* proofs of possession that were not taken */
 	bool		head_unknown;	/* do not name the head of the repository */
+	bool		alone;			/* not together with others, see batch.c */
 	TimestampTz asked;			/* when it was last read */
 	bool		sent;			/* a call was made, and what came of it is unknown */
 	const char *waits_for;		/* parked: for this server or DID */

@@ -196,6 +196,7 @@ typedef struct Batch
 {
 	int64		source_id;
 	List	   *keys;
+	List	   *alone;			/* of them, those that go alone, see batch.c */
 	dlist_head	jobs;			/* calls that planning them asks for */
 } Batch;
 
@@ -242,6 +243,17 @@ read_job(uint64 row)
 	return job;
 }
 
+static bool
+list_has(List *texts, const char *text)
+{
+	ListCell   *cell;
+
+	foreach(cell, texts)
+		if (strcmp(lfirst(cell), text) == 0)
+			return true;
+	return false;
+}
+
 static void
 plan_batch(void *arg)
 {
@@ -255,6 +267,7 @@ plan_batch(void *arg)
 	{
 		Job		   *job = read_job(row);
 
+		job->alone = list_has(batch->alone, job->key);
 		dlist_push_tail(&batch->jobs, &job->node);
 	}
 }
@@ -335,6 +348,9 @@ next_replans(dlist_head *replans)
 		if (job->source_id != batch->source_id)
 			continue;
 		batch->keys = lappend(batch->keys, pstrdup(job->key));
+		/* What had to be read first was in doubt, as a rule. */
+		if (job->alone || strcmp(job->action, "read") == 0)
+			batch->alone = lappend(batch->alone, llast(batch->keys));
 		dlist_delete(&job->node);
 		lane_free_job(job);
 	}
