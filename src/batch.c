@@ -35,7 +35,13 @@
 /* Envelope of a write, about. */
 #define WRITE_BYTES		200
 
-/* A lane whose batch was refused, or lost, sends singly for so long. */
+/* So long after its last write a lane begins with a single one. */
+#define FRESH_MS		2000
+
+/*
+ * A lane whose batch was refused, or lost, sends singly for so long; and where
+ * others write so often that it comes too late twice in a row.
+ */
 #define PAUSE_MS		60000
 #define SWAP_PAUSE_MS	2000
 
@@ -191,15 +197,17 @@ start_batch(Lane *lane, WriteBatch *batch)
 
 /*
  * Send what can go together.  False: the first job goes alone, as the first
- * of a session does always: its answer tells what the account may spend.
+ * after a pause does always: its answer tells what the account may spend, and
+ * whether the head is still what it was, which costs little to find out with
+ * one job and much with many.
  */
 bool
 batch_send(Lane *lane, int64 now)
 {
 	WriteBatch *batch;
 
-	if (lane->njobs < 2 || lane->head == NULL || !lane->wrote ||
-		now < lane->batch_at)
+	if (lane->njobs < 2 || lane->head == NULL || lane->wrote_at == 0 ||
+		now - lane->wrote_at > FRESH_MS || now < lane->batch_at)
 		return false;
 	batch = MemoryContextAllocZero(lane->context, sizeof(WriteBatch));
 	dlist_init(&batch->jobs);
@@ -356,26 +364,31 @@ batch_succeeded(Lane *lane, WriteBatch *batch, Answer *answer, bool stale)
 	}
 	if (!stale)
 		replace_text(lane, &lane->head, xrpc_cid(commit, "cid"));
+	lane->overtaken = 0;
 }
 
 /*
- * Somebody has written since the head was read.  As with single ones: what
- * only updates or deletes goes on at once without the head, what is new is
- * planned again, which lists the account's records anew.
+ * Somebody has written since the head was read; or this call arrived twice,
+ * and was done the first time.  What only updates or deletes goes on at once
+ * without the head, which repeats nothing; what is new is planned again when
+ * the account's records have been listed anew, which shows whether it is there.
  */
 static void
-batch_overtaken(Lane *lane, WriteBatch *batch, Answer *answer)
+batch_overtaken(Lane *lane, WriteBatch *batch)
 {
-	lane->batch_at = host_now() + SWAP_PAUSE_MS;
-	while (!dlist_is_empty(&batch->jobs))
-	{
-		dlist_node *last = dlist_tail_node(&batch->jobs);
-		Job		   *job = dlist_container(Job, node, last);
+	dlist_iter	iter;
 
-		dlist_delete(last);
-		job->alone = true;
-		swap_failed(lane, job, answer);
+	replace_text(lane, &lane->head, NULL);
+	if (lane->overtaken++ > 0)
+		lane->batch_at = host_now() + SWAP_PAUSE_MS;
+	dlist_foreach(iter, &batch->jobs)
+	{
+		Job		   *job = dlist_container(Job, node, iter.cur);
+
+		job->sent = true;
+		job->head_unknown = !job->mint;
 	}
+	put_back(lane, batch, false);
 }
 
 /* Of several jobs the first one speaks for the session. */
@@ -387,7 +400,7 @@ batch_refused(Lane *lane, WriteBatch *batch, Answer *answer)
 	switch (answer->class)
 	{
 		case ANSWER_REREAD:
-			batch_overtaken(lane, batch, answer);
+			batch_overtaken(lane, batch);
 			return;
 		case ANSWER_REFRESH:
 		case ANSWER_USER:

@@ -122,7 +122,7 @@ write_done(Lane *lane, Job *job, const char *cid, json_t *commit)
 	bool		put = job_is(job, "put");
 	Outcome    *outcome;
 
-	lane->wrote = true;
+	lane->wrote_at = host_now();
 	if (lane->unproven)
 		account_outcome(lane, "connected", NULL);
 	lane->unproven = false;
@@ -187,7 +187,7 @@ retry_now(Lane *lane, Job *job)
  * again.  Once a write that only updates is repeated at once, without the
  * head: others may write to this repository all the time.
  */
-void
+static void
 swap_failed(Lane *lane, Job *job, Answer *answer)
 {
 	bool		commit = strncmp(answer->message, "Commit was at", 13) == 0;

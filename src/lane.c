@@ -116,13 +116,17 @@ pop_job(Lane *lane)
 	return dlist_container(Job, node, dlist_pop_head_node(&lane->jobs));
 }
 
-/* None of the lane's jobs has been sent; they all share this fate. */
+/* No call of the lane's jobs is under way; they all share this fate. */
 void
 fail_lane(Lane *lane, const char *how, const char *code, const char *message,
 		  long wait_ms)
 {
 	while (!dlist_is_empty(&lane->jobs))
-		fail_job(pop_job(lane), how, code, message, true, wait_ms);
+	{
+		Job		   *job = pop_job(lane);
+
+		fail_job(job, how, code, message, !job->sent, wait_ms);
+	}
 }
 
 /* Between two looks at a DID document for what a lane's server says. */
@@ -271,8 +275,7 @@ reset_lane(Lane *lane)
 	lane_forget_known(lane);
 	replace_text(lane, &lane->credential, NULL);
 	lane->session = SESSION_NONE;
-	lane->wrote = false;
-	lane->not_before = lane->batch_at = 0;
+	lane->not_before = lane->batch_at = lane->wrote_at = 0;
 	lane->epoch++;
 }
 
@@ -569,6 +572,7 @@ lane_outcome_recorded(Outcome *outcome)
 					continue;
 				dlist_delete(&job->node);
 				lane->njobs--;
+				job->listed = outcome->follow && job->need == NULL;
 				replan_job(job);
 			}
 			break;

@@ -97,8 +97,9 @@ typedef struct Lane
 	int64		save_at;		/* by host_now(): when to try again */
 	char	   *head;			/* commit its records are known to be at */
 	Known	   *known;			/* ... and which they are there; or NULL */
-	bool		wrote;			/* a write of this account went through */
+	int64		wrote_at;		/* when a write went through last, or 0 */
 	int64		batch_at;		/* several writes in one call not before */
+	int			overtaken;		/* of those, by others' writes, in a row */
 	bool		in_question;	/* is there still such a repository? */
 	RecordList *records;		/* of a listing under way */
 	bool		unrecorded;		/* its records are to be written down first */
@@ -255,7 +256,6 @@ extern HttpRequest *write_request(Lane *lane, const char *method,
 								  const char *body);
 extern void start_write(Lane *lane, Job *job);
 extern void write_done(Lane *lane, Job *job, const char *cid, json_t *commit);
-extern void swap_failed(Lane *lane, Job *job, Answer *answer);
 extern void start_read(Lane *lane, Job *job);
 extern void retry_now(Lane *lane, Job *job);
 extern void job_answer(Lane *lane, Job *job, Answer *answer);
