@@ -30,6 +30,10 @@
  * for all of them.
  */
 #define MAX_WRITES		50
+
+/* So many that nobody waits for are under way to a server at once. */
+#define MAX_BACKGROUND	64
+
 #define MAX_BYTES		400000
 
 /* Envelope of a write, about. */
@@ -114,23 +118,26 @@ add_job(Lane *lane, WriteBatch *batch, Job *job)
 }
 
 /*
- * Those of the first one's priority, since a click does not wait for the rest.
- * A refused batch burns what is left of a limit, and creates cost more than
- * puts: as many as may be spent freely.
+ * Those of the first one's priority, since a click does not wait for the rest,
+ * nor for many of other accounts.  A refused batch burns what is left of a
+ * limit, and creates cost more than puts: as many as may be spent freely.
  */
 static void
 gather(Lane *lane, WriteBatch *batch, int64 now)
 {
 	Job		   *first = dlist_head_element(Job, node, &lane->jobs);
 	int			priority = first->priority;
-	long		points = budget_free(&lane->budgets, now);
+	int			room = priority == 0 ? MAX_WRITES :
+		Min(MAX_WRITES, MAX_BACKGROUND - host_of(lane->pds)->writes);
+	long		points = Min(lane->points_left,
+							 budget_free(&lane->budgets, now));
 	dlist_mutable_iter iter;
 
 	dlist_foreach_modify(iter, &lane->jobs)
 	{
 		Job		   *job = dlist_container(Job, node, iter.cur);
 
-		if (batch->n == MAX_WRITES || job->priority != priority)
+		if (batch->n >= room || job->priority != priority)
 			break;
 		if (may_join(lane, job) && !clashes(batch, job) &&
 			batch->points + points_together(job) <= points &&

@@ -101,6 +101,7 @@ start_batch_call(Lane *lane, WriteBatch *batch, HttpRequest *req)
 	Call	   *call = new_call(CALL_BATCH, lane, lane->pds);
 
 	call->batch = batch;
+	call->host->writes += batch_count(batch);
 	begin_call(call, req);
 }
 
@@ -145,6 +146,10 @@ learn_limit(Call *call, Answer *answer, int64 now)
 {
 	if (call->kind == CALL_LOGIN)
 		return;					/* signing in is rare, and limited apart */
+	/* Others it has may be hidden behind the one it shows. */
+	if (call->lane != NULL)
+		call->lane->points_left = answer->limit.known ?
+			answer->limit.remaining : LONG_MAX;
 	if (is_limit_of_account(call, &answer->limit))
 		budget_learn(&call->lane->budgets, &answer->limit, 0, now);
 	else
@@ -484,6 +489,7 @@ lane_finished(HttpRequest *req)
 	{
 		note.seconds = seconds;
 		batch_note(call->batch, &note);
+		host->writes -= batch_count(call->batch);
 	}
 	host_call_ended(host, now, call->batch ? batch_count(call->batch) : 1);
 	learn_limit(call, &answer, now);

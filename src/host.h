@@ -30,6 +30,7 @@ typedef struct Host
 {
 	const char *name;			/* hash key: scheme, host, port */
 	int			calls;			/* under way */
+	int			writes;			/* ... of them, those that go together */
 	HostState	state;
 	bool		probing;
 	bool		wanted;			/* somebody goes on without it, for now */

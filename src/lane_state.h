@@ -99,6 +99,7 @@ typedef struct Lane
 	Known	   *known;			/* ... and which they are there; or NULL */
 	int64		wrote_at;		/* when a write went through last, or 0 */
 	int64		batch_at;		/* several writes in one call not before */
+	long		points_left;	/* of the limit nearest to its end */
 	int			overtaken;		/* of those, by others' writes, in a row */
 	bool		in_question;	/* is there still such a repository? */
 	RecordList *records;		/* of a listing under way */
