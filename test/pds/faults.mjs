@@ -31,6 +31,7 @@
 //   match       regular expression on the path with its query (default: all)
 //   method      GET, POST ...
 //   did         the access token's subject or the repo asked for
+//   says        regular expression on the request's body
 //   on          'pds' (default) or 'plc'
 //   skip        let so many matching requests pass first
 //   count       hit so many (default 1; -1: for ever)
@@ -153,12 +154,14 @@ export class Bench {
     }
   }
 
-  #pick(req, name, entry) {
+  async #pick(req, name, entry) {
+    const text = this.#rules.some((r) => r.says) ? await this.#ahead(req) : ''
     for (const rule of this.#rules) {
       if ((rule.on ?? 'pds') !== name) continue
       if (rule.method && rule.method !== req.method) continue
       if (rule.did && rule.did !== entry.did && rule.did !== entry.repo) continue
       if (!new RegExp(rule.match ?? '').test(req.url)) continue
+      if (rule.says && !new RegExp(rule.says).test(text)) continue
       if ((rule.count ?? 1) === 0) continue
       if (rule.skip > 0) { rule.skip--; continue }
       rule.count = rule.count < 0 ? -1 : (rule.count ?? 1) - 1
@@ -166,7 +169,7 @@ export class Bench {
     }
   }
 
-  // The body of a request, which is still there for the server to read.
+  // The body of a request, as text; the server still finds it there.
   async #ahead(req) {
     const parts = []
     for (let left = Number(req.headers['content-length']); left > 0;) {
@@ -177,14 +180,14 @@ export class Bench {
     }
     const body = Buffer.concat(parts)
     if (body.length) req.unshift(body)
-    return json(body.toString())
+    return body.toString()
   }
 
   // Takes the points of a request before it is served, as the PDS does: a
   // window of fixed length begins with its first request.  True: refused.
   async #spend(req, res, entry) {
     const together = this.#limits.length > 0 && entry.call === 'com.atproto.repo.applyWrites' &&
-      writesOf(await this.#ahead(req)).reduce((sum, { op }) => sum + (POINTS[op] ?? 0), 0)
+      writesOf(json(await this.#ahead(req))).reduce((sum, { op }) => sum + (POINTS[op] ?? 0), 0)
     const now = Date.now()
     let tightest
     for (const { points, window, per, costs, windows } of this.#limits) {
@@ -213,7 +216,7 @@ export class Bench {
   async #handle(req, res, name, pass) {
     const entry = this.#enter(req, res, name)
     if (!entry.own && name === 'pds' && await this.#spend(req, res, entry)) return req.resume()
-    const rule = entry.own ? undefined : this.#pick(req, name, entry)
+    const rule = entry.own ? undefined : await this.#pick(req, name, entry)
     if (!rule) {
       this.#watch(res, entry)
       return pass(req, res)
