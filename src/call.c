@@ -147,7 +147,7 @@ learn_limit(Call *call, Answer *answer, int64 now)
 	if (call->kind == CALL_LOGIN)
 		return;					/* signing in is rare, and limited apart */
 	/* Others it has may be hidden behind the one it shows. */
-	if (call->lane != NULL)
+	if (call->lane != NULL && answer->status != 0)
 		call->lane->points_left = answer->limit.known ?
 			answer->limit.remaining : LONG_MAX;
 	if (is_limit_of_account(call, &answer->limit))
