@@ -572,7 +572,8 @@ lane_outcome_recorded(Outcome *outcome)
 					continue;
 				dlist_delete(&job->node);
 				lane->njobs--;
-				job->listed = outcome->follow && job->need == NULL;
+				job->listed = outcome->follow && job->need == NULL &&
+					job_is(job, "put");
 				replan_job(job);
 			}
 			break;
