@@ -11,7 +11,7 @@ use RsvpSyncScene;
 my $RSVP = 'community.lexicon.calendar.rsvp';
 my $pds = start_pds(accounts => 3);
 my $pg = start_server(pds => $pds, conf => {
-	'rsvp_sync.retry_base' => '50ms', 'rsvp_sync.retry_max' => '300ms', 'rsvp_sync.request_timeout' => '2s',
+	'rsvp_sync.retry_base' => '50ms', 'rsvp_sync.retry_max' => '300ms', 'rsvp_sync.request_timeout' => '60s',
 });
 my $app = scene($pg, 'app', $pds, events => 300);
 my $next = 2;    # event
@@ -72,6 +72,13 @@ sub counted {
 	return $more;
 }
 
+sub timeout {
+	my ($time) = @_;
+	$pg->safe_psql('postgres', "ALTER SYSTEM SET rsvp_sync.request_timeout = '$time'");
+	$pg->safe_psql('postgres', 'SELECT pg_reload_conf()');
+	return;
+}
+
 # --- many at once
 
 warm(1);
@@ -110,15 +117,15 @@ for my $case ([ 'an event of its own', sub { $pds->create_event(0, 'Mine', '2035
 		'bafyreidfayvfuwqa7qlnopdjiqrxzs6blmoeu4rujcjtnci5beludirz2a', 'going') } ]) {
 	my ($what, $foreign) = @$case;
 	warm(1);
-	$pds->faults({ match => 'applyWrites', delayMs => 700 });
+	$pds->faults({ match => 'applyWrites', hang => 1 });
 	($from, $to) = attend(1, 10);
 	$app->sql('UPDATE attendance SET status = CASE status WHEN \'maybe\' THEN \'confirmed\' ELSE \'maybe\' END WHERE id BETWEEN 1025 AND 1029');
 	ok wait_for { scalar together() }, 'several writes are under way';
 	$foreign->();
+	$pds->clear_faults;
 	right("... when the account writes $what");
 	is((together())[0]{error}, 'InvalidSwap', '... they are refused');
 	written(1, 15 - ($what =~ /answer/), '... then each is written once');
-	$pds->clear_faults;
 }
 
 # What is not known to be what its write was planned for is no company.
@@ -135,7 +142,7 @@ ok scalar(together()), '... which go together';
 # --- answers that do not come, or are none
 
 for my $case (
-	[ 'the answer comes too late', { after => 1, answerDelayMs => 2600 } ],
+	[ 'the answer comes too late', { after => 1, hang => 1 }, undef, '2s' ],
 	[ 'the answer is broken', { after => 1, truncate => 40 } ],
 	[ 'the answer is another one', { after => 1, status => 200, body => { commit => { cid => 'bafyreidfayvfuwqa7qlnopdjiqrxzs6blmoeu4rujcjtnci5beludirz2a', rev => '3kabcdefghijk' }, results => [] } } ],
 	[ 'a gateway answers in its place', { after => 1, status => 504, body => 'Gateway Timeout' } ],
@@ -144,7 +151,8 @@ for my $case (
 	[ 'the connection ends without an answer', { after => 1 }, 'twice' ],
 	[ 'the connection breaks before', { reset => 1 }, 'twice' ],
 ) {
-	my ($what, $rule, $twice) = @$case;
+	my ($what, $rule, $twice, $timeout) = @$case;
+	timeout($timeout // '60s');
 	warm(3);
 	counted('create');
 	$pds->faults({ match => 'applyWrites', %$rule });
