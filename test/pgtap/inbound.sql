@@ -112,6 +112,10 @@ FROM (VALUES
 	('... there later', true, false, 'interested', 'going', 'a', 'going', 'b', 'notgoing', false, false, 'latest', true, 'apply'),
 	('... local', true, false, 'interested', 'going', 'a', 'going', 'b', 'notgoing', false, false, 'local', true, 'local'),
 	('... remote', true, false, 'interested', 'going', 'a', 'going', 'b', 'notgoing', false, true, 'remote', true, 'apply'),
+	('planning gave way to another record that says what was heard before', true, false, 'going', 'going', '?', NULL, 'b', 'notgoing', false, true, 'latest', true, 'apply'),
+	('... and what the row says', true, false, 'going', 'going', '?', NULL, 'b', 'going', false, false, 'latest', true, 'agree'),
+	('... and the row has changed since', true, false, 'interested', 'going', '?', NULL, 'b', 'notgoing', false, true, 'latest', true, 'local'),
+	('... to what is gone', true, false, 'going', 'going', '?', NULL, NULL, NULL, false, true, 'latest', NULL, 'cancel'),
 	('never agreed, here later', true, false, 'going', 'going', NULL, NULL, 'b', 'notgoing', false, true, 'latest', true, 'local'),
 	('never agreed, there later', true, false, 'going', 'going', NULL, NULL, 'b', 'notgoing', false, false, 'latest', true, 'apply'))
 	t (what, p, w, l, b, h, hs, r, rs, s, n, c, v, e);
@@ -273,6 +277,65 @@ SELECT is(both_changed('latest', -5), 'updated cancelled nothing', '... the reco
 SELECT is(both_changed('local', -5), 'ignored maybe put interested', 'conflict local');
 SELECT is(both_changed('remote', -20), 'updated cancelled nothing', 'conflict remote');
 UPDATE rsvp_sync._source SET options = options - 'conflict';
+
+-- The row changed, its record then says what nobody knows, and another one what was heard before.
+CREATE FUNCTION said_before(of_key text, ago interval) RETURNS void LANGUAGE sql AS $$
+SELECT rsvp_sync._drain(100);
+UPDATE rsvp_sync._queue SET changed_at = now() - ago, lease = NULL, due_at = 'infinity' WHERE key = of_key;
+$$;
+UPDATE began SET at = extract(epoch FROM now());
+UPDATE app.attendance SET status = 'cancelled' WHERE id = :row5;
+SELECT plan();
+SELECT rsvp_sync._put_done(i.source_id, i.key, 0, i.did, i.rkey, record(2, 'notgoing'), rsvp_sync.record_cid(record(2, 'notgoing')), rev(-30))
+FROM rsvp_sync._intent i WHERE i.key = :'row5';
+UPDATE rsvp_sync._observed SET rev = rev(-30), changed_at = now() - interval '30 s' WHERE did = did(5);
+SELECT plan();
+SELECT is((SELECT format('%s %s %s', base_local, heard_status, bond) FROM rsvp_sync._intent WHERE key = :'row5'), 'notgoing notgoing own', 'both sides say notgoing');
+UPDATE app.attendance SET status = 'confirmed' WHERE id = :row5;
+SELECT said_before(:'row5', '20 s');
+SELECT is(ingest(5, -15, 'update', :'rkey5', record(2, 'perhaps'), true), 1::bigint, 'the row says going, then its record a word that we do not know');
+SELECT is(plan(), 'nothing', '... that was said last');
+SELECT is((SELECT concat_ws(' ', state, reason_code, base_local, heard_cid) FROM rsvp_sync._intent WHERE key = :'row5'), 'done remote_newer going ?',
+	'... and what was heard before counts no more');
+SELECT rsvp_sync._inbound_retry(10);
+SELECT is(status(5, 2), 'confirmed', '... it is not applied');
+SELECT is(ingest(5, -10, 'create', '3vvvvvvvvvvvv', record(2, 'notgoing'), true), 1::bigint, 'another record says notgoing, as was heard before all that');
+SELECT is(status(5, 2), 'cancelled', '... which counts');
+SELECT is(plan(), 'nothing', 'nothing is sent');
+
+-- The same, heard before planning had a look.
+UPDATE app.attendance SET status = 'confirmed' WHERE id = :row5;
+SELECT said_before(:'row5', '9 s');
+SELECT is(ingest(5, -8, 'update', :'rkey5', record(2, 'who knows'), true), 1::bigint, 'again the row, the record');
+SELECT is(ingest(5, -7, 'update', '3vvvvvvvvvvvv', record(2, 'notgoing', '{"x": 1}'), true), 1::bigint, '... and the other one, before planning');
+SELECT is(plan(), 'nothing', 'planning gives way');
+SELECT is(rsvp_sync._inbound_retry(10), 1::bigint, '... and has it applied');
+SELECT is(status(5, 2), 'cancelled', '... to the row');
+SELECT is(plan(), 'nothing', 'nothing is sent');
+SELECT is(ingest(5, -6, 'delete', '3vvvvvvvvvvvv', NULL, true), 1::bigint, 'the other one goes');
+SELECT plan();
+
+-- Sent, and deleted elsewhere, which is heard before the answer is there; by itself, and with others.
+INSERT INTO app.attendance (status, event_id, user_id) VALUES ('confirmed', 1, 5) RETURNING id AS row51 \gset
+CREATE FUNCTION overtaken(of_key text, at double precision, VARIADIC done text[]) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+	w rsvp_sync._intent;
+	said text := plan();
+	answer jsonb;
+BEGIN
+	SELECT i.* INTO w FROM rsvp_sync._intent i WHERE i.key = of_key;
+	answer := rsvp_sync._rsvp_record(NULL, w.event_uri, 'bafyreihs23txyqecu3pipe6mqthnuinmf5pgj7siznjpr4dd2dzv65n2gm', 'going', w.record_created_at);
+	PERFORM ingest(5, at, 'create', w.rkey, answer, true);
+	PERFORM ingest(5, at + 1, 'delete', w.rkey, NULL, true);
+	said := concat_ws(' ', said, status(5, 1));
+	EXECUTE format(done[1], w.source_id, of_key, (SELECT q.generation FROM rsvp_sync._queue q WHERE q.key = of_key), w.did, w.rkey, answer, w.sent_cids[1], rev(at));
+	RETURN concat_ws(' ', said, status(5, 1), plan());
+END $$;
+SELECT is(overtaken(:'row51', -5, 'SELECT rsvp_sync._put_done(%L, %L, %L, %L, %L, %L, %L, %L)'), 'put going confirmed cancelled nothing',
+	'deleted elsewhere before the answer to our own is there: it counts when that is');
+UPDATE app.attendance SET status = 'confirmed' WHERE id = :row51;
+SELECT is(overtaken(:'row51', -3, 'SELECT rsvp_sync._puts_done(%L, ARRAY[%L], ARRAY[%L], ARRAY[%L], ARRAY[%L], ARRAY[%L], ARRAY[%L], ARRAY[%L], ARRAY[NULL])'),
+	'put going confirmed cancelled nothing', '... with others');
 
 -- Come and gone in one batch, then told of its coming again
 SELECT rsvp_sync._ingest('stream', ARRAY[did(4), did(4)], ARRAY[rev(-8), rev(-7)], ARRAY['create', 'delete'], '{3ttttttttttt2,3ttttttttttt2}',
