@@ -333,22 +333,6 @@ $$;
 COMMENT ON FUNCTION rsvp_sync._word_of_row(bigint, text) IS
 'private: the status of an attendance row, or NULL';
 
-/* Of the rows that a person has for an event, by source and key. */
-CREATE FUNCTION rsvp_sync._words_of_slot(of_did text, of_event text,
-	sources bigint[])
-RETURNS jsonb
-LANGUAGE sql VOLATILE
-SET search_path = pg_catalog, pg_temp
-AS $$
-SELECT jsonb_object_agg(i.source_id || ' ' || i.key,
-	rsvp_sync._word_of_row(i.source_id, i.key))
-FROM rsvp_sync._intent i
-WHERE i.did = of_did AND i.event_uri = of_event
-	AND i.source_id = ANY (sources)
-$$;
-COMMENT ON FUNCTION rsvp_sync._words_of_slot(text, text, bigint[]) IS
-'private: the status of each row that has to do with a person and an event';
-
 CREATE FUNCTION rsvp_sync._process_record(caller oid, payload jsonb,
 	sources bigint[])
 RETURNS jsonb
@@ -363,8 +347,6 @@ DECLARE
 	told record;
 	known text;
 	known_status text;
-	words jsonb;
-	word text;
 BEGIN
 	IF EXISTS (SELECT FROM rsvp_sync._forgotten f
 		WHERE f.digest = sha256(convert_to(a.did, 'UTF8'))) THEN
@@ -391,9 +373,8 @@ BEGIN
 		RETURN rsvp_sync._external_result('ignored', told.source_id, told.key,
 			'A newer version of this record is known.');
 	END IF;
-	words := rsvp_sync._words_of_slot(a.did, a.event_uri, sources);
-	SELECT m.source_id, (m.meeting).taken_key, (m.meeting).key, t.action,
-		t.message
+	SELECT m.source_id, (m.meeting).taken_key, (m.meeting).key,
+		(m.meeting).seen_key, (m.meeting).seen, t.action, t.message
 	INTO told
 	FROM rsvp_sync._merge_slots(intake.dids || a.did,
 		intake.uris || a.event_uri, sources, NULL, NULL, of_handle) m
@@ -405,13 +386,12 @@ BEGIN
 			'The event is not known here; the RSVP is kept and looked at again when it appears.');
 	END IF;
 	/* The host's decision stands: the function took it, and changed nothing. */
-	IF told.action = 'updated' THEN
-		word := words ->> (told.source_id || ' ' || told.taken_key);
-		IF word = rsvp_sync._word_of_row(told.source_id, told.taken_key) THEN
-			told.action := 'unchanged';
-			told.message := format('The application leaves the attendance as it is (%s).',
-				word);
-		END IF;
+	IF told.action = 'updated' AND told.taken_key = told.seen_key
+		AND told.seen = rsvp_sync._word_of_row(told.source_id, told.taken_key)
+	THEN
+		told.action := 'unchanged';
+		told.message := format('The application leaves the attendance as it is (%s).',
+			told.seen);
 	END IF;
 	IF told.action IN ('created', 'updated', 'unchanged') THEN
 		DELETE FROM rsvp_sync._stranger t

@@ -740,8 +740,8 @@ SELECT is((SELECT string_agg(format('%s %s', tenant, last_error IS NOT NULL AND 
 DELETE FROM rsvp_sync._source WHERE tenant = 'three';
 
 -- Slots without a record
-SELECT rsvp_sync._put_off(s, ARRAY[ROW(did(7), uri(1), NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, 'put_off', NULL, 'why')::rsvp_sync._meeting,
-	ROW(did(7), uri(2), NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, 'put_off', NULL, 'why')::rsvp_sync._meeting], 'apply', true, now())
+SELECT rsvp_sync._put_off(s, ARRAY[ROW(did(7), uri(1), NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, 'put_off', NULL, NULL, NULL, NULL, 'why')::rsvp_sync._meeting,
+	ROW(did(7), uri(2), NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, 'put_off', NULL, NULL, NULL, NULL, 'why')::rsvp_sync._meeting], 'apply', true, now())
 FROM rsvp_sync._source s WHERE source_id = :source;
 SELECT is((SELECT string_agg(format('%s %s', right(event_uri, 2), uri), ', ' ORDER BY event_uri) FROM rsvp_sync.inbound WHERE did = did(7)), 'e1 , e2 ', 'two events of one person that have to wait, without a record');
 DELETE FROM rsvp_sync._inbound;
