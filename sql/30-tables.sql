@@ -73,6 +73,7 @@ CREATE TABLE rsvp_sync._intent (
 	 */
 	heard_cid text,
 	heard_status text,
+	mirrors boolean NOT NULL DEFAULT false,	-- says what it was told, and nothing since
 	doubt boolean NOT NULL DEFAULT false,	-- a call's outcome is unknown: read first
 	truncated boolean NOT NULL DEFAULT false,	-- its row went by TRUNCATE
 	approved boolean NOT NULL DEFAULT false,	-- a human let the withdrawal pass

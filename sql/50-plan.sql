@@ -155,7 +155,7 @@ SELECT coalesce(CASE code
 	WHEN 'unmapped_status' THEN format('The status %L is an unmapped status: option status_map says nothing of it.', detail)
 	WHEN 'status_not_published' THEN format('The status %L is not published.', detail)
 	WHEN 'past_event' THEN 'The event is over (past event); option publish_past_events is off.'
-	WHEN 'superseded' THEN 'A row changed later speaks for this user and event.'
+	WHEN 'superseded' THEN 'Another row speaks for this user and event.'
 	WHEN 'moved' THEN 'The row moved to another event or user; the old record is withdrawn first.'
 	WHEN 'row_deleted' THEN 'The attendance row is gone.'
 	WHEN 'detaching' THEN 'The source is being detached.'
@@ -262,6 +262,7 @@ CREATE TYPE rsvp_sync._evaluation AS (
 	from_source bigint,				-- whose record this key takes over
 	from_key text,
 	rkey text,
+	mirrors boolean,				-- what it says it was told by the network
 	record jsonb,					-- what is out there
 	record_created_at text,
 	event_cid text,
@@ -387,7 +388,18 @@ BEGIN
 				ELSE k.new_event_uri END AS event_uri,
 			CASE WHEN k.known AND k.same_slot
 				AND (k.intent).local IS NOT DISTINCT FROM k.local
-				THEN (k.intent).local_at ELSE k.changed_at END AS local_at
+				THEN (k.intent).local_at ELSE k.changed_at END AS local_at,
+			/*
+			 * A row that says what the network has told it, and no more: it
+			 * speaks once it says something else, not when a host lets stand
+			 * what it was told, or takes it back.
+			 */
+			CASE WHEN NOT (k.known AND k.same_slot) THEN k.by_network
+				WHEN (k.intent).local IS NOT DISTINCT FROM k.local
+				THEN (k.intent).mirrors
+				ELSE k.by_network OR (k.intent).mirrors AND coalesce(
+					k.local = (k.intent).heard_status, k.local IS NULL)
+				END AS mirrors
 		FROM known k
 		CROSS JOIN LATERAL (SELECT k.known AND NOT (k.present AND k.same_slot)
 			AND ((k.intent).bond IS NOT NULL OR (k.intent).doubt
@@ -428,14 +440,26 @@ BEGIN
 				OR coalesce((SELECT true FROM rsvp_sync._account_grant g
 					WHERE g.did = a.did AND pg_has_role(speaker.role, g.grantee,
 						'USAGE') LIMIT 1), false), false) AS granted) speaks
-		/* A key changed later speaks for this slot. */
+		/*
+		 * A key changed later speaks for this slot.  What another table's key
+		 * mirrors may be this one's own word: that is no rival, unless it has
+		 * the record.  And a mirror stands back for whoever speaks elsewhere.
+		 */
 		LEFT JOIN LATERAL (
 			SELECT r.key FROM rsvp_sync._intent r
 			WHERE r.did = k.did AND r.event_uri = k.event_uri AND r.live
 				AND (r.source_id, r.key) <> (of_source, k.key)
 				AND NOT k.old_slot
-				AND (r.local_at, r.source_id, r.key)
-					> (k.local_at, of_source, k.key)
+				AND CASE
+					WHEN k.mirrors AND r.source_id <> of_source
+						AND (NOT r.mirrors OR r.bond IS NOT NULL OR r.doubt)
+					THEN true
+					WHEN r.mirrors AND r.source_id <> of_source
+						AND (r.bond IS NULL OR (k.intent).bond IS NOT NULL
+							OR coalesce((k.intent).doubt, false))
+					THEN false
+					ELSE (r.local_at, r.source_id, r.key)
+						> (k.local_at, of_source, k.key) END
 			LIMIT 1) rival ON true
 		/* One that has the record of this slot: it is taken over. */
 		LEFT JOIN LATERAL (
@@ -445,6 +469,7 @@ BEGIN
 				AND (g.source_id, g.key) <> (of_source, k.key)
 				AND NOT k.old_slot AND (k.intent).bond IS NULL
 				AND rival.key IS NULL
+				AND (NOT k.mirrors OR g.source_id = of_source)
 				/* Only by a key that wants a record, and may speak for it. */
 				AND speaks.granted
 				AND k.present AND k.withheld IS NULL
@@ -460,6 +485,7 @@ BEGIN
 			SELECT h.source_id, h.key FROM rsvp_sync._intent h
 			WHERE h.did = k.did AND h.event_uri = k.event_uri AND h.live
 				AND (h.source_id, h.key) <> (of_source, k.key)
+				AND (NOT h.mirrors OR h.source_id = of_source)
 			ORDER BY h.local_at DESC, h.source_id DESC, h.key DESC
 			LIMIT 1) heir ON true
 	), seen AS (
@@ -534,7 +560,8 @@ BEGIN
 	SELECT k.key, k.did, k.event_uri, k.status,
 		(k.intent).did, (k.intent).event_uri,
 		coalesce((k.intent).live, false), k.local_at, k.heir_source,
-		k.heir_key, (k.giver).source_id, (k.giver).key, k.rkey, k.record,
+		k.heir_key, (k.giver).source_id, (k.giver).key, k.rkey,
+		coalesce(k.mirrors, false), k.record,
 		coalesce(k.record ->> 'createdAt', k.record_created_at,
 			rsvp_sync._datetime(coalesce(k.created_at, k.changed_at))),
 		coalesce(CASE WHEN rsvp_sync.is_cid(k.event_cid) THEN k.event_cid END,
@@ -565,7 +592,8 @@ SELECT CASE
 		WHEN (e.d).action <> 'none' OR e.old_state = 'done'
 			OR e.old_reason_code IN ('not_backfilled', 'never_published')
 		THEN coalesce(e.old_state, 'waiting')
-		WHEN (e.d).bond IS NOT NULL THEN 'done' ELSE 'withheld' END,
+		WHEN (e.d).bond IS NOT NULL OR e.mirrors THEN 'done'
+		ELSE 'withheld' END,
 	CASE
 		/* A reason of the application's own words has one code for all. */
 		/* (Asking for the reason costs, and NULL would not keep from it.) */
@@ -579,6 +607,7 @@ SELECT CASE
 		THEN coalesce(e.old_reason_code, 'queued')
 		/* They were left to differ, by the key that had the record before. */
 		WHEN (e.d).bond IS NOT NULL THEN 'remote_newer'
+		WHEN e.mirrors THEN 'from_network'
 		ELSE 'not_backfilled' END;
 END;
 COMMENT ON FUNCTION rsvp_sync._standing(rsvp_sync._evaluation) IS

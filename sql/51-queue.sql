@@ -1058,7 +1058,8 @@ BEGIN
 	INSERT INTO rsvp_sync._intent AS i (source_id, key, did, event_uri, live,
 		local, local_at, first_local, bond, wrote, rkey, record_created_at,
 		base_local, base_cid, sent_cids, sent_local, doubt, heard_cid,
-		heard_status, state, reason_code, reason, writeback, writeback_at)
+		heard_status, mirrors, state, reason_code, reason, writeback,
+		writeback_at)
 	SELECT of_source, e.key, e.did, e.event_uri, (e.d).live, (e.s).local,
 		e.local_at, coalesce((e.s).first_local, (e.s).local),
 		CASE WHEN (e.d).action <> 'handover' THEN (e.d).bond END,
@@ -1081,7 +1082,7 @@ BEGIN
 			WHEN (e.s).remote_sent OR (e.d).reason_code = 'published'
 			THEN (e.s).remote_status
 			WHEN e.key = ANY (takers) THEN (e.d).base_local END,
-		c.state, c.code, CASE c.code
+		e.mirrors, c.state, c.code, CASE c.code
 			WHEN 'withheld' THEN coalesce((e.d).reason_code, 'withheld')
 			WHEN 'queued' THEN queued
 			WHEN 'published' THEN published
@@ -1132,6 +1133,7 @@ BEGIN
 				OR (i.did, i.event_uri) IS DISTINCT FROM
 					(excluded.did, excluded.event_uri)
 			THEN excluded.heard_status ELSE i.heard_status END,
+		mirrors = excluded.mirrors,
 		truncated = i.truncated AND NOT excluded.live,
 		approved = i.approved AND (excluded.state = 'held'
 			OR excluded.key = ANY (withdrawing)),

@@ -55,6 +55,41 @@ COMMENT ON FUNCTION rsvp_sync._merge_learnt(text, text[]) IS
 'Merges slots of an account that an answer of its PDS was about.';
 
 /*
+ * What this source's keys have written is news for the other tables in which
+ * the same people have rows for the same events.  They are told in a step of
+ * its own, as of an apply that could not be done at once.
+ */
+CREATE FUNCTION rsvp_sync._tell_others(of_source bigint, dids text[],
+	rkeys text[])
+RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET enable_hashjoin = off
+SET enable_mergejoin = off SET enable_bitmapscan = off
+AS $$
+BEGIN
+	IF NOT EXISTS (SELECT FROM rsvp_sync._listeners() l
+		WHERE l.source_id <> of_source) THEN
+		RETURN;
+	END IF;
+	INSERT INTO rsvp_sync._inbound (did, rkey, event_uri, state)
+	SELECT o.did, o.rkey, o.event_uri, 'apply'
+	FROM (SELECT DISTINCT u.did COLLATE "C" AS did, u.rkey COLLATE "C" AS rkey
+		FROM unnest(dids, rkeys) u (did, rkey) ORDER BY 1, 2) u
+	CROSS JOIN LATERAL (SELECT n.did, n.rkey, n.event_uri
+		FROM rsvp_sync._observed n
+		WHERE n.did = u.did AND n.rkey = u.rkey LIMIT 1) o
+	WHERE EXISTS (SELECT FROM rsvp_sync._intent i
+		WHERE i.did = o.did AND i.event_uri = o.event_uri
+			AND i.source_id <> of_source)
+	ON CONFLICT (did, rkey) DO UPDATE SET due_at = now(), source_id = NULL
+	WHERE rsvp_sync._inbound.state = 'apply';
+END
+$$;
+COMMENT ON FUNCTION rsvp_sync._tell_others(bigint, text[], text[]) IS
+'Has records that a source''s keys have written or removed merged into other tables that have rows in the same slots.';
+
+/*
  * When a record was last changed, as far as its content says: createdAt, but
  * never in the future.
  */
@@ -185,8 +220,7 @@ BEGIN
 		WHERE i.source_id = w_source AND i.key = w_key AND i.rkey = w_rkey;
 		PERFORM rsvp_sync._merge_learnt(w_did,
 			ARRAY[rsvp_sync._subject_uri(w_record)]);
-	END IF;
-	IF NOT overtaken THEN
+	ELSE
 		PERFORM rsvp_sync._merge_overtaken(ARRAY[w_did], ARRAY[w_rkey],
 			ARRAY[w_cid]);
 	END IF;
@@ -195,6 +229,7 @@ BEGIN
 	VALUES (w_source, w_key, w_did, 'put', 'ok',
 		rsvp_sync._status_word(w_record),
 		rsvp_sync._rsvp_uri(w_did, w_rkey), w_cid);
+	PERFORM rsvp_sync._tell_others(w_source, ARRAY[w_did], ARRAY[w_rkey]);
 	PERFORM rsvp_sync._identity_wrote(w_did);
 	/* A row that is gone has said its last word: then it is forgotten. */
 	PERFORM rsvp_sync._unqueue(w_source, w_key, w_generation,
@@ -299,6 +334,7 @@ BEGIN
 		rsvp_sync._rsvp_uri(w.did, w.rkey), w.cid
 	FROM unnest(keys, dids, rkeys, records, cids)
 		w (key, did, rkey, record, cid);
+	PERFORM rsvp_sync._tell_others(w_source, dids, rkeys);
 	UPDATE rsvp_sync._identity i
 	SET verify_at = now() + rsvp_sync._identity_fresh()
 	WHERE i.did = ANY (dids) AND i.verify_at IS NULL;
@@ -407,6 +443,7 @@ BEGIN
 	INSERT INTO rsvp_sync._history (source_id, key, did, action, outcome, uri)
 	VALUES (w_source, w_key, w_did, 'delete', 'ok',
 		rsvp_sync._rsvp_uri(w_did, w_rkey));
+	PERFORM rsvp_sync._tell_others(w_source, ARRAY[w_did], ARRAY[w_rkey]);
 	PERFORM rsvp_sync._identity_wrote(w_did);
 	PERFORM rsvp_sync._unqueue(w_source, w_key, w_generation, true);
 END

@@ -255,13 +255,14 @@ DECLARE
 BEGIN
 	INSERT INTO rsvp_sync._intent AS i (source_id, key, did, event_uri,
 		local, local_at, first_local, bond, wrote, rkey, base_local, base_cid,
-		heard_cid, heard_status, state, reason_code, reason, synced_at,
-		writeback, writeback_at)
+		heard_cid, heard_status, mirrors, state, reason_code, reason,
+		synced_at, writeback, writeback_at)
 	SELECT src.source_id, m.taken_key, m.did, m.event_uri, d.local, m.at,
 		d.local, b.bond, b.kept AND w.wrote,
 		CASE WHEN b.kept THEN w.rkey WHEN b.bond IS NOT NULL THEN m.rkey END,
 		d.local, CASE WHEN b.kept THEN w.remote_cid ELSE m.cid END,
-		coalesce(m.cid, ''), m.status, 'done', 'from_network',
+		coalesce(m.cid, ''), m.status, m.seen_key IS DISTINCT FROM m.taken_key
+			OR m.local IS DISTINCT FROM d.local, 'done', 'from_network',
 		from_network, now(),
 		b.bond IS NOT NULL OR w.bond IS NOT NULL, now()
 	FROM unnest(meetings) m
@@ -287,9 +288,10 @@ BEGIN
 			/* An own record is withdrawn with its status; this is not. */
 			WHEN w.bond IS NOT NULL AND w.remote_cid IS NOT NULL
 			THEN CASE WHEN d.local IS NULL THEN 'adopted' ELSE w.bond END
+			/* Or has just written it, and does not know yet. */
 			WHEN EXISTS (SELECT FROM rsvp_sync._intent g
 				WHERE g.did = m.did AND g.event_uri = m.event_uri
-					AND g.bond IS NOT NULL
+					AND (g.bond IS NOT NULL OR g.doubt)
 					AND (g.source_id, g.key)
 						<> (src.source_id, m.taken_key)) THEN NULL
 			ELSE 'adopted' END AS bond
@@ -303,6 +305,8 @@ BEGIN
 			THEN i.record_created_at END,
 		base_local = excluded.base_local, base_cid = excluded.base_cid,
 		heard_cid = excluded.heard_cid, heard_status = excluded.heard_status,
+		/* A row that goes on saying what it said before is not a mirror. */
+		mirrors = i.mirrors OR excluded.mirrors,
 		sent_cids = '{}', sent_local = NULL, doubt = false, approved = false,
 		/* Withheld or not to be published: planning knows why. */
 		state = CASE WHEN i.state = 'withheld' THEN i.state
@@ -364,7 +368,7 @@ BEGIN
 		n.bond IS NULL AND m.cid IS NOT NULL AND m.local = m.status
 			AND NOT EXISTS (SELECT FROM rsvp_sync._intent g
 				WHERE g.did = m.did AND g.event_uri = m.event_uri
-					AND g.bond IS NOT NULL) AS adopts) x
+					AND (g.bond IS NOT NULL OR g.doubt)) AS adopts) x
 	WHERE i.source_id = src.source_id AND i.key = m.key
 		/* One that is new has nothing to remember it by yet. */
 		AND m.key = m.seen_key;

@@ -550,7 +550,7 @@ SELECT isnt((SELECT last_error FROM rsvp_sync.external_rsvp WHERE author = 'http
 
 -- One table's trouble, and another that has the record verified
 ALTER TABLE own.answers RENAME COLUMN word TO worde;
-SELECT ingest(1, 5, 'create', '3qqqqqqqqqqqq', record(1, 'going'));
+SELECT ingest(1, 3000, 'create', '3qqqqqqqqqqqq', record(1, 'going'));
 SELECT is((SELECT state FROM rsvp_sync._inbound WHERE rkey = '3qqqqqqqqqqqq'), 'verify', 'another table''s query does not run: verified nevertheless');
 SELECT isnt((SELECT last_error FROM rsvp_sync._inbound WHERE rkey = '3qqqqqqqqqqqq'), NULL, '... and the trouble is told');
 ALTER TABLE own.answers RENAME COLUMN worde TO word;
