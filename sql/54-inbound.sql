@@ -141,9 +141,12 @@ ON CONFLICT (did, rkey) DO UPDATE SET
 	record = coalesce(excluded.record,
 		CASE WHEN o.cid = excluded.cid THEN o.record END),
 	rev = greatest(o.rev, excluded.rev),
-	changed_at = CASE WHEN o.cid IS NOT DISTINCT FROM excluded.cid
-			AND coalesce(excluded.rev <= o.rev, true)
-		THEN o.changed_at ELSE excluded.changed_at END,
+	changed_at = CASE WHEN o.cid IS DISTINCT FROM excluded.cid
+		THEN excluded.changed_at
+		WHEN o.rev IS NULL AND excluded.rev IS NOT NULL
+		THEN greatest(o.changed_at, excluded.changed_at)
+		WHEN coalesce(excluded.rev <= o.rev, true) THEN o.changed_at
+		ELSE excluded.changed_at END,
 	source = excluded.source, seen_at = now(),
 	verified = excluded.verified
 		OR o.verified AND o.cid IS NOT DISTINCT FROM excluded.cid
@@ -155,6 +158,8 @@ WHERE CASE WHEN o.cid IS NOT DISTINCT FROM excluded.cid
 	THEN excluded.verified AND NOT o.verified
 		/* Said again: of several records it may be the newest now. */
 		OR excluded.rev > o.rev
+		/* Only listed or read so far: now it is known when it was said. */
+		OR o.rev IS NULL AND excluded.rev IS NOT NULL
 		OR o.heard_by IS NOT NULL AND (excluded.heard_by IS NULL
 			OR NOT o.heard_by @> excluded.heard_by)
 	/* Told without its cid before, or after. */
