@@ -199,7 +199,7 @@ CREATE TABLE rsvp_sync._observed (
 	source text NOT NULL,			-- write, list, read, stream, application
 	seen_at timestamptz NOT NULL DEFAULT now(),
 	verified boolean NOT NULL DEFAULT true,	-- its author's PDS, or somebody we trust, says so
-	heard_by bigint[],				-- sources that were told of this version; NULL: all
+	heard_by bigint[],				-- only their application says so, to these sources; NULL: all
 	PRIMARY KEY (did, rkey)
 );
 CREATE INDEX _observed_slot ON rsvp_sync._observed (event_uri, did);

@@ -277,14 +277,25 @@ CREATE TYPE rsvp_sync._evaluation AS (
 
 /*
  * Of a record that somebody only told us about we do not know the fields that
- * a change of it has to keep.
+ * a change of it has to keep.  One that only another tenant's application has
+ * told of (rumour) need not even be there.
  */
-CREATE FUNCTION rsvp_sync._read_before_put(d rsvp_sync.decision)
+CREATE FUNCTION rsvp_sync._read_before_put(d rsvp_sync.decision,
+	s rsvp_sync.situation, rumour boolean)
 RETURNS rsvp_sync.decision
 LANGUAGE plpgsql IMMUTABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
+	IF rumour AND s.bond IS NULL AND d.bond IS NOT NULL THEN
+		d.action := 'read';
+		d.send := NULL;
+		d.state := NULL;
+		d.reason_code := NULL;
+		d.base_local := s.base_local;
+		d.base_cid := s.base_cid;
+		d.confirmed := false;
+	END IF;
 	IF d.action IN ('put', 'delete') THEN
 		d.action := 'read';
 		d.send := NULL;
@@ -293,7 +304,7 @@ BEGIN
 	RETURN d;
 END
 $$;
-COMMENT ON FUNCTION rsvp_sync._read_before_put(rsvp_sync.decision) IS
+COMMENT ON FUNCTION rsvp_sync._read_before_put(rsvp_sync.decision, rsvp_sync.situation, boolean) IS
 'A decision about a record whose content is not known: it is read before it is written.';
 
 /* Only the worker knows, and only of accounts whose lane it has. */
@@ -489,19 +500,33 @@ BEGIN
 			ORDER BY h.local_at DESC, h.source_id DESC, h.key DESC
 			LIMIT 1) heir ON true
 	), seen AS (
-		SELECT k.*, o.rkey AS remote_rkey, o.cid AS remote_cid,
-			o.status AS remote_status, o.record, o.changed_at AS remote_at,
-			o.did IS NOT NULL AS remote_seen,
-			coalesce(o.cid IS NOT NULL AND o.record IS NULL AND o.source = 'application', false) AS told_only,
+		SELECT k.*, o.rkey AS remote_rkey,
+			CASE WHEN o.hidden THEN k.base_cid ELSE o.cid END AS remote_cid,
+			CASE WHEN o.hidden THEN (k.intent).heard_status
+				ELSE o.status END AS remote_status,
+			CASE WHEN NOT o.hidden THEN o.record END AS record,
+			o.changed_at AS remote_at,
+			o.did IS NOT NULL AND NOT (o.hidden AND k.base_cid IS NULL)
+				AS remote_seen,
+			coalesce(o.cid IS NOT NULL AND o.record IS NULL AND o.source = 'application', false)
+				OR coalesce(o.rumour, false) AS told_only,
+			coalesce(o.rumour, false) AS rumour,
 			coalesce(o.rkey <> k.rkey, false) AS replaced
 		FROM joined k
 		/*
 		 * The record of the bond first, else the newest of the slot.  Where
-		 * the bond's is known to be gone, another one has replaced it.
+		 * the bond's is known to be gone, another one has replaced it.  But
+		 * what only another tenant's application has told of it is hidden:
+		 * it is taken to be as it was when both sides agreed, until it is read.
 		 */
 		LEFT JOIN LATERAL (
-			SELECT z.* FROM (
-				SELECT CASE WHEN b.cid IS NULL THEN 2 ELSE 0 END AS rank, b.*
+			SELECT z.*, coalesce(of_source <> ALL (z.heard_by), false) AS rumour,
+				coalesce(of_source <> ALL (z.heard_by) AND z.rkey = k.rkey
+					AND k.bond IS NOT NULL, false) AS hidden
+			FROM (
+				SELECT CASE WHEN b.cid IS NULL
+					AND coalesce(of_source = ANY (b.heard_by), true)
+					THEN 2 ELSE 0 END AS rank, b.*
 				FROM rsvp_sync._observed b
 				WHERE b.did = k.did AND b.rkey = k.rkey
 					AND (b.cid IS NOT NULL OR k.bond IS NOT NULL)
@@ -512,7 +537,8 @@ BEGIN
 					AND (k.bond IS NULL OR NOT k.doubt AND EXISTS (
 						SELECT FROM rsvp_sync._observed g
 						WHERE g.did = k.did AND g.rkey = k.rkey
-							AND g.cid IS NULL))
+							AND g.cid IS NULL
+							AND coalesce(of_source = ANY (g.heard_by), true)))
 			) z
 			ORDER BY z.rank, z.changed_at DESC NULLS LAST, z.rkey DESC
 			LIMIT 1) o ON true
@@ -568,7 +594,9 @@ BEGIN
 			e.cid, CASE WHEN rsvp_sync._subject_uri(k.record) = k.event_uri
 				THEN k.record -> 'subject' ->> 'cid' END),
 		k.sent_cids, k.attempts, k.changed_at, k.s,
-		CASE WHEN k.told_only THEN rsvp_sync._read_before_put(rsvp_sync.plan(k.s)) ELSE rsvp_sync.plan(k.s) END,
+		CASE WHEN k.told_only THEN rsvp_sync._read_before_put(
+				rsvp_sync.plan(k.s), k.s, k.rumour)
+			ELSE rsvp_sync.plan(k.s) END,
 		(k.intent).state, (k.intent).reason_code
 	FROM situated k
 	LEFT JOIN LATERAL (SELECT n.cid FROM rsvp_sync._event n WHERE n.uri

@@ -24,12 +24,15 @@ BEGIN
 		cid = excluded.cid,
 		event_uri = coalesce(excluded.event_uri, o.event_uri),
 		event_cid = excluded.event_cid, status = excluded.status,
-		record = excluded.record, rev = coalesce(excluded.rev, o.rev),
+		record = excluded.record, rev = coalesce(excluded.rev,
+			CASE WHEN o.heard_by IS NULL THEN o.rev
+			ELSE rsvp_sync._rev_till_now(o.rev) END),
 		changed_at = CASE WHEN o.cid IS NOT DISTINCT FROM excluded.cid
 			THEN o.changed_at ELSE excluded.changed_at END,
 		source = excluded.source, seen_at = now(), verified = true,
+		/* Whoever reads or lists has it merged. */
 		heard_by = CASE WHEN o.cid IS NOT DISTINCT FROM excluded.cid
-			THEN o.heard_by END
+			AND how = 'write' THEN o.heard_by END
 	/* Something newer may have come by another way meanwhile. */
 	WHERE (excluded.rev IS NULL OR o.rev IS NULL OR excluded.rev >= o.rev)
 		AND coalesce(o.seen_at <= asked OR o.source IN ('write', 'list'), true);
@@ -490,7 +493,7 @@ COMMENT ON FUNCTION rsvp_sync._read_done(bigint, text, text, text, text, jsonb, 
 /* All records of an account, every page. */
 CREATE FUNCTION rsvp_sync._list_done(of_did text, records jsonb,
 	of_pds text DEFAULT NULL, asked timestamptz DEFAULT NULL)
-RETURNS void
+RETURNS boolean
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -498,9 +501,13 @@ DECLARE
 	r record;
 	seen text[] := '{}';
 	before jsonb;
+	/* No news by themselves, but for those who were not told. */
+	told text[] := ARRAY(SELECT DISTINCT o.event_uri
+		FROM rsvp_sync._observed o WHERE o.did = of_did
+			AND o.heard_by IS NOT NULL AND o.event_uri IS NOT NULL);
 BEGIN
 	IF of_pds <> rsvp_sync._pds_of(of_did) THEN
-		RETURN;					/* where the account is no more */
+		RETURN false;			/* where the account is no more */
 	END IF;
 	SELECT jsonb_object_agg(o.rkey, o.cid) INTO before
 	FROM rsvp_sync._observed o WHERE o.did = of_did;
@@ -514,8 +521,10 @@ BEGIN
 			'list', coalesce(rsvp_sync._record_time(r.value), now()), asked);
 	END LOOP;
 	UPDATE rsvp_sync._observed o SET cid = NULL, record = NULL,
-		status = NULL, changed_at = now(), source = 'list', seen_at = now()
-	WHERE o.did = of_did AND o.cid IS NOT NULL AND o.rkey <> ALL (seen)
+		status = NULL, changed_at = now(), source = 'list', seen_at = now(),
+		heard_by = NULL
+	WHERE o.did = of_did AND (o.cid IS NOT NULL OR o.heard_by IS NOT NULL)
+		AND o.rkey <> ALL (seen)
 		AND coalesce(o.seen_at <= asked OR o.source IN ('write', 'list'),
 			true);
 	/* Of an account that has moved, what is missing is not the user's doing. */
@@ -524,13 +533,36 @@ BEGIN
 		PERFORM rsvp_sync._merge_learnt(of_did, ARRAY(
 			SELECT DISTINCT o.event_uri FROM rsvp_sync._observed o
 			WHERE o.did = of_did AND o.event_uri IS NOT NULL
-				AND o.cid IS DISTINCT FROM before ->> o.rkey));
+				AND (o.cid IS DISTINCT FROM before ->> o.rkey
+					OR o.event_uri = ANY (told))));
 	END IF;
 	PERFORM rsvp_sync._rewind(of_did);
+	RETURN true;
 END
 $$;
 COMMENT ON FUNCTION rsvp_sync._list_done(text, jsonb, text, timestamptz) IS
-'The RSVP records of an account, all pages of listRecords; what is not among them is gone.';
+'The RSVP records of an account, all pages of listRecords; what is not among them is gone. False: it has no say, the account has moved.';
+
+/*
+ * Keys that were to be sent when their account's records were listed anew:
+ * whether or not a call of theirs had an effect, it is known now.
+ */
+CREATE FUNCTION rsvp_sync._listed(of_source bigint, keys text[])
+RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET enable_hashjoin = off
+SET enable_mergejoin = off SET enable_bitmapscan = off
+AS $$
+BEGIN
+	UPDATE rsvp_sync._intent i SET doubt = false
+	WHERE i.ctid = ANY (ARRAY(SELECT (SELECT n.ctid FROM rsvp_sync._intent n
+			WHERE n.source_id = of_source AND n.key = k)
+		FROM unnest(keys) k)) AND i.doubt;
+END
+$$;
+COMMENT ON FUNCTION rsvp_sync._listed(bigint, text[]) IS
+'Keys whose account''s records have just been listed are in doubt no more.';
 
 CREATE FUNCTION rsvp_sync._event_done(of_uri text, new_cid text)
 RETURNS void

@@ -129,30 +129,10 @@ BEGIN
 		WHERE p.changed OR p.key = ANY (rows)
 	)
 	SELECT array_agg(ROW(s.did, s.event_uri, i.key, d.local,
-		coalesce(o.rkey, t.rkey, i.rkey), o.cid, o.status,
+		CASE WHEN v.verdict = 'verify' AND h.rkey IS NOT NULL THEN h.rkey
+			ELSE coalesce(o.rkey, t.rkey, i.rkey) END, o.cid, o.status,
 		coalesce(o.rev, t.rev), coalesce(o.source, t.source), o.record,
-		coalesce(o.changed_at, t.changed_at, now()),
-		CASE WHEN other.known THEN 'put_off'
-			ELSE rsvp_sync._merge(p.present,
-			/* No record is what we want, or just what we asked for. */
-			d.withdraws
-				OR d.local IS NULL AND i.bond = 'own'
-				OR i.doubt AND i.sent_cids = '{}'
-				/* Nobody has said so: observed is not in a dump. */
-				OR o.cid IS NULL AND t.did IS NULL
-				OR EXISTS (SELECT FROM rsvp_sync._account a
-					WHERE a.did = s.did AND a.leaving IS NOT NULL),
-			d.local, i.base_local,
-			i.heard_cid IS NOT NULL, i.heard_cid, i.heard_status,
-			o.cid, o.status, o.cid = ANY (i.sent_cids),
-			/* When it went, nobody knows who only found it gone. */
-			o.cid IS NULL AND t.source IN ('read', 'list') OR
-			CASE WHEN i.local IS NOT DISTINCT FROM d.local
-					AND other.key IS NULL THEN i.local_at
-				ELSE n.changed_at END >= coalesce(o.changed_at, t.changed_at),
-			coalesce(src.options ->> 'conflict', 'latest'),
-			/* An application vouches for its own tables only. */
-			o.verified AND coalesce(src.source_id = ANY (o.heard_by), true)) END,
+		coalesce(o.changed_at, t.changed_at, now()), v.verdict,
 		coalesce(s.row, d.key), CASE WHEN s.row IS NULL OR d.key = s.row
 			THEN d.status ELSE x.status END, NULL, NULL,
 		NULL)::rsvp_sync._meeting ORDER BY s.did, s.event_uri)
@@ -173,18 +153,54 @@ BEGIN
 		AND i.event_uri = s.event_uri AND other.key IS NULL
 	LEFT JOIN desired d ON d.key = coalesce(other.key, i.key)
 	LEFT JOIN news n ON n.key = d.key
-	/* The newest record of the slot speaks, be it whose it may. */
+	/*
+	 * The newest record of the slot speaks, be it whose it may.  But what only
+	 * another tenant's application has told is not believed here.
+	 */
 	LEFT JOIN LATERAL (SELECT r.* FROM rsvp_sync._observed r
 		WHERE r.did = s.did AND r.event_uri = s.event_uri
 			AND r.cid IS NOT NULL
+			AND coalesce(src.source_id = ANY (r.heard_by), true)
 		ORDER BY r.changed_at DESC NULLS LAST, r.rkey DESC LIMIT 1) o ON true
 	LEFT JOIN LATERAL (SELECT r.* FROM rsvp_sync._observed r
 		WHERE r.did = s.did AND r.event_uri = s.event_uri
 			AND o.cid IS NULL
+			AND r.cid IS NULL
+			AND coalesce(src.source_id = ANY (r.heard_by), true)
 		ORDER BY r.changed_at DESC NULLS LAST, r.rkey DESC LIMIT 1) t ON true
+	LEFT JOIN LATERAL (SELECT r.rkey, r.cid FROM rsvp_sync._observed r
+		WHERE r.did = s.did AND r.event_uri = s.event_uri
+			AND src.source_id <> ALL (r.heard_by)
+			AND r.changed_at > coalesce(o.changed_at, t.changed_at, '-infinity')
+		ORDER BY r.changed_at DESC NULLS LAST, r.rkey DESC LIMIT 1) h ON true
 	CROSS JOIN LATERAL (SELECT d.key IS NOT NULL
 		AND coalesce(d.did = s.did, true)
 		AND coalesce(d.event_uri = s.event_uri, true) AS present) p
+	CROSS JOIN LATERAL (SELECT CASE WHEN other.known THEN 'put_off'
+		ELSE rsvp_sync._merge(p.present,
+			/* No record is what we want, or just what we asked for. */
+			d.withdraws
+				OR d.local IS NULL AND i.bond = 'own'
+				OR i.doubt AND i.sent_cids = '{}'
+				/* Nobody has said so: observed is not in a dump. */
+				OR o.cid IS NULL AND t.did IS NULL
+				OR EXISTS (SELECT FROM rsvp_sync._account a
+					WHERE a.did = s.did AND a.leaving IS NOT NULL),
+			d.local, i.base_local,
+			i.heard_cid IS NOT NULL, i.heard_cid, i.heard_status,
+			o.cid, o.status, o.cid = ANY (i.sent_cids),
+			/* When it went, nobody knows who only found it gone. */
+			o.cid IS NULL AND t.source IN ('read', 'list') OR
+			CASE WHEN i.local IS NOT DISTINCT FROM d.local
+					AND other.key IS NULL THEN i.local_at
+				ELSE n.changed_at END >= coalesce(o.changed_at, t.changed_at),
+			coalesce(src.options ->> 'conflict', 'latest'), o.verified) END
+		AS verdict) w
+	/* If that is the last word, its author is asked. */
+	CROSS JOIN LATERAL (SELECT CASE WHEN h.rkey IS NOT NULL
+			AND w.verdict <> 'put_off' AND (p.present OR h.cid IS NOT NULL)
+			AND coalesce(h.cid <> ALL (i.sent_cids), true) THEN 'verify'
+		ELSE w.verdict END AS verdict) v
 	WHERE k.uri IS NOT NULL OR spoke.key IS NOT NULL);
 END
 $$;
@@ -389,10 +405,13 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 INSERT INTO rsvp_sync._inbound AS b (did, rkey, event_uri, state, source_id,
 	due_at, attempts, last_error)
-SELECT DISTINCT ON (m.did, m.rkey) m.did, coalesce(m.rkey, '-'), m.event_uri,
-	as_state, CASE WHEN as_state <> 'verify' THEN src.source_id END, at,
+SELECT DISTINCT ON (m.did, k.rkey) m.did, k.rkey, m.event_uri,
+	as_state, CASE WHEN as_state <> 'verify' THEN src.source_id END,
+	_put_off.at,				/* at alone would be the meeting's */
 	CASE WHEN counted THEN 1 ELSE 0 END, m.error
 FROM unnest(meetings) m
+/* No record is known of the slot: what is no record key stands for it. */
+CROSS JOIN LATERAL (SELECT coalesce(m.rkey, '/' || md5(m.event_uri)) AS rkey) k
 ON CONFLICT (did, rkey) DO UPDATE SET
 	event_uri = excluded.event_uri,
 	/* Another source waits for it, too. */
@@ -804,6 +823,55 @@ COMMENT ON FUNCTION rsvp_sync._inbound_retry(integer) IS
 'Tries to apply what could not be applied before, as far as it is due.';
 
 /*
+ * What is put aside, and what waits to be verified, is what others say, so
+ * that there may be any number of it.  The newest is kept: of what was given
+ * up for as long as history is, of what was to be verified as a stub else.
+ */
+CREATE FUNCTION rsvp_sync._tidy_inbound() RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET jit = off
+AS $$
+DECLARE
+	given_up bigint;
+	unread bigint;
+BEGIN
+	DELETE FROM rsvp_sync._inbound b
+	WHERE b.ctid = ANY (ARRAY(
+			SELECT f.ctid FROM rsvp_sync._inbound f
+			WHERE f.state = 'failed' ORDER BY f.due_at DESC OFFSET 10000
+			FOR UPDATE SKIP LOCKED))
+		OR b.state = 'failed' AND b.due_at < now()
+			- current_setting('rsvp_sync.history_retention')::interval;
+	GET DIAGNOSTICS given_up = ROW_COUNT;
+	WITH gone AS (
+		DELETE FROM rsvp_sync._inbound b
+		WHERE b.ctid = ANY (ARRAY(
+			SELECT v.ctid FROM rsvp_sync._inbound v
+			WHERE v.state = 'verify' ORDER BY v.due_at DESC OFFSET 100000
+			FOR UPDATE SKIP LOCKED))
+		RETURNING b.did, b.rkey, b.event_uri
+	), stubs AS (
+		INSERT INTO rsvp_sync._stranger AS t (did, rkey, event_uri)
+		SELECT g.did, g.rkey, g.event_uri FROM gone g
+		WHERE g.event_uri IS NOT NULL
+		ON CONFLICT (did, rkey) DO NOTHING
+	)
+	SELECT count(*) INTO unread FROM gone;
+	IF unread > 0 THEN
+		PERFORM rsvp_sync._forget_strangers();
+	END IF;
+	PERFORM rsvp_sync._count(jsonb_build_array(jsonb_build_object(
+		'name', 'rsvp_sync_errors_total', 'value', f.n,
+		'direction', 'inbound', 'error_type', f.kind)))
+	FROM (VALUES (given_up, 'forgotten'), (unread, 'not_verified')) f (n, kind)
+	WHERE f.n > 0;
+END
+$$;
+COMMENT ON FUNCTION rsvp_sync._tidy_inbound() IS
+'Forgets what could not be applied beyond history_retention and ten thousand, and has no more than a hundred thousand records wait to be verified.';
+
+/*
  * Of the events that nobody knew, which does a source know by now?  A slice of
  * them at a time.  Their records have to be fetched, but for those we have.
  */
@@ -815,6 +883,7 @@ AS $$
 DECLARE
 	s rsvp_sync._source;
 	uris text[];
+	taken text[];
 BEGIN
 	SELECT l.* INTO s FROM rsvp_sync._listeners() l
 	WHERE l.strangers_at <= now() AND l.state = 'active'
@@ -837,9 +906,17 @@ BEGIN
 		PERFORM rsvp_sync._forget_strangers();
 		RETURN false;
 	END IF;
+	IF s.apply IS NOT NULL THEN
+		taken := rsvp_sync._would_take(s.source_id, ARRAY(
+			SELECT DISTINCT ON (t.event_uri) ROW(t.did, t.rkey, NULL, t.rev,
+				t.event_uri, NULL, 'going', NULL, NULL)::rsvp_sync._arrival
+			FROM rsvp_sync._stranger t WHERE t.event_uri = ANY (uris)
+			ORDER BY t.event_uri));
+	END IF;
 	WITH known AS (
 		SELECT DISTINCT k.uri
 		FROM rsvp_sync._knowing(uris, ARRAY[s.source_id]) k
+		WHERE NOT k.unsure OR k.uri = ANY (taken)
 	), gone AS (
 		DELETE FROM rsvp_sync._stranger t USING known k
 		WHERE t.event_uri = k.uri RETURNING t.did, t.rkey, t.event_uri
