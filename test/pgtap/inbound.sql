@@ -344,6 +344,14 @@ SELECT is((SELECT format('%s %s', cid IS NULL, status IS NULL) FROM rsvp_sync._o
 SELECT is(status(4, 2), NULL, '... and nothing else');
 SELECT is(ingest(4, -8, 'create', '3ttttttttttt2', record(2, 'notgoing'), true), 0::bigint, 'said again it is older than that');
 
+-- Listed, then told of by the stream, then of what it was before
+SELECT rsvp_sync._observe(did(4), '3ttttttttttt4', rsvp_sync.record_cid(record(2, 'perhaps')), record(2, 'perhaps'), NULL, 'list', now() - interval '1 day');
+SELECT is(ingest(4, -4, 'update', '3ttttttttttt4', record(2, 'perhaps'), true), 1::bigint, 'what was only listed gets its rev');
+SELECT is(ingest(4, -6, 'create', '3ttttttttttt4', record(2, 'going'), true), 0::bigint, '... so that what it was before is known to be older');
+SELECT is(status(4, 2), NULL, '... and not applied');
+SELECT is(ingest(4, -4, 'update', '3ttttttttttt4', record(2, 'perhaps'), true), 0::bigint, '... once');
+SELECT is(ingest(4, -3, 'delete', '3ttttttttttt4', NULL, true), 1::bigint, 'it goes');
+
 --
 -- Answers that are held
 --
@@ -553,7 +561,7 @@ SELECT isnt((SELECT last_error FROM rsvp_sync.external_rsvp WHERE author = 'http
 
 -- One table's trouble, and another that has the record verified
 ALTER TABLE own.answers RENAME COLUMN word TO worde;
-SELECT ingest(1, 505, 'create', '3qqqqqqqqqqqq', record(1, 'going'));
+SELECT ingest(1, 3000, 'create', '3qqqqqqqqqqqq', record(1, 'going'));
 SELECT is((SELECT state FROM rsvp_sync._inbound WHERE rkey = '3qqqqqqqqqqqq'), 'verify', 'another table''s query does not run: verified nevertheless');
 SELECT isnt((SELECT last_error FROM rsvp_sync._inbound WHERE rkey = '3qqqqqqqqqqqq'), NULL, '... and the trouble is told');
 ALTER TABLE own.answers RENAME COLUMN worde TO word;
