@@ -322,7 +322,8 @@ AS $$
 INSERT INTO rsvp_sync._inbound AS b (did, rkey, event_uri, state, source_id,
 	due_at, attempts, last_error)
 SELECT DISTINCT ON (m.did, m.rkey) m.did, coalesce(m.rkey, '-'), m.event_uri,
-	as_state, CASE WHEN as_state <> 'verify' THEN src.source_id END, at,
+	as_state, CASE WHEN as_state <> 'verify' THEN src.source_id END,
+	_put_off.at,					-- m has an at, too
 	CASE WHEN counted THEN 1 ELSE 0 END, m.error
 FROM unnest(meetings) m
 ON CONFLICT (did, rkey) DO UPDATE SET
