@@ -326,12 +326,18 @@ AS $$
 DECLARE
 	a rsvp_sync._arrival := rsvp_sync._payload_arrival(payload);
 	of_handle text := rsvp_sync._payload_handle(payload);
-	intake rsvp_sync._intake := rsvp_sync._take_in(ARRAY[a], 'application',
-		true, sources);
+	intake rsvp_sync._intake;
 	told record;
 	known text;
 	known_status text;
 BEGIN
+	/* Told without its cid: if it says what is known, it is that. */
+	IF a.cid LIKE '?%' AND a.rev IS NULL THEN
+		a.cid := coalesce((SELECT o.cid FROM rsvp_sync._observed o
+			WHERE o.did = a.did AND o.rkey = a.rkey
+				AND o.event_uri = a.event_uri AND o.status = a.status), a.cid);
+	END IF;
+	intake := rsvp_sync._take_in(ARRAY[a], 'application', true, sources);
 	IF EXISTS (SELECT FROM rsvp_sync._forgotten f
 		WHERE f.digest = sha256(convert_to(a.did, 'UTF8'))) THEN
 		RETURN rsvp_sync._external_result('ignored', NULL, NULL,
