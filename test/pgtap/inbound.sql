@@ -281,7 +281,7 @@ UPDATE rsvp_sync._source SET options = options - 'conflict';
 -- The row changed, its record then says what nobody knows, and another one what was heard before.
 CREATE FUNCTION said_before(of_key text, ago interval) RETURNS void LANGUAGE sql AS $$
 SELECT rsvp_sync._drain(100);
-UPDATE rsvp_sync._queue SET changed_at = now() - ago, lease = NULL, due_at = 'infinity' WHERE key = of_key;
+UPDATE rsvp_sync._queue SET changed_at = to_timestamp((SELECT at FROM began)) - ago, lease = NULL, due_at = 'infinity' WHERE key = of_key;
 $$;
 UPDATE began SET at = extract(epoch FROM now());
 UPDATE app.attendance SET status = 'cancelled' WHERE id = :row5;
