@@ -816,38 +816,6 @@ $$;
 COMMENT ON FUNCTION rsvp_sync._delete_record(text, bigint[]) IS
 'private: delete_external_rsvp() of an AT Protocol record';
 
-/* A word that nobody has used yet is a slip. */
-CREATE FUNCTION rsvp_sync._check_source_type(type text, of_tenant text)
-RETURNS void
-LANGUAGE plpgsql STABLE
-SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-	known text[] := '{bluesky,atproto,web,activitypub}';
-BEGIN
-	IF lower(type) = ANY (known) OR EXISTS (SELECT FROM rsvp_sync._external x
-		WHERE x.tenant = of_tenant AND x.source_type = lower(type)) THEN
-		RETURN;
-	END IF;
-	/* Those of which nothing is left, too: deleting may be repeated. */
-	known := ARRAY(SELECT unnest(known)
-		UNION SELECT x.source_type FROM rsvp_sync._external x
-		WHERE x.tenant = of_tenant
-		UNION SELECT m.labels ->> 'source_type' FROM rsvp_sync.metrics() m
-		WHERE m.name = 'rsvp_integration_processed_total'
-			AND m.labels ->> 'tenant' = of_tenant
-		ORDER BY 1);
-	IF lower(type) <> ALL (known) THEN
-		RAISE EXCEPTION 'source_type "%" is not known', type
-			USING ERRCODE = 'invalid_parameter_value',
-			HINT = format('It is what process_external_rsvp() was given as eventSourceType. Known are: %s.',
-				array_to_string(known, ', '));
-	END IF;
-END
-$$;
-COMMENT ON FUNCTION rsvp_sync._check_source_type(text, text) IS
-'private: invalid_parameter_value for a source type of which the tenant has never had a statement';
-
 CREATE FUNCTION rsvp_sync._delete_external_rsvp(caller oid, source_id text,
 	source_type text, tenant text, OUT success boolean, OUT message text)
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
@@ -863,7 +831,6 @@ BEGIN
 			USING ERRCODE = 'null_value_not_allowed',
 				HINT = 'They are what process_external_rsvp() was given as sourceId and eventSourceType.';
 	END IF;
-	PERFORM rsvp_sync._check_source_type(source_type, tenant);
 	DELETE FROM rsvp_sync._external x
 	WHERE x.tenant = _delete_external_rsvp.tenant
 		AND x.source_type = lower(_delete_external_rsvp.source_type)
@@ -896,7 +863,7 @@ LANGUAGE C VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS 'MODULE_PATHNAME', 'rsvp_sync_delete_external_rsvp';
 COMMENT ON FUNCTION rsvp_sync.delete_external_rsvp(text, text, text) IS
-'An RSVP made elsewhere was deleted: cancels exactly the attendance it stood for; if the same person has another one for the event, that counts. source_id: at-uri of the record, or what process_external_rsvp() was given. success is true, and nothing changes, if it is not known. Errors: null_value_not_allowed, invalid_parameter_value (a source_type never heard of), undefined_object (no such tenant of the caller''s).';
+'An RSVP made elsewhere was deleted: cancels exactly the attendance it stood for; if the same person has another one for the event, that counts. source_id: at-uri of the record, or what process_external_rsvp() was given. success is true, and nothing changes, if it is not known. Errors: null_value_not_allowed, undefined_object (no such tenant of the caller''s).';
 
 /* Due statements, tried again by the worker. */
 CREATE FUNCTION rsvp_sync._external_retry(at_most integer) RETURNS bigint

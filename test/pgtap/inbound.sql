@@ -754,10 +754,6 @@ FROM rsvp_sync._source s WHERE source_id = :source;
 SELECT is((SELECT string_agg(format('%s %s', right(event_uri, 2), uri), ', ' ORDER BY event_uri) FROM rsvp_sync.inbound WHERE did = did(7)), 'e1 , e2 ', 'two events of one person that have to wait, without a record');
 DELETE FROM rsvp_sync._inbound;
 
--- A source type that nobody has heard of
-SELECT throws_ok($$SELECT * FROM rsvp_sync.delete_external_rsvp('x', 'blueksy', 'one')$$, '22023', 'source_type "blueksy" is not known', 'a slip in the source type');
-SELECT is((SELECT success FROM rsvp_sync.delete_external_rsvp('x', 'ActivityPub', 'one')), true, 'one of which there is nothing yet');
-
 -- Texts that cannot be keys
 SET ROLE regress_inbound;
 CREATE TABLE own.two (a integer, b uuid, PRIMARY KEY (a, b));
