@@ -277,14 +277,25 @@ CREATE TYPE rsvp_sync._evaluation AS (
 
 /*
  * Of a record that somebody only told us about we do not know the fields that
- * a change of it has to keep.
+ * a change of it has to keep.  One that only another tenant's application has
+ * told of (rumour) need not even be there.
  */
-CREATE FUNCTION rsvp_sync._read_before_put(d rsvp_sync.decision)
+CREATE FUNCTION rsvp_sync._read_before_put(d rsvp_sync.decision,
+	s rsvp_sync.situation, rumour boolean)
 RETURNS rsvp_sync.decision
 LANGUAGE plpgsql IMMUTABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
+	IF rumour AND s.bond IS NULL AND d.bond IS NOT NULL THEN
+		d.action := 'read';
+		d.send := NULL;
+		d.state := NULL;
+		d.reason_code := NULL;
+		d.base_local := s.base_local;
+		d.base_cid := s.base_cid;
+		d.confirmed := false;
+	END IF;
 	IF d.action IN ('put', 'delete') THEN
 		d.action := 'read';
 		d.send := NULL;
@@ -293,7 +304,7 @@ BEGIN
 	RETURN d;
 END
 $$;
-COMMENT ON FUNCTION rsvp_sync._read_before_put(rsvp_sync.decision) IS
+COMMENT ON FUNCTION rsvp_sync._read_before_put(rsvp_sync.decision, rsvp_sync.situation, boolean) IS
 'A decision about a record whose content is not known: it is read before it is written.';
 
 /* Only the worker knows, and only of accounts whose lane it has. */
@@ -302,6 +313,43 @@ LANGUAGE C VOLATILE STRICT
 AS 'MODULE_PATHNAME', 'rsvp_sync_is_listed';
 COMMENT ON FUNCTION rsvp_sync._is_listed(text) IS
 'Are the account''s records in _observed current? Always false outside the worker.';
+
+/*
+ * A row that says what the network has told it, and no more.  It speaks once
+ * it says something else; not when a host lets stand what it was told, or
+ * takes it back.
+ */
+CREATE FUNCTION rsvp_sync._mirrors(here_before boolean, mirrored boolean,
+	old_local text, new_local text, heard_status text, by_network boolean)
+RETURNS boolean
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN CASE WHEN NOT here_before THEN by_network
+	WHEN old_local IS NOT DISTINCT FROM new_local THEN mirrored
+	ELSE by_network OR mirrored
+		AND coalesce(new_local = heard_status, new_local IS NULL) END;
+COMMENT ON FUNCTION rsvp_sync._mirrors(boolean, boolean, text, text, text, boolean) IS
+'Does a row only mirror the network? here_before: it was planned before, in this slot; then mirrored: it did so then; the values it had and has; the status of the record it was told of.';
+
+/*
+ * Of two keys in one slot, does the other one speak for it?  The one changed
+ * later.  But what another table's key mirrors may be this one's own word: that
+ * is no rival, unless it has the record.  And a mirror stands back for whoever
+ * speaks elsewhere.
+ */
+CREATE FUNCTION rsvp_sync._is_rival(same_source boolean, mirrors boolean,
+	bond text, doubt boolean, own_mirrors boolean, own_bond text,
+	own_doubt boolean, later boolean)
+RETURNS boolean
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN CASE WHEN same_source THEN later
+	WHEN own_mirrors AND (NOT mirrors OR bond IS NOT NULL OR doubt)
+	THEN true
+	WHEN mirrors AND (bond IS NULL OR own_bond IS NOT NULL
+		OR coalesce(own_doubt, false))
+	THEN false
+	ELSE later END;
+COMMENT ON FUNCTION rsvp_sync._is_rival(boolean, boolean, text, boolean, boolean, text, boolean, boolean) IS
+'Does another live key of the slot speak for it, rather than this one? later: it changed later. own_...: of this one.';
 
 CREATE FUNCTION rsvp_sync._evaluate(of_source bigint, keys text[],
 	all_listed boolean)
@@ -389,17 +437,9 @@ BEGIN
 			CASE WHEN k.known AND k.same_slot
 				AND (k.intent).local IS NOT DISTINCT FROM k.local
 				THEN (k.intent).local_at ELSE k.changed_at END AS local_at,
-			/*
-			 * A row that says what the network has told it, and no more: it
-			 * speaks once it says something else, not when a host lets stand
-			 * what it was told, or takes it back.
-			 */
-			CASE WHEN NOT (k.known AND k.same_slot) THEN k.by_network
-				WHEN (k.intent).local IS NOT DISTINCT FROM k.local
-				THEN (k.intent).mirrors
-				ELSE k.by_network OR (k.intent).mirrors AND coalesce(
-					k.local = (k.intent).heard_status, k.local IS NULL)
-				END AS mirrors
+			rsvp_sync._mirrors(k.known AND k.same_slot, (k.intent).mirrors,
+				(k.intent).local, k.local, (k.intent).heard_status,
+				k.by_network) AS mirrors
 		FROM known k
 		CROSS JOIN LATERAL (SELECT k.known AND NOT (k.present AND k.same_slot)
 			AND ((k.intent).bond IS NOT NULL OR (k.intent).doubt
@@ -440,26 +480,16 @@ BEGIN
 				OR coalesce((SELECT true FROM rsvp_sync._account_grant g
 					WHERE g.did = a.did AND pg_has_role(speaker.role, g.grantee,
 						'USAGE') LIMIT 1), false), false) AS granted) speaks
-		/*
-		 * A key changed later speaks for this slot.  What another table's key
-		 * mirrors may be this one's own word: that is no rival, unless it has
-		 * the record.  And a mirror stands back for whoever speaks elsewhere.
-		 */
+		/* Another key speaks for this slot. */
 		LEFT JOIN LATERAL (
 			SELECT r.key FROM rsvp_sync._intent r
 			WHERE r.did = k.did AND r.event_uri = k.event_uri AND r.live
 				AND (r.source_id, r.key) <> (of_source, k.key)
 				AND NOT k.old_slot
-				AND CASE
-					WHEN k.mirrors AND r.source_id <> of_source
-						AND (NOT r.mirrors OR r.bond IS NOT NULL OR r.doubt)
-					THEN true
-					WHEN r.mirrors AND r.source_id <> of_source
-						AND (r.bond IS NULL OR (k.intent).bond IS NOT NULL
-							OR coalesce((k.intent).doubt, false))
-					THEN false
-					ELSE (r.local_at, r.source_id, r.key)
-						> (k.local_at, of_source, k.key) END
+				AND rsvp_sync._is_rival(r.source_id = of_source, r.mirrors,
+					r.bond, r.doubt, k.mirrors, (k.intent).bond,
+					(k.intent).doubt, (r.local_at, r.source_id, r.key)
+						> (k.local_at, of_source, k.key))
 			LIMIT 1) rival ON true
 		/* One that has the record of this slot: it is taken over. */
 		LEFT JOIN LATERAL (
@@ -489,19 +519,33 @@ BEGIN
 			ORDER BY h.local_at DESC, h.source_id DESC, h.key DESC
 			LIMIT 1) heir ON true
 	), seen AS (
-		SELECT k.*, o.rkey AS remote_rkey, o.cid AS remote_cid,
-			o.status AS remote_status, o.record, o.changed_at AS remote_at,
-			o.did IS NOT NULL AS remote_seen,
-			coalesce(o.cid IS NOT NULL AND o.record IS NULL AND o.source = 'application', false) AS told_only,
+		SELECT k.*, o.rkey AS remote_rkey,
+			CASE WHEN o.hidden THEN k.base_cid ELSE o.cid END AS remote_cid,
+			CASE WHEN o.hidden THEN (k.intent).heard_status
+				ELSE o.status END AS remote_status,
+			CASE WHEN NOT o.hidden THEN o.record END AS record,
+			o.changed_at AS remote_at,
+			o.did IS NOT NULL AND NOT (o.hidden AND k.base_cid IS NULL)
+				AS remote_seen,
+			coalesce(o.cid IS NOT NULL AND o.record IS NULL AND o.source = 'application', false)
+				OR coalesce(o.rumour, false) AS told_only,
+			coalesce(o.rumour, false) AS rumour,
 			coalesce(o.rkey <> k.rkey, false) AS replaced
 		FROM joined k
 		/*
 		 * The record of the bond first, else the newest of the slot.  Where
-		 * the bond's is known to be gone, another one has replaced it.
+		 * the bond's is known to be gone, another one has replaced it.  But
+		 * what only another tenant's application has told of it is hidden:
+		 * it is taken to be as it was when both sides agreed, until it is read.
 		 */
 		LEFT JOIN LATERAL (
-			SELECT z.* FROM (
-				SELECT CASE WHEN b.cid IS NULL THEN 2 ELSE 0 END AS rank, b.*
+			SELECT z.*, coalesce(of_source <> ALL (z.heard_by), false) AS rumour,
+				coalesce(of_source <> ALL (z.heard_by) AND z.rkey = k.rkey
+					AND k.bond IS NOT NULL, false) AS hidden
+			FROM (
+				SELECT CASE WHEN b.cid IS NULL
+					AND coalesce(of_source = ANY (b.heard_by), true)
+					THEN 2 ELSE 0 END AS rank, b.*
 				FROM rsvp_sync._observed b
 				WHERE b.did = k.did AND b.rkey = k.rkey
 					AND (b.cid IS NOT NULL OR k.bond IS NOT NULL)
@@ -512,7 +556,8 @@ BEGIN
 					AND (k.bond IS NULL OR NOT k.doubt AND EXISTS (
 						SELECT FROM rsvp_sync._observed g
 						WHERE g.did = k.did AND g.rkey = k.rkey
-							AND g.cid IS NULL))
+							AND g.cid IS NULL
+							AND coalesce(of_source = ANY (g.heard_by), true)))
 			) z
 			ORDER BY z.rank, z.changed_at DESC NULLS LAST, z.rkey DESC
 			LIMIT 1) o ON true
@@ -568,7 +613,9 @@ BEGIN
 			e.cid, CASE WHEN rsvp_sync._subject_uri(k.record) = k.event_uri
 				THEN k.record -> 'subject' ->> 'cid' END),
 		k.sent_cids, k.attempts, k.changed_at, k.s,
-		CASE WHEN k.told_only THEN rsvp_sync._read_before_put(rsvp_sync.plan(k.s)) ELSE rsvp_sync.plan(k.s) END,
+		CASE WHEN k.told_only THEN rsvp_sync._read_before_put(
+				rsvp_sync.plan(k.s), k.s, k.rumour)
+			ELSE rsvp_sync.plan(k.s) END,
 		(k.intent).state, (k.intent).reason_code
 	FROM situated k
 	LEFT JOIN LATERAL (SELECT n.cid FROM rsvp_sync._event n WHERE n.uri

@@ -225,6 +225,9 @@ fault_of(CURLcode code)
 		case CURLE_OPERATION_TIMEDOUT:
 			return HTTP_TIMEOUT;
 		case CURLE_FILESIZE_EXCEEDED:
+#if LIBCURL_VERSION_NUM >= 0x080600
+		case CURLE_TOO_LARGE:	/* a header */
+#endif
 			return HTTP_TOO_LARGE;
 		case CURLE_UNSUPPORTED_PROTOCOL:
 		case CURLE_URL_MALFORMAT:

@@ -58,6 +58,10 @@ LANGUAGE sql STABLE SECURITY DEFINER AS $$
 	FROM rsvp_sync._intent i
 	WHERE i.source_id = attach_test.source_id(attendance) ORDER BY i.key
 $$;
+CREATE FUNCTION attach_test.explained(attendance regclass) RETURNS text
+LANGUAGE sql VOLATILE SECURITY DEFINER AS $$
+	SELECT rsvp_sync._explain_key(attach_test.source_id(attendance))
+$$;
 -- Within the transaction that put them there: a worker would take them.
 CREATE FUNCTION attach_test.logged(attendance regclass)
 RETURNS TABLE (key text, op "char")
@@ -455,7 +459,11 @@ SELECT rsvp_sync.attach('parted', 'SELECT no, region, who AS did, ev AS event_ur
 SELECT kind, desired, options FROM rsvp_sync.source;
 
 -- a lookup that cannot use the key is told
+-- (with its plan, whose text is another in each version)
+\set VERBOSITY terse
 SELECT rsvp_sync.attach('by_text', 'SELECT id, who AS did, ev AS event_uri, st AS status, count(*) OVER () FROM by_text') > 0 AS attached;
+\set VERBOSITY default
+SELECT attach_test.explained('attach_own.by_text') ~ 'Seq Scan on by_text' AS its_plan;
 
 -- other tables that matter
 CREATE TABLE talks (id integer PRIMARY KEY, name text);
