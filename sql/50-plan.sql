@@ -314,6 +314,28 @@ AS 'MODULE_PATHNAME', 'rsvp_sync_is_listed';
 COMMENT ON FUNCTION rsvp_sync._is_listed(text) IS
 'Are the account''s records in _observed current? Always false outside the worker.';
 
+/* on_cancel, or on_delete, for who may delete a record and who may not. */
+CREATE FUNCTION rsvp_sync._may_remove(how text, may_delete boolean,
+	row_gone boolean)
+RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN CASE WHEN NOT row_gone
+	THEN CASE WHEN may_delete THEN coalesce(how, 'notgoing')
+		ELSE 'notgoing' END
+	WHEN may_delete OR how = 'keep' THEN coalesce(how, 'delete')
+	ELSE 'never' END;
+COMMENT ON FUNCTION rsvp_sync._may_remove(text, boolean, boolean) IS
+'Option on_cancel, or, for a row that is gone, on_delete, as far as the user''s consent allows it.';
+
+/* Only its user can help; but he may have, without telling us. */
+CREATE FUNCTION rsvp_sync._account_seems(state text, checked_at timestamptz)
+RETURNS text
+LANGUAGE sql STABLE PARALLEL SAFE
+RETURN CASE WHEN state IN ('deactivated', 'takendown')
+	AND checked_at < now() - interval '1 day' THEN 'unverified' ELSE state END;
+COMMENT ON FUNCTION rsvp_sync._account_seems(text, timestamptz) IS
+'State of an account as planning takes it: one that was out of order a day ago is tried again.';
+
 /*
  * A row that says what the network has told it, and no more.  It speaks once
  * it says something else; not when a host lets stand what it was told, or
@@ -408,8 +430,7 @@ BEGIN
 				AND NOT coalesce((src.options
 					->> 'publish_past_events')::boolean, false) AS past,
 			map ->> w.status AS local, coalesce(map ? w.status, false) AS mapped,
-			CASE WHEN i.key IS NOT NULL
-				THEN ROW(i.*)::rsvp_sync._intent END AS intent,
+			CASE WHEN i.key IS NOT NULL THEN ROW(i.*)::rsvp_sync._intent END AS intent,
 			i.key IS NOT NULL AS known,
 			i.did IS NOT DISTINCT FROM w.did
 				AND i.event_uri IS NOT DISTINCT FROM w.event_uri AS same_slot,
@@ -432,11 +453,9 @@ BEGIN
 				AND (k.intent).did IS NOT NULL
 				AND (k.intent).event_uri IS NOT NULL AS moved,
 			CASE WHEN old_slot THEN (k.intent).did ELSE k.new_did END AS did,
-			CASE WHEN old_slot THEN (k.intent).event_uri
-				ELSE k.new_event_uri END AS event_uri,
-			CASE WHEN k.known AND k.same_slot
-				AND (k.intent).local IS NOT DISTINCT FROM k.local
-				THEN (k.intent).local_at ELSE k.changed_at END AS local_at,
+			CASE WHEN old_slot THEN (k.intent).event_uri ELSE k.new_event_uri END AS event_uri,
+			CASE WHEN k.known AND k.same_slot AND (k.intent).local IS NOT DISTINCT
+				FROM k.local THEN (k.intent).local_at ELSE k.changed_at END AS local_at,
 			rsvp_sync._mirrors(k.known AND k.same_slot, (k.intent).mirrors,
 				(k.intent).local, k.local, (k.intent).heard_status,
 				k.by_network) AS mirrors
@@ -452,10 +471,7 @@ BEGIN
 		 */
 		SELECT k.*, speaks.granted, a.leaving IS NOT NULL AS leaving,
 			coalesce(a.leaving = 'erase', false) AS erased,
-			/* Only its user can help; but he may have, without telling us. */
-			CASE WHEN a.state IN ('deactivated', 'takendown')
-				AND a.checked_at < now() - interval '1 day'
-				THEN 'unverified' ELSE a.state END AS account,
+			rsvp_sync._account_seems(a.state, a.checked_at) AS account,
 			giver.g AS giver,
 			/* What the user has not consented to cannot be asked for. */
 			coalesce(oa.may_delete, true) AS may_delete,
@@ -566,13 +582,8 @@ BEGIN
 			k.present, k.withheld, k.on_withheld,
 			k.new_did IS NOT NULL, rsvp_sync.is_did(k.new_did),
 			k.new_event_uri IS NOT NULL,
-			rsvp_sync.is_at_uri(k.new_event_uri)
-				AND (rsvp_sync.parse_at_uri(k.new_event_uri)).rkey IS NOT NULL
-				AND rsvp_sync.is_did(
-					(rsvp_sync.parse_at_uri(k.new_event_uri)).authority),
-			k.mapped, k.local,
-			k.past, k.by_network, k.known,
-			NOT k.old_slot,
+			rsvp_sync._is_record_of_did(k.new_event_uri),
+			k.mapped, k.local, k.past, k.by_network, k.known, NOT k.old_slot,
 			CASE WHEN k.replaced AND k.bond IS NOT NULL THEN 'adopted' ELSE k.bond END,
 			coalesce(k.wrote, false) AND NOT k.replaced,
 			k.base_local, coalesce(k.base_cid, CASE WHEN NOT k.present
@@ -583,18 +594,12 @@ BEGIN
 			coalesce(k.remote_cid = ANY (k.sent_cids), false),
 			rehearsal OR all_listed OR coalesce(rsvp_sync._is_listed(k.did), false),
 			coalesce(k.local_at >= k.remote_at, false),
-			k.account,
-			k.erased OR k.granted,
-			CASE WHEN k.may_delete
-				THEN coalesce(src.options ->> 'on_cancel', 'notgoing')
-				ELSE 'notgoing' END,
-			CASE WHEN k.may_delete OR src.options ->> 'on_delete' = 'keep'
-				THEN coalesce(src.options ->> 'on_delete', 'delete')
-				ELSE 'never' END,
+			k.account, k.erased OR k.granted,
+			rsvp_sync._may_remove(src.options ->> 'on_cancel', k.may_delete, false),
+			rsvp_sync._may_remove(src.options ->> 'on_delete', k.may_delete, true),
 			coalesce(src.options ->> 'conflict', 'latest'),
 			src.state = 'detaching',
-			coalesce((k.intent).truncated AND (NOT k.present OR k.old_slot),
-				false),
+			coalesce((k.intent).truncated AND (NOT k.present OR k.old_slot), false),
 			coalesce((k.intent).approved, false) OR k.leaving,
 			/* What is held stays so, however long ago that was. */
 			over_limit AND NOT k.counted
