@@ -328,12 +328,12 @@ COMMENT ON FUNCTION rsvp_sync._may_remove(text, boolean, boolean) IS
 'Option on_cancel, or, for a row that is gone, on_delete, as far as the user''s consent allows it.';
 
 /* Only its user can help; but he may have, without telling us. */
-CREATE FUNCTION rsvp_sync._account_seems(state text, checked_at timestamptz)
+CREATE FUNCTION rsvp_sync._seeming_state(state text, checked_at timestamptz)
 RETURNS text
 LANGUAGE sql STABLE PARALLEL SAFE
 RETURN CASE WHEN state IN ('deactivated', 'takendown')
 	AND checked_at < now() - interval '1 day' THEN 'unverified' ELSE state END;
-COMMENT ON FUNCTION rsvp_sync._account_seems(text, timestamptz) IS
+COMMENT ON FUNCTION rsvp_sync._seeming_state(text, timestamptz) IS
 'State of an account as planning takes it: one that was out of order a day ago is tried again.';
 
 /*
@@ -471,7 +471,7 @@ BEGIN
 		 */
 		SELECT k.*, speaks.granted, a.leaving IS NOT NULL AS leaving,
 			coalesce(a.leaving = 'erase', false) AS erased,
-			rsvp_sync._account_seems(a.state, a.checked_at) AS account,
+			rsvp_sync._seeming_state(a.state, a.checked_at) AS account,
 			giver.g AS giver,
 			/* What the user has not consented to cannot be asked for. */
 			coalesce(oa.may_delete, true) AS may_delete,
