@@ -1327,7 +1327,10 @@ BEGIN
 	JOIN rsvp_sync._intent i ON i.did = e.did AND i.event_uri = e.event_uri
 	WHERE (e.d).live AND (e.d).state IS DISTINCT FROM 'superseded'
 		AND i.live AND i.state <> 'superseded'
-		AND (i.local_at, i.source_id, i.key) < (e.local_at, of_source, e.key)
+		AND ((i.local_at, i.source_id, i.key) < (e.local_at, of_source, e.key)
+			/* What was told of a record is younger than what made it. */
+			OR i.mirrors AND i.source_id <> of_source
+				AND (NOT e.mirrors OR (e.d).bond IS NOT NULL))
 	ON CONFLICT (source_id, key) DO UPDATE SET generation = q.generation + 1;
 END
 $$;
