@@ -19,20 +19,25 @@ DECLARE
 	map jsonb;
 	table_owner oid;
 	past_too boolean;
+	taken text[];
 	firsts text[];
 	work rsvp_sync._work[];
 BEGIN
+	/* Somebody else may be making its intent; neither waits for the other. */
+	taken := rsvp_sync._intents_being_made(of_source, keys);
 	firsts := ARRAY(SELECT k FROM unnest(keys) k
-		WHERE (SELECT n.ctid FROM rsvp_sync._intent n
+		WHERE k <> ALL (taken) AND (SELECT n.ctid FROM rsvp_sync._intent n
 			WHERE n.source_id = of_source AND n.key = k) IS NULL);
 	IF firsts = '{}' OR current_setting('rsvp_sync.mode') = 'dry_run' THEN
 		RETURN work;
 	END IF;
 	SELECT * INTO src FROM rsvp_sync._source s
 	WHERE s.source_id = of_source AND s.state = 'active'
-		AND s.kind <> 'explicit';
-	/* Credentials of the application's may have changed: see _find_credentials(). */
-	IF NOT FOUND OR rsvp_sync._credentials_query(src) IS NOT NULL THEN
+		AND s.kind <> 'explicit'
+		/* Or credentials are looked for first: see _credentials_query(). */
+		AND coalesce(s.options -> 'credentials', 'false') = 'false'
+		AND s.shape #>> '{identity,envelope,0}' IS NULL;
+	IF NOT FOUND THEN
 		RETURN work;
 	END IF;
 	map := rsvp_sync._default_status_map(src.kind)
@@ -49,7 +54,7 @@ BEGIN
 		FROM rsvp_sync._desired(of_source, firsts) w
 	), possible AS MATERIALIZED (
 		SELECT w.key, w.did, w.event_uri, w.local, q.generation, q.priority,
-			q.changed_at, home.pds, a.connected_at,
+			q.changed_at, home.pds, a.connected_at, u.authority,
 			rsvp_sync._datetime(coalesce(w.created_at, q.changed_at))
 				AS created,
 			coalesce(CASE WHEN rsvp_sync.is_cid(w.event_cid)
@@ -58,10 +63,7 @@ BEGIN
 					AND n.read_at > now() - interval '1 day')) AS event_cid,
 			rsvp_sync.plan(ROW(
 				true, NULL, 'keep', true, rsvp_sync.is_did(w.did), true,
-				rsvp_sync.is_at_uri(w.event_uri)
-					AND (rsvp_sync.parse_at_uri(w.event_uri)).rkey IS NOT NULL
-					AND rsvp_sync.is_did(
-						(rsvp_sync.parse_at_uri(w.event_uri)).authority),
+				u.rkey IS NOT NULL AND rsvp_sync.is_did(u.authority),
 				true, w.local,
 				coalesce(coalesce(w.ends_at, w.starts_at) < now(), false)
 					AND NOT past_too,
@@ -76,6 +78,7 @@ BEGIN
 				'notgoing', 'delete', 'latest', false, false, false, false
 				)::rsvp_sync.situation) AS d
 		FROM wanted w
+		CROSS JOIN LATERAL rsvp_sync.parse_at_uri(w.event_uri) u
 		CROSS JOIN LATERAL (SELECT n.* FROM rsvp_sync._queue n
 			WHERE n.source_id = of_source AND n.key = w.key LIMIT 1) q
 		CROSS JOIN LATERAL (SELECT n.* FROM rsvp_sync._account n
@@ -101,9 +104,6 @@ BEGIN
 		CROSS JOIN LATERAL (SELECT rsvp_sync._rsvp_record(NULL, p.event_uri,
 			p.event_cid, (p.d).send, p.created) OFFSET 0) r (record)
 		WHERE (p.d).action = 'put' AND p.event_cid IS NOT NULL
-			/* Somebody else is making its intent; neither waits for the other. */
-			AND p.key <> ALL (rsvp_sync._intents_being_made(of_source,
-				ARRAY[p.key]))
 	), made AS (
 		INSERT INTO rsvp_sync._intent (source_id, key, did, event_uri, live,
 			local, local_at, first_local, rkey, record_created_at, sent_cids,
@@ -118,7 +118,7 @@ BEGIN
 	)
 	SELECT array_agg(ROW(of_source, r.key, r.generation, 'put', NULL, NULL,
 		r.did, r.pds, r.rkey, r.record::text, r.cid, NULL, true, r.event_uri,
-		(rsvp_sync.parse_at_uri(r.event_uri)).authority, NULL, (r.d).send,
+		r.authority, NULL, (r.d).send,
 		false, r.connected_at::text, r.priority)::rsvp_sync._work)
 	INTO work
 	FROM ready r JOIN made m ON m.key = r.key AND m.rkey = r.rkey;

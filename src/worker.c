@@ -714,6 +714,7 @@ work(void)
 {
 	MemoryContext old;
 	bool		sending;
+	bool		quiet;
 
 	begin_work("rsvp_sync: looking at the queue");
 	process_leave_if_dropped();
@@ -721,6 +722,7 @@ work(void)
 		return;
 	renew_plans();
 	old = MemoryContextSwitchTo(turn_context);
+	quiet = dlist_is_empty(lane_outcomes());
 	waiting_park();				/* before what may let them go */
 	answers_supply_credentials();
 	answers_record();
@@ -739,7 +741,12 @@ work(void)
 		lease_and_plan();
 	}
 	else
+	{
 		stand_down();
+		/* From the log to the queue, at each of the application's commits. */
+		if (quiet)
+			commit_without_flush();
+	}
 	webmention_work(incarnation, sending);
 	answers_record();
 	meter_flush();
@@ -761,12 +768,17 @@ work(void)
 static bool
 may_hurry(void)
 {
-	return told && caught_up && rsvp_sync_mode == MODE_LIVE && !is_away() &&
+	return told && caught_up && sending_now &&
+		rsvp_sync_mode == MODE_LIVE && !is_away() &&
 		lane_jobs() < FEW_CHANGES && dlist_is_empty(lane_outcomes()) &&
 		dlist_is_empty(lane_replans()) && dlist_is_empty(lane_parked());
 }
 
-/* False: there is nothing that could leave so soon. */
+/*
+ * False: there is nothing that could leave so soon.  What might keep it from
+ * being sent (a pause, a copy made a database of its own) is in the log, too,
+ * and then nothing of that is leased here.
+ */
 static bool
 hurry(void)
 {
@@ -780,9 +792,7 @@ hurry(void)
 	if (!share_sources())
 		return true;
 	old = MemoryContextSwitchTo(turn_context);
-	sending_now = sending_allowed();
-	if (sending_now)
-		batch = drain_and_lease();
+	batch = drain_and_lease();
 	if (batch != NULL && try_to_plan(batch))
 	{
 		TimestampTz rest = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
