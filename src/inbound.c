@@ -59,9 +59,12 @@ rsvp_sync_in_worker(PG_FUNCTION_ARGS)
  * an insert of the same key waits for it; so it is asked for before.
  */
 PG_FUNCTION_INFO_V1(rsvp_sync_intents_being_made);
+PG_FUNCTION_INFO_V1(rsvp_sync_never_planned);
 
+/* Has the key an intent, or, being_made, one that another transaction makes? */
 static bool
-is_being_made(Relation intents, Relation pkey, int64 source_id, Datum key)
+has_intent(Relation intents, Relation pkey, int64 source_id, Datum key,
+		   bool being_made)
 {
 	TupleTableSlot *slot = table_slot_create(intents, NULL);
 	SnapshotData dirty;
@@ -77,15 +80,16 @@ is_being_made(Relation intents, Relation pkey, int64 source_id, Datum key)
 	scan = compat_index_beginscan(intents, pkey, &dirty, 2);
 	index_rescan(scan, scan_keys, 2, NULL, 0);
 	while (!found && index_getnext_slot(scan, ForwardScanDirection, slot))
-		found = TransactionIdIsValid(dirty.xmin) &&
-			!TransactionIdIsCurrentTransactionId(dirty.xmin);
+		found = !being_made || (TransactionIdIsValid(dirty.xmin) &&
+								!TransactionIdIsCurrentTransactionId(dirty.xmin));
 	index_endscan(scan);
 	ExecDropSingleTupleTableSlot(slot);
 	return found;
 }
 
-Datum
-rsvp_sync_intents_being_made(PG_FUNCTION_ARGS)
+/* Of the keys those that have such an intent, or those that have none. */
+static Datum
+keys_by_intent(FunctionCallInfo fcinfo, bool being_made, bool have)
 {
 	int64		source_id = PG_GETARG_INT64(0);
 	Oid			relid = get_relname_relid("_intent",
@@ -100,10 +104,23 @@ rsvp_sync_intents_being_made(PG_FUNCTION_ARGS)
 	deconstruct_array(PG_GETARG_ARRAYTYPE_P(1), TEXTOID, -1, false,
 					  TYPALIGN_INT, &keys, NULL, &nkeys);
 	for (int i = 0; i < nkeys; i++)
-		if (is_being_made(intents, pkey, source_id, keys[i]))
+		if (has_intent(intents, pkey, source_id, keys[i], being_made) == have)
 			result = accumArrayResult(result, keys[i], false, TEXTOID,
 									  CurrentMemoryContext);
 	index_close(pkey, AccessShareLock);
 	table_close(intents, AccessShareLock);
 	PG_RETURN_DATUM(makeArrayResult(result, CurrentMemoryContext));
+}
+
+Datum
+rsvp_sync_intents_being_made(PG_FUNCTION_ARGS)
+{
+	return keys_by_intent(fcinfo, true, true);
+}
+
+/* Committed or not: neither is what is asked for here. */
+Datum
+rsvp_sync_never_planned(PG_FUNCTION_ARGS)
+{
+	return keys_by_intent(fcinfo, false, false);
 }
