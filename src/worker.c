@@ -138,7 +138,7 @@ static Statement look_at_inactive = {
 	"SELECT rsvp_sync._look_at_inactive()", 0
 };
 static Statement tidy_explicit = {
-	"SELECT rsvp_sync._tidy_explicit()", 0
+	"SELECT rsvp_sync._tidy_explicit(), rsvp_sync._tidy_inbound()", 0
 };
 static Statement retry_found = {
 	"SELECT rsvp_sync._retry_found()", 0
@@ -793,7 +793,9 @@ hurry(void)
 		return true;
 	old = MemoryContextSwitchTo(turn_context);
 	batch = drain_and_lease();
-	if (batch != NULL && try_to_plan(batch))
+	if (batch == NULL)
+		commit_without_flush();
+	else if (try_to_plan(batch))
 	{
 		TimestampTz rest = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
 													   REST_MS);
