@@ -1,10 +1,3 @@
-CREATE FUNCTION rsvp_sync._never_planned(of_source bigint, keys text[])
-RETURNS text[]
-LANGUAGE C VOLATILE STRICT
-AS 'MODULE_PATHNAME', 'rsvp_sync_never_planned';
-COMMENT ON FUNCTION rsvp_sync._never_planned(bigint, text[]) IS
-'Of these keys those that have no intent, nor one that a transaction under way is inserting or deleting.';
-
 /*
  * The straight way: a row that is new, whose user and event have no intent
  * and no record yet, whose account is listed and may be written for.  Most
@@ -16,6 +9,14 @@ COMMENT ON FUNCTION rsvp_sync._never_planned(bigint, text[]) IS
  *
  * Each is looked up by its whole key: see _park().
  */
+
+CREATE FUNCTION rsvp_sync._never_planned(of_source bigint, keys text[])
+RETURNS text[]
+LANGUAGE C VOLATILE STRICT
+AS 'MODULE_PATHNAME', 'rsvp_sync_never_planned';
+COMMENT ON FUNCTION rsvp_sync._never_planned(bigint, text[]) IS
+'Of these keys those that have no intent, nor one that a transaction under way is inserting or deleting.';
+
 CREATE FUNCTION rsvp_sync._plan_straight(of_source bigint, keys text[])
 RETURNS rsvp_sync._work[]
 LANGUAGE plpgsql VOLATILE
