@@ -192,7 +192,7 @@ CREATE FUNCTION pg_temp.intent(key text, event text, more jsonb) RETURNS void LA
 INSERT INTO rsvp_sync._intent SELECT (jsonb_populate_record(NULL::rsvp_sync._intent, jsonb_build_object(
 	'source_id', (SELECT max(source_id) FROM rsvp_sync._source), 'key', key, 'did', 'did:plc:ewvi7nxzyoun6zhxrhs64oiz',
 	'event_uri', 'at://did:web:host.example/community.lexicon.calendar.event/' || event, 'live', true, 'local', 'going', 'local_at', '2026-01-01',
-	'first_local', 'going', 'wrote', false, 'sent_cids', '{}'::text[], 'doubt', false, 'truncated', false, 'approved', false,
+	'first_local', 'going', 'wrote', false, 'sent_cids', '{}'::text[], 'mirrors', false, 'doubt', false, 'truncated', false, 'approved', false,
 	'state', 'done', 'reason_code', 'published', 'writeback', false, 'writeback_failures', 0) || more)).*
 $$;
 -- What was sent for another key of the slot and never confirmed is taken over, too
