@@ -108,23 +108,23 @@ COMMENT ON FUNCTION rsvp_sync._pending_in_transaction() IS
 /* The RSVP value of a record, or NULL for a token we do not know. */
 CREATE FUNCTION rsvp_sync._status_word(record jsonb) RETURNS text
 LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
-SET search_path = pg_catalog, pg_temp
-AS $$
-SELECT pg_catalog.substring(record ->> 'status',
-	'^(?:[a-zA-Z0-9.-]+#)?(going|interested|notgoing)$')
-$$;
+RETURN substring(record ->> 'status',
+	'^(?:[a-zA-Z0-9.-]+#)?(going|interested|notgoing)$');
 COMMENT ON FUNCTION rsvp_sync._status_word(jsonb) IS
 'going, interested or notgoing of an RSVP record; NULL: unknown token.';
 
 /* The event of a record; a bare string is tolerated as subject. */
 CREATE FUNCTION rsvp_sync._subject_uri(record jsonb) RETURNS text
-LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
 AS $$
-SELECT CASE WHEN length(s.uri) <= 2000 THEN s.uri END
-FROM (SELECT CASE jsonb_typeof(record -> 'subject')
-	WHEN 'string' THEN record ->> 'subject'
-	WHEN 'object' THEN record -> 'subject' ->> 'uri' END) s (uri)
+DECLARE
+	uri text := CASE jsonb_typeof(record -> 'subject')
+		WHEN 'string' THEN record ->> 'subject'
+		WHEN 'object' THEN record -> 'subject' ->> 'uri' END;
+BEGIN
+	RETURN CASE WHEN length(uri) <= 2000 THEN uri END;
+END
 $$;
 COMMENT ON FUNCTION rsvp_sync._subject_uri(jsonb) IS
 'at-uri of the event an RSVP record is about; NULL where it is longer than an index takes (2000 characters), which no event''s is.';

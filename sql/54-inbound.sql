@@ -84,13 +84,12 @@ COMMENT ON FUNCTION rsvp_sync._arrivals(text[], text[], text[], text[], text[], 
 /* Sources that take answers from the network. */
 CREATE FUNCTION rsvp_sync._listeners() RETURNS SETOF rsvp_sync._source
 LANGUAGE sql STABLE
-SET search_path = pg_catalog, pg_temp
-AS $$
+BEGIN ATOMIC
 SELECT s.* FROM rsvp_sync._source s
 WHERE s.state <> 'detaching'
 	AND (s.kind IN ('plan', 'openmeet') OR s.apply IS NOT NULL)
-ORDER BY s.source_id
-$$;
+ORDER BY s.source_id;
+END;
 COMMENT ON FUNCTION rsvp_sync._listeners() IS
 'Attached tables to which an RSVP made elsewhere could be applied.';
 
