@@ -163,9 +163,10 @@ BEGIN
 			AND coalesce(src.source_id = ANY (r.heard_by), true)
 		ORDER BY r.changed_at DESC NULLS LAST, r.rkey DESC LIMIT 1) o ON true
 	LEFT JOIN LATERAL (SELECT r.* FROM rsvp_sync._observed r
-		WHERE r.did = s.did AND r.event_uri = s.event_uri
-			AND o.cid IS NULL
-			AND r.cid IS NULL
+		WHERE r.did = s.did AND o.cid IS NULL
+			/* Or it is about another event now. */
+			AND (r.event_uri = s.event_uri AND r.cid IS NULL
+				OR r.event_uri <> s.event_uri AND r.rkey = i.rkey)
 			AND coalesce(src.source_id = ANY (r.heard_by), true)
 		ORDER BY r.changed_at DESC NULLS LAST, r.rkey DESC LIMIT 1) t ON true
 	LEFT JOIN LATERAL (SELECT r.rkey, r.cid FROM rsvp_sync._observed r
