@@ -1074,7 +1074,10 @@ BEGIN
 		CASE WHEN e.key = ANY (gave_way) THEN '?'
 			WHEN (e.s).remote_sent OR (e.d).reason_code = 'published'
 			THEN (e.s).remote_cid
-			WHEN e.key = ANY (takers) THEN (e.d).base_cid END,
+			WHEN e.key = ANY (takers) THEN coalesce((SELECT g.heard_cid
+				FROM rsvp_sync._intent g WHERE g.source_id = e.from_source
+					AND g.key = e.from_key AND g.heard_cid = '?'),
+				(e.d).base_cid, '?') END,
 		CASE WHEN e.key = ANY (gave_way) THEN NULL
 			WHEN (e.s).remote_sent OR (e.d).reason_code = 'published'
 			THEN (e.s).remote_status

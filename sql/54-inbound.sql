@@ -203,6 +203,9 @@ ON CONFLICT (did, rkey) DO UPDATE SET
 			AND o.heard_by IS NOT NULL
 		THEN rsvp_sync._rev_till_now(o.rev) ELSE o.rev END),
 	changed_at = CASE WHEN o.cid IS NOT DISTINCT FROM excluded.cid
+			AND o.rev IS NULL AND excluded.rev IS NOT NULL
+		THEN greatest(o.changed_at, excluded.changed_at)
+		WHEN o.cid IS NOT DISTINCT FROM excluded.cid
 			AND coalesce(excluded.rev <= o.rev, true)
 		THEN o.changed_at
 		/* So that no older record speaks for others instead. */
@@ -222,7 +225,8 @@ WHERE CASE WHEN o.cid IS NOT DISTINCT FROM excluded.cid
 		 * Said again: of several records it may be the newest now.  But that
 		 * is not for one tenant's application to say of what all know.
 		 */
-		OR excluded.rev > o.rev
+		/* (Nor when: a record that was listed or read has no rev yet.) */
+		OR (excluded.rev > o.rev OR o.rev IS NULL AND excluded.rev IS NOT NULL)
 			AND (excluded.heard_by IS NULL OR o.heard_by IS NOT NULL)
 		OR o.heard_by IS NOT NULL AND (excluded.heard_by IS NULL
 			OR NOT o.heard_by @> excluded.heard_by)
@@ -490,13 +494,18 @@ LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-	used integer[] := rsvp_sync._records_in_use(
-		ARRAY(SELECT a.did FROM unnest(arrivals) a),
-		ARRAY(SELECT a.rkey FROM unnest(arrivals) a));
+	dids text[] := ARRAY(SELECT a.did FROM unnest(arrivals) a);
+	rkeys text[] := ARRAY(SELECT a.rkey FROM unnest(arrivals) a);
+	used integer[];
 BEGIN
-	IF used = '{}' THEN
-		RETURN arrivals;
-	END IF;
+	/* The worker's transactions, which record what was written, are short. */
+	FOR i IN 1 .. 10 LOOP
+		used := rsvp_sync._records_in_use(dids, rkeys);
+		IF used = '{}' THEN
+			RETURN arrivals;
+		END IF;
+		PERFORM pg_sleep(0.01);
+	END LOOP;
 	PERFORM rsvp_sync._read_remote(ARRAY(SELECT arrivals[n].did
 		FROM unnest(used) n), 'in_use', later => interval '5 seconds');
 	RETURN ARRAY(SELECT a.a FROM (SELECT a, row_number() OVER () AS n

@@ -317,6 +317,22 @@ $$;
 COMMENT ON FUNCTION rsvp_sync._tell_meeting(rsvp_sync._meeting) IS
 'private: what process_external_rsvp() says of what the merge did';
 
+/* The application's word in a row; NULL: no row, or it cannot be asked. */
+CREATE FUNCTION rsvp_sync._word_of_row(of_source bigint, of_key text)
+RETURNS text
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	RETURN (SELECT d.status
+		FROM rsvp_sync._desired(of_source, ARRAY[of_key]) d);
+EXCEPTION WHEN OTHERS THEN
+	RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION rsvp_sync._word_of_row(bigint, text) IS
+'private: the status of an attendance row, or NULL';
+
 CREATE FUNCTION rsvp_sync._process_record(caller oid, payload jsonb,
 	sources bigint[])
 RETURNS jsonb
@@ -326,12 +342,18 @@ AS $$
 DECLARE
 	a rsvp_sync._arrival := rsvp_sync._payload_arrival(payload);
 	of_handle text := rsvp_sync._payload_handle(payload);
-	intake rsvp_sync._intake := rsvp_sync._take_in(ARRAY[a], 'application',
-		true, sources);
+	intake rsvp_sync._intake;
 	told record;
 	known text;
 	known_status text;
 BEGIN
+	/* Told without its cid: if it says what is known, it is that. */
+	IF a.cid LIKE '?%' AND a.rev IS NULL THEN
+		a.cid := coalesce((SELECT o.cid FROM rsvp_sync._observed o
+			WHERE o.did = a.did AND o.rkey = a.rkey
+				AND o.event_uri = a.event_uri AND o.status = a.status), a.cid);
+	END IF;
+	intake := rsvp_sync._take_in(ARRAY[a], 'application', true, sources);
 	IF EXISTS (SELECT FROM rsvp_sync._forgotten f
 		WHERE f.digest = sha256(convert_to(a.did, 'UTF8'))) THEN
 		RETURN rsvp_sync._external_result('ignored', NULL, NULL,
@@ -357,8 +379,8 @@ BEGIN
 		RETURN rsvp_sync._external_result('ignored', told.source_id, told.key,
 			'A newer version of this record is known.');
 	END IF;
-	SELECT m.source_id, (m.meeting).taken_key, (m.meeting).key, t.action,
-		t.message
+	SELECT m.source_id, (m.meeting).taken_key, (m.meeting).key,
+		(m.meeting).seen_key, (m.meeting).seen, t.action, t.message
 	INTO told
 	FROM rsvp_sync._merge_slots(intake.dids || a.did,
 		intake.uris || a.event_uri, sources, NULL, NULL, of_handle) m
@@ -368,6 +390,14 @@ BEGIN
 	IF told.action IS NULL THEN
 		RETURN rsvp_sync._external_result('parked', NULL, NULL,
 			'The event is not known here; the RSVP is kept and looked at again when it appears.');
+	END IF;
+	/* The host's decision stands: the function took it, and changed nothing. */
+	IF told.action = 'updated' AND told.taken_key = told.seen_key
+		AND told.seen = rsvp_sync._word_of_row(told.source_id, told.taken_key)
+	THEN
+		told.action := 'unchanged';
+		told.message := format('The application leaves the attendance as it is (%s).',
+			told.seen);
 	END IF;
 	IF told.action IN ('created', 'updated', 'unchanged') THEN
 		DELETE FROM rsvp_sync._stranger t
@@ -653,6 +683,70 @@ $$;
 COMMENT ON FUNCTION rsvp_sync._remember_bonded(text, text) IS
 'private: puts a record that an attendance row is bound to back into observed';
 
+/*
+ * A record that nobody has told us of, which a row says it stands for: it was
+ * published or taken in before the table was attached.  It is as if we had
+ * been told of it before it went.
+ */
+CREATE FUNCTION rsvp_sync._remember_told(of_did text, of_rkey text, uri text,
+	sources bigint[])
+RETURNS boolean
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	a rsvp_sync._arrival;
+	s rsvp_sync._source;
+	intake rsvp_sync._intake;
+	row_key text;
+	says text;
+BEGIN
+	FOR s IN SELECT * FROM rsvp_sync._listeners() l
+		WHERE l.source_id = ANY (sources)
+	LOOP
+		SELECT d.key, d.event_uri,
+			rsvp_sync._status_map(s.source_id) ->> d.status
+		INTO row_key, a.event_uri, says
+		FROM rsvp_sync._desired(s.source_id,
+			ARRAY[rsvp_sync._told_row(s.source_id, of_did, uri)]) d
+		/* A shadow user's row need not say whose it is. */
+		WHERE coalesce(d.did, of_did) = of_did AND d.event_uri IS NOT NULL;
+		IF FOUND THEN
+			a.did := of_did;
+			a.rkey := of_rkey;
+			a.cid := '?' || md5(uri);
+			a.status := coalesce(says, 'going');
+			a.at := now();
+			/* As attach() has it for a row that it finds. */
+			INSERT INTO rsvp_sync._intent (source_id, key, did, event_uri,
+				local, local_at, first_local, base_local, state, reason_code,
+				reason)
+			VALUES (s.source_id, row_key, of_did, a.event_uri, says, a.at,
+				says, says, 'withheld', 'not_backfilled',
+				rsvp_sync._reason('not_backfilled'))
+			ON CONFLICT DO NOTHING;
+			intake := rsvp_sync._take_in(ARRAY[a], 'application', true,
+				sources);
+			IF EXISTS (SELECT FROM rsvp_sync._merge_slots(intake.dids,
+					intake.uris, sources, NULL, NULL) m
+				WHERE (m.meeting).error IS NOT NULL
+					OR (m.meeting).verdict = 'put_off')
+			THEN
+				DELETE FROM rsvp_sync._observed o
+				WHERE o.did = of_did AND o.rkey = of_rkey;
+				DELETE FROM rsvp_sync._inbound b
+				WHERE b.did = of_did AND b.rkey = of_rkey;
+				RETURN false;
+			END IF;
+			RETURN true;
+		END IF;
+	END LOOP;
+	RETURN true;
+END
+$$;
+COMMENT ON FUNCTION rsvp_sync._remember_told(text, text, text, bigint[]) IS
+'private: puts a record into observed that an attendance row of these sources says it stands for; false: nothing can be applied to that row now';
+
 CREATE FUNCTION rsvp_sync._delete_record(source_id text, sources bigint[],
 	OUT success boolean, OUT message text)
 LANGUAGE plpgsql VOLATILE
@@ -678,9 +772,18 @@ BEGIN
 	SELECT o.cid, o.event_uri INTO was FROM rsvp_sync._observed o
 	WHERE o.did = a.did AND o.rkey = a.rkey;
 	IF NOT FOUND THEN
-		DELETE FROM rsvp_sync._stranger t
-		WHERE t.did = a.did AND t.rkey = a.rkey;
-		RETURN;
+		IF NOT rsvp_sync._remember_told(a.did, a.rkey, source_id, sources) THEN
+			success := false;
+			message := 'Not deleted: its attendance cannot be cancelled now. Delete it again later';
+			RETURN;
+		END IF;
+		SELECT o.cid, o.event_uri INTO was FROM rsvp_sync._observed o
+		WHERE o.did = a.did AND o.rkey = a.rkey;
+		IF NOT FOUND THEN
+			DELETE FROM rsvp_sync._stranger t
+			WHERE t.did = a.did AND t.rkey = a.rkey;
+			RETURN;
+		END IF;
 	END IF;
 	intake := rsvp_sync._take_in(ARRAY[a], 'application', true, sources);
 	IF intake.changed = 0 THEN
@@ -713,6 +816,38 @@ $$;
 COMMENT ON FUNCTION rsvp_sync._delete_record(text, bigint[]) IS
 'private: delete_external_rsvp() of an AT Protocol record';
 
+/* A word that nobody has used yet is a slip. */
+CREATE FUNCTION rsvp_sync._check_source_type(type text, of_tenant text)
+RETURNS void
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	known text[] := '{bluesky,atproto,web,activitypub}';
+BEGIN
+	IF lower(type) = ANY (known) OR EXISTS (SELECT FROM rsvp_sync._external x
+		WHERE x.tenant = of_tenant AND x.source_type = lower(type)) THEN
+		RETURN;
+	END IF;
+	/* Those of which nothing is left, too: deleting may be repeated. */
+	known := ARRAY(SELECT unnest(known)
+		UNION SELECT x.source_type FROM rsvp_sync._external x
+		WHERE x.tenant = of_tenant
+		UNION SELECT m.labels ->> 'source_type' FROM rsvp_sync.metrics() m
+		WHERE m.name = 'rsvp_integration_processed_total'
+			AND m.labels ->> 'tenant' = of_tenant
+		ORDER BY 1);
+	IF lower(type) <> ALL (known) THEN
+		RAISE EXCEPTION 'source_type "%" is not known', type
+			USING ERRCODE = 'invalid_parameter_value',
+			HINT = format('It is what process_external_rsvp() was given as eventSourceType. Known are: %s.',
+				array_to_string(known, ', '));
+	END IF;
+END
+$$;
+COMMENT ON FUNCTION rsvp_sync._check_source_type(text, text) IS
+'private: invalid_parameter_value for a source type of which the tenant has never had a statement';
+
 CREATE FUNCTION rsvp_sync._delete_external_rsvp(caller oid, source_id text,
 	source_type text, tenant text, OUT success boolean, OUT message text)
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
@@ -728,6 +863,7 @@ BEGIN
 			USING ERRCODE = 'null_value_not_allowed',
 				HINT = 'They are what process_external_rsvp() was given as sourceId and eventSourceType.';
 	END IF;
+	PERFORM rsvp_sync._check_source_type(source_type, tenant);
 	DELETE FROM rsvp_sync._external x
 	WHERE x.tenant = _delete_external_rsvp.tenant
 		AND x.source_type = lower(_delete_external_rsvp.source_type)
@@ -760,7 +896,7 @@ LANGUAGE C VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS 'MODULE_PATHNAME', 'rsvp_sync_delete_external_rsvp';
 COMMENT ON FUNCTION rsvp_sync.delete_external_rsvp(text, text, text) IS
-'An RSVP made elsewhere was deleted: cancels exactly the attendance it stood for; if the same person has another one for the event, that counts. source_id: at-uri of the record, or what process_external_rsvp() was given. success is true, and nothing changes, if it is not known. Errors: null_value_not_allowed, undefined_object (no such tenant of the caller''s).';
+'An RSVP made elsewhere was deleted: cancels exactly the attendance it stood for; if the same person has another one for the event, that counts. source_id: at-uri of the record, or what process_external_rsvp() was given. success is true, and nothing changes, if it is not known. Errors: null_value_not_allowed, invalid_parameter_value (a source_type never heard of), undefined_object (no such tenant of the caller''s).';
 
 /* Due statements, tried again by the worker. */
 CREATE FUNCTION rsvp_sync._external_retry(at_most integer) RETURNS bigint

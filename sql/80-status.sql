@@ -315,6 +315,60 @@ $$;
 COMMENT ON FUNCTION rsvp_sync._check_reader(oid, regclass, text) IS
 'insufficient_privilege unless the caller may see the state of this row.';
 
+/*
+ * Of a key that nothing is known of: can it be one at all?  As the table's
+ * owner, since a type's input may be the application's.
+ */
+CREATE FUNCTION rsvp_sync._check_key(src rsvp_sync._source, of_key text)
+RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	described text;
+	columns integer;
+	wrong boolean := false;
+BEGIN
+	IF of_key IS NULL OR EXISTS (SELECT FROM rsvp_sync._intent i
+		WHERE i.source_id = src.source_id AND i.key = of_key) THEN
+		RETURN;
+	END IF;
+	SELECT count(*), string_agg(format('"%s" (%s)', k.name, k.type), ', '
+		ORDER BY k.place)
+	INTO columns, described
+	FROM rsvp_sync._key_columns(src.attendance) k;
+	IF columns = 0 THEN
+		RETURN;
+	END IF;
+	BEGIN
+		IF columns > 1 THEN
+			wrong := of_key::jsonb IS DISTINCT FROM (
+				SELECT jsonb_agg(e.v #>> '{}' ORDER BY e.n)
+				FROM jsonb_array_elements(of_key::jsonb)
+					WITH ORDINALITY e (v, n)
+				HAVING count(*) = columns);
+		END IF;
+		PERFORM rsvp_sync._present(src.source_id, ARRAY[of_key])
+		WHERE NOT wrong;
+	EXCEPTION
+		WHEN data_exception OR check_violation OR not_null_violation THEN
+			wrong := true;
+		/* Whatever else there is, whoever called will find. */
+		WHEN OTHERS THEN NULL;
+	END;
+	IF wrong THEN
+		RAISE EXCEPTION '"%" cannot be a key of table %', of_key,
+			src.attendance
+			USING ERRCODE = 'invalid_parameter_value',
+			HINT = CASE WHEN columns = 1
+				THEN format('attendance_id is the primary key as text: column %s.', described)
+				ELSE format('attendance_id is the primary key as a JSON array of %s texts, as in ["1", "2"]: columns %s.', columns, described) END;
+	END IF;
+END
+$$;
+COMMENT ON FUNCTION rsvp_sync._check_key(rsvp_sync._source, text) IS
+'private: invalid_parameter_value if this text cannot be a key of the attendance table';
+
 CREATE FUNCTION rsvp_sync._sync_status(caller oid, attendance regclass,
 	attendance_id text, OUT state text, OUT reason_code text,
 	OUT reason text, OUT uri text, OUT cid text, OUT status text,
@@ -334,7 +388,11 @@ BEGIN
 	FROM rsvp_sync.status v
 	WHERE v.source_id = src.source_id
 		AND v.attendance_id = _sync_status.attendance_id;
-	IF NOT FOUND AND _sync_status.attendance_id IS NOT NULL
+	IF FOUND THEN
+		RETURN;
+	END IF;
+	PERFORM rsvp_sync._check_key(src, _sync_status.attendance_id);
+	IF _sync_status.attendance_id IS NOT NULL
 		AND EXISTS (SELECT FROM rsvp_sync._desired(src.source_id,
 			ARRAY[_sync_status.attendance_id])) THEN
 		/* Known to the application, not to the worker yet. */
@@ -357,7 +415,7 @@ LANGUAGE C VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS 'MODULE_PATHNAME', 'rsvp_sync_sync_status';
 COMMENT ON FUNCTION rsvp_sync.sync_status(regclass, text) IS
-'State of one attendance row. attendance_id: its primary key as text (composite: a JSON array of texts). All NULL: there is no such row. Errors: undefined_object (not attached), insufficient_privilege (may not read the table).';
+'State of one attendance row. attendance_id: its primary key as text (composite: a JSON array of texts). All NULL: there is no such row. Errors: undefined_object (not attached), insufficient_privilege (may not read the table), invalid_parameter_value (no key of this table).';
 
 CREATE FUNCTION rsvp_sync._preview(caller oid, attendance regclass,
 	of_key text)
@@ -370,6 +428,7 @@ DECLARE
 	src rsvp_sync._source := rsvp_sync._source_of(attendance);
 BEGIN
 	PERFORM rsvp_sync._check_reader(caller, attendance, of_key);
+	PERFORM rsvp_sync._check_key(src, of_key);
 	RETURN QUERY
 	SELECT e.key, e.did, e.event_uri, CASE (e.d).action
 			WHEN 'none' THEN 'nothing' WHEN 'forget' THEN 'nothing'

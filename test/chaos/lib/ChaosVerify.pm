@@ -213,7 +213,7 @@ FROM changes c JOIN users u ON u.id = c.user_id JOIN events e ON e.id = c.event_
 SQL
 	my %slot;
 	for my $entry (@{ $self->log }) {
-		$slot{"$entry->{repo} $entry->{rkey}"} = $entry->{record}{subject}{uri} if ($entry->{call} // '') =~ /putRecord/ && $entry->{record};
+		$slot{"$entry->{repo} $_->{rkey}"} = $_->{record}{subject}{uri} for grep { $_->{record} } ($entry->{call} // '') =~ /putRecord/ ? $entry : @{ $entry->{writes} // [] };
 	}
 	for my $commit ($self->commits) {
 		next if $commit->{own};
