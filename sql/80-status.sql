@@ -312,6 +312,37 @@ $$;
 COMMENT ON FUNCTION rsvp_sync._check_reader(oid, regclass, text) IS
 'insufficient_privilege unless the caller may see the state of this row.';
 
+/*
+ * A key as it is kept: '01' is row 1, and a uuid may come in capitals.  What
+ * is no row, or cannot be one, is for the caller to say.
+ */
+CREATE FUNCTION rsvp_sync._kept_key(of_source bigint, given text)
+RETURNS text
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	given_hint text;
+BEGIN
+	/* Known rows need no query: it may be broken. */
+	IF given IS NULL OR EXISTS (SELECT FROM rsvp_sync._intent i
+			WHERE i.source_id = of_source AND i.key = given)
+		OR EXISTS (SELECT FROM rsvp_sync._queue q
+			WHERE q.source_id = of_source AND q.key = given) THEN
+		RETURN given;
+	END IF;
+	RETURN coalesce((SELECT d.key
+		FROM rsvp_sync._desired(of_source, ARRAY[given]) d), given);
+EXCEPTION WHEN data_exception THEN
+	GET STACKED DIAGNOSTICS given_hint = PG_EXCEPTION_HINT;
+	RAISE EXCEPTION USING ERRCODE = SQLSTATE, MESSAGE = SQLERRM,
+		HINT = coalesce(nullif(given_hint, ''),
+			'A row is named by its primary key as text, as view status shows it.');
+END
+$$;
+COMMENT ON FUNCTION rsvp_sync._kept_key(bigint, text) IS
+'private: the text under which a row that somebody names is known; the name itself where there is no such row';
+
 CREATE FUNCTION rsvp_sync._sync_status(caller oid, attendance regclass,
 	attendance_id text, OUT state text, OUT reason_code text,
 	OUT reason text, OUT uri text, OUT cid text, OUT status text,
@@ -322,18 +353,20 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
 	src rsvp_sync._source := rsvp_sync._source_of(attendance);
+	kept text;
 BEGIN
 	PERFORM rsvp_sync._check_reader(caller, attendance, attendance_id);
+	kept := rsvp_sync._kept_key(src.source_id, attendance_id);
 	SELECT v.state, v.reason_code, v.reason, v.uri, v.cid, v.status,
 		v.attempts, v.next_attempt_at, v.last_error, v.synced_at
 	INTO state, reason_code, reason, uri, cid, status, attempts,
 		next_attempt_at, last_error, synced_at
 	FROM rsvp_sync.status v
 	WHERE v.source_id = src.source_id
-		AND v.attendance_id = _sync_status.attendance_id;
-	IF NOT FOUND AND _sync_status.attendance_id IS NOT NULL
+		AND v.attendance_id = kept;
+	IF NOT FOUND AND kept IS NOT NULL
 		AND EXISTS (SELECT FROM rsvp_sync._desired(src.source_id,
-			ARRAY[_sync_status.attendance_id])) THEN
+			ARRAY[kept])) THEN
 		/* Known to the application, not to the worker yet. */
 		state := 'waiting';
 		reason_code := 'queued';
@@ -367,6 +400,7 @@ DECLARE
 	src rsvp_sync._source := rsvp_sync._source_of(attendance);
 BEGIN
 	PERFORM rsvp_sync._check_reader(caller, attendance, of_key);
+	of_key := rsvp_sync._kept_key(src.source_id, of_key);
 	RETURN QUERY
 	SELECT e.key, e.did, e.event_uri, CASE (e.d).action
 			WHEN 'none' THEN 'nothing' WHEN 'forget' THEN 'nothing'
@@ -383,6 +417,9 @@ BEGIN
 	CROSS JOIN LATERAL (SELECT CASE
 		WHEN (e.d).action IN ('put', 'delete', 'read') THEN NULL
 		ELSE (SELECT c.code FROM rsvp_sync._standing(e) c) END AS code) x
+	/* Nor a row of the table, nor known. */
+	WHERE (e.s).present OR EXISTS (SELECT FROM rsvp_sync._intent i
+		WHERE i.source_id = src.source_id AND i.key = e.key)
 	ORDER BY e.key;
 END
 $$;
