@@ -17,7 +17,7 @@ $app->sql('CREATE TABLE person (n int PRIMARY KEY, did text)');
 $app->sql(sprintf "INSERT INTO person VALUES (%d, '%s')", $_, $app->pds->did($_)) for 1 .. 3;
 
 sub query {
-	my ($table, $more) = @_;
+	my ($table, $more) = @_;    # more: of the FROM
 	return sprintf q{'%s', $$SELECT t.*, p.did, '%s' AS event_uri FROM %1$s t JOIN person p ON p.n = t.person %s$$}, $table, $event->{uri}, $more // '';
 }
 
@@ -58,6 +58,8 @@ is_deeply refused(qq{SELECT rsvp_sync.sync_status('paired', '["1", "$_"]')}), [ 
 is_deeply refused("SELECT rsvp_sync.$_('no name')"), [ '42P01', sprintf('"no name" is neither a DID nor %sa table', /retry/ ? '' : 'a server nor '), 'a hint' ], "$_() of what is no name" for qw(retry pause resume);
 is_deeply refused("SELECT rsvp_sync.attach('paired', apply => '')"), [ '42883', 'there is no apply function ""', 'a hint' ], 'no name of a function';
 
+is_deeply refused(q{SELECT * FROM rsvp_sync.attach_all('nowhere', '{"bogus": 1}')}), [ '22023', 'unknown option "bogus"', 'a hint' ], 'attach_all looks at its options, also where there is no table';
+
 # --- a query that gives a row twice
 
 $app->sql('CREATE TABLE doubled (id int PRIMARY KEY, person int, status text)');
@@ -93,5 +95,22 @@ $app->sql("SELECT rsvp_sync.detach('parted')");
 $app->attach(query('parted_1'));
 is_deeply refused('SELECT rsvp_sync.attach(' . query('parted') . ')'), [ '55000', 'table public.parted_1 is attached, and shares rows with public.parted', 'a hint' ],
 	'the parent of an attached partition';
+
+# --- a row that cannot be told of its record says so
+
+$app->sql('CREATE TABLE narrow (id int PRIMARY KEY, person int, status text, at varchar(10), number int, told timestamptz, extra jsonb)');
+for my $bad ('"uri": "number"', '"uri": "extra"', '"synced_at": "number"', '"cid": "told"', '"uri": "extra."') {
+	is_deeply refused('SELECT rsvp_sync.attach(' . query('narrow') . qq{, options => '{"writeback": {$bad}}')})->[0], '22023', "write-back to $bad is refused";
+}
+$app->attach(query('narrow') . q{, options => '{"writeback": {"uri": "at", "synced_at": "told"}}'});
+$app->sql("INSERT INTO narrow VALUES (1, 2, 'notgoing')");
+ok $app->pg->poll_query_until('app', "SELECT writeback_failures >= 3 FROM rsvp_sync._intent WHERE writeback AND key = '1'"), 'a column too narrow for the address';
+is $app->state('narrow', 1), 'done/published', '... the row is published';
+like $app->sql("SELECT rsvp_sync.explain_sync('narrow', '1')"), qr/has not been told of its record: value too long for type character varying\(10\)\. It is tried again at/, '... explain_sync says why it is not told';
+is $app->admin("SELECT subject, finding FROM rsvp_sync.doctor() WHERE check_name = 'writeback'"),
+	'public.narrow|1 rows could not be told of their records (value too long for type character varying(10)).', '... and so does the doctor';
+$app->sql('ALTER TABLE narrow ALTER at TYPE text');
+ok $app->pg->poll_query_until('app', "SELECT told IS NOT NULL AND at LIKE 'at://%' FROM narrow"), 'wide enough: it is told';
+unlike $app->sql("SELECT rsvp_sync.explain_sync('narrow', '1')"), qr/not been told/, '... and nothing is said of it any more';
 
 done_testing;
