@@ -67,9 +67,13 @@ CREATE TABLE rsvp_sync._intent (
 	base_cid text,					-- remote cid at that moment
 	sent_cids text[] NOT NULL DEFAULT '{}',	-- committed before each call, not yet confirmed
 	sent_local text,				-- local value the newest of them stands for
-	/* The record that spoke for the slot when it was last merged; '': none. */
+	/*
+	 * The record that spoke for the slot when it was last merged; '': none,
+	 * '?': planning let the network speak, and the row does not say so yet.
+	 */
 	heard_cid text,
 	heard_status text,
+	mirrors boolean NOT NULL DEFAULT false,	-- says what it was told, and nothing since
 	doubt boolean NOT NULL DEFAULT false,	-- a call's outcome is unknown: read first
 	truncated boolean NOT NULL DEFAULT false,	-- its row went by TRUNCATE
 	approved boolean NOT NULL DEFAULT false,	-- a human let the withdrawal pass
@@ -196,7 +200,7 @@ CREATE TABLE rsvp_sync._observed (
 	source text NOT NULL,			-- write, list, read, stream, application
 	seen_at timestamptz NOT NULL DEFAULT now(),
 	verified boolean NOT NULL DEFAULT true,	-- its author's PDS, or somebody we trust, says so
-	heard_by bigint[],				-- sources that were told of this version; NULL: all
+	heard_by bigint[],				-- only their application says so, to these sources; NULL: all
 	PRIMARY KEY (did, rkey)
 );
 CREATE INDEX _observed_slot ON rsvp_sync._observed (event_uri, did);

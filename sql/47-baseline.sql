@@ -56,6 +56,8 @@ AS $$
 		DELETE FROM rsvp_sync._intent i USING wanted w
 		WHERE i.source_id = s.source_id AND i.key = w.key
 			AND i.bond IS NULL AND i.rkey IS NULL AND i.sent_cids = '{}'
+			/* What only the network has told is not published by asking. */
+			AND NOT i.mirrors
 		RETURNING i.key
 	)
 	INSERT INTO rsvp_sync._change_log (source_id, key, op)

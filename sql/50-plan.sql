@@ -155,7 +155,7 @@ SELECT coalesce(CASE code
 	WHEN 'unmapped_status' THEN format('The status %L is an unmapped status: option status_map says nothing of it.', detail)
 	WHEN 'status_not_published' THEN format('The status %L is not published.', detail)
 	WHEN 'past_event' THEN 'The event is over (past event); option publish_past_events is off.'
-	WHEN 'superseded' THEN 'A row changed later speaks for this user and event.'
+	WHEN 'superseded' THEN 'Another row speaks for this user and event.'
 	WHEN 'moved' THEN 'The row moved to another event or user; the old record is withdrawn first.'
 	WHEN 'row_deleted' THEN 'The attendance row is gone.'
 	WHEN 'detaching' THEN 'The source is being detached.'
@@ -262,6 +262,7 @@ CREATE TYPE rsvp_sync._evaluation AS (
 	from_source bigint,				-- whose record this key takes over
 	from_key text,
 	rkey text,
+	mirrors boolean,				-- what it says it was told by the network
 	record jsonb,					-- what is out there
 	record_created_at text,
 	event_cid text,
@@ -276,14 +277,25 @@ CREATE TYPE rsvp_sync._evaluation AS (
 
 /*
  * Of a record that somebody only told us about we do not know the fields that
- * a change of it has to keep.
+ * a change of it has to keep.  One that only another tenant's application has
+ * told of (rumour) need not even be there.
  */
-CREATE FUNCTION rsvp_sync._read_before_put(d rsvp_sync.decision)
+CREATE FUNCTION rsvp_sync._read_before_put(d rsvp_sync.decision,
+	s rsvp_sync.situation, rumour boolean)
 RETURNS rsvp_sync.decision
 LANGUAGE plpgsql IMMUTABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
+	IF rumour AND s.bond IS NULL AND d.bond IS NOT NULL THEN
+		d.action := 'read';
+		d.send := NULL;
+		d.state := NULL;
+		d.reason_code := NULL;
+		d.base_local := s.base_local;
+		d.base_cid := s.base_cid;
+		d.confirmed := false;
+	END IF;
 	IF d.action IN ('put', 'delete') THEN
 		d.action := 'read';
 		d.send := NULL;
@@ -292,7 +304,7 @@ BEGIN
 	RETURN d;
 END
 $$;
-COMMENT ON FUNCTION rsvp_sync._read_before_put(rsvp_sync.decision) IS
+COMMENT ON FUNCTION rsvp_sync._read_before_put(rsvp_sync.decision, rsvp_sync.situation, boolean) IS
 'A decision about a record whose content is not known: it is read before it is written.';
 
 /* Only the worker knows, and only of accounts whose lane it has. */
@@ -387,7 +399,18 @@ BEGIN
 				ELSE k.new_event_uri END AS event_uri,
 			CASE WHEN k.known AND k.same_slot
 				AND (k.intent).local IS NOT DISTINCT FROM k.local
-				THEN (k.intent).local_at ELSE k.changed_at END AS local_at
+				THEN (k.intent).local_at ELSE k.changed_at END AS local_at,
+			/*
+			 * A row that says what the network has told it, and no more: it
+			 * speaks once it says something else, not when a host lets stand
+			 * what it was told, or takes it back.
+			 */
+			CASE WHEN NOT (k.known AND k.same_slot) THEN k.by_network
+				WHEN (k.intent).local IS NOT DISTINCT FROM k.local
+				THEN (k.intent).mirrors
+				ELSE k.by_network OR (k.intent).mirrors AND coalesce(
+					k.local = (k.intent).heard_status, k.local IS NULL)
+				END AS mirrors
 		FROM known k
 		CROSS JOIN LATERAL (SELECT k.known AND NOT (k.present AND k.same_slot)
 			AND ((k.intent).bond IS NOT NULL OR (k.intent).doubt
@@ -428,14 +451,26 @@ BEGIN
 				OR coalesce((SELECT true FROM rsvp_sync._account_grant g
 					WHERE g.did = a.did AND pg_has_role(speaker.role, g.grantee,
 						'USAGE') LIMIT 1), false), false) AS granted) speaks
-		/* A key changed later speaks for this slot. */
+		/*
+		 * A key changed later speaks for this slot.  What another table's key
+		 * mirrors may be this one's own word: that is no rival, unless it has
+		 * the record.  And a mirror stands back for whoever speaks elsewhere.
+		 */
 		LEFT JOIN LATERAL (
 			SELECT r.key FROM rsvp_sync._intent r
 			WHERE r.did = k.did AND r.event_uri = k.event_uri AND r.live
 				AND (r.source_id, r.key) <> (of_source, k.key)
 				AND NOT k.old_slot
-				AND (r.local_at, r.source_id, r.key)
-					> (k.local_at, of_source, k.key)
+				AND CASE
+					WHEN k.mirrors AND r.source_id <> of_source
+						AND (NOT r.mirrors OR r.bond IS NOT NULL OR r.doubt)
+					THEN true
+					WHEN r.mirrors AND r.source_id <> of_source
+						AND (r.bond IS NULL OR (k.intent).bond IS NOT NULL
+							OR coalesce((k.intent).doubt, false))
+					THEN false
+					ELSE (r.local_at, r.source_id, r.key)
+						> (k.local_at, of_source, k.key) END
 			LIMIT 1) rival ON true
 		/* One that has the record of this slot: it is taken over. */
 		LEFT JOIN LATERAL (
@@ -445,6 +480,7 @@ BEGIN
 				AND (g.source_id, g.key) <> (of_source, k.key)
 				AND NOT k.old_slot AND (k.intent).bond IS NULL
 				AND rival.key IS NULL
+				AND (NOT k.mirrors OR g.source_id = of_source)
 				/* Only by a key that wants a record, and may speak for it. */
 				AND speaks.granted
 				AND k.present AND k.withheld IS NULL
@@ -460,22 +496,37 @@ BEGIN
 			SELECT h.source_id, h.key FROM rsvp_sync._intent h
 			WHERE h.did = k.did AND h.event_uri = k.event_uri AND h.live
 				AND (h.source_id, h.key) <> (of_source, k.key)
+				AND (NOT h.mirrors OR h.source_id = of_source)
 			ORDER BY h.local_at DESC, h.source_id DESC, h.key DESC
 			LIMIT 1) heir ON true
 	), seen AS (
-		SELECT k.*, o.rkey AS remote_rkey, o.cid AS remote_cid,
-			o.status AS remote_status, o.record, o.changed_at AS remote_at,
-			o.did IS NOT NULL AS remote_seen,
-			coalesce(o.cid IS NOT NULL AND o.record IS NULL AND o.source = 'application', false) AS told_only,
+		SELECT k.*, o.rkey AS remote_rkey,
+			CASE WHEN o.hidden THEN k.base_cid ELSE o.cid END AS remote_cid,
+			CASE WHEN o.hidden THEN (k.intent).heard_status
+				ELSE o.status END AS remote_status,
+			CASE WHEN NOT o.hidden THEN o.record END AS record,
+			o.changed_at AS remote_at,
+			o.did IS NOT NULL AND NOT (o.hidden AND k.base_cid IS NULL)
+				AS remote_seen,
+			coalesce(o.cid IS NOT NULL AND o.record IS NULL AND o.source = 'application', false)
+				OR coalesce(o.rumour, false) AS told_only,
+			coalesce(o.rumour, false) AS rumour,
 			coalesce(o.rkey <> k.rkey, false) AS replaced
 		FROM joined k
 		/*
 		 * The record of the bond first, else the newest of the slot.  Where
-		 * the bond's is known to be gone, another one has replaced it.
+		 * the bond's is known to be gone, another one has replaced it.  But
+		 * what only another tenant's application has told of it is hidden:
+		 * it is taken to be as it was when both sides agreed, until it is read.
 		 */
 		LEFT JOIN LATERAL (
-			SELECT z.* FROM (
-				SELECT CASE WHEN b.cid IS NULL THEN 2 ELSE 0 END AS rank, b.*
+			SELECT z.*, coalesce(of_source <> ALL (z.heard_by), false) AS rumour,
+				coalesce(of_source <> ALL (z.heard_by) AND z.rkey = k.rkey
+					AND k.bond IS NOT NULL, false) AS hidden
+			FROM (
+				SELECT CASE WHEN b.cid IS NULL
+					AND coalesce(of_source = ANY (b.heard_by), true)
+					THEN 2 ELSE 0 END AS rank, b.*
 				FROM rsvp_sync._observed b
 				WHERE b.did = k.did AND b.rkey = k.rkey
 					AND (b.cid IS NOT NULL OR k.bond IS NOT NULL)
@@ -486,7 +537,8 @@ BEGIN
 					AND (k.bond IS NULL OR NOT k.doubt AND EXISTS (
 						SELECT FROM rsvp_sync._observed g
 						WHERE g.did = k.did AND g.rkey = k.rkey
-							AND g.cid IS NULL))
+							AND g.cid IS NULL
+							AND coalesce(of_source = ANY (g.heard_by), true)))
 			) z
 			ORDER BY z.rank, z.changed_at DESC NULLS LAST, z.rkey DESC
 			LIMIT 1) o ON true
@@ -534,14 +586,17 @@ BEGIN
 	SELECT k.key, k.did, k.event_uri, k.status,
 		(k.intent).did, (k.intent).event_uri,
 		coalesce((k.intent).live, false), k.local_at, k.heir_source,
-		k.heir_key, (k.giver).source_id, (k.giver).key, k.rkey, k.record,
+		k.heir_key, (k.giver).source_id, (k.giver).key, k.rkey,
+		coalesce(k.mirrors, false), k.record,
 		coalesce(k.record ->> 'createdAt', k.record_created_at,
 			rsvp_sync._datetime(coalesce(k.created_at, k.changed_at))),
 		coalesce(CASE WHEN rsvp_sync.is_cid(k.event_cid) THEN k.event_cid END,
 			e.cid, CASE WHEN rsvp_sync._subject_uri(k.record) = k.event_uri
 				THEN k.record -> 'subject' ->> 'cid' END),
 		k.sent_cids, k.attempts, k.changed_at, k.s,
-		CASE WHEN k.told_only THEN rsvp_sync._read_before_put(rsvp_sync.plan(k.s)) ELSE rsvp_sync.plan(k.s) END,
+		CASE WHEN k.told_only THEN rsvp_sync._read_before_put(
+				rsvp_sync.plan(k.s), k.s, k.rumour)
+			ELSE rsvp_sync.plan(k.s) END,
 		(k.intent).state, (k.intent).reason_code
 	FROM situated k
 	LEFT JOIN LATERAL (SELECT n.cid FROM rsvp_sync._event n WHERE n.uri
@@ -565,7 +620,8 @@ SELECT CASE
 		WHEN (e.d).action <> 'none' OR e.old_state = 'done'
 			OR e.old_reason_code IN ('not_backfilled', 'never_published')
 		THEN coalesce(e.old_state, 'waiting')
-		WHEN (e.d).bond IS NOT NULL THEN 'done' ELSE 'withheld' END,
+		WHEN (e.d).bond IS NOT NULL OR e.mirrors THEN 'done'
+		ELSE 'withheld' END,
 	CASE
 		/* A reason of the application's own words has one code for all. */
 		/* (Asking for the reason costs, and NULL would not keep from it.) */
@@ -579,6 +635,7 @@ SELECT CASE
 		THEN coalesce(e.old_reason_code, 'queued')
 		/* They were left to differ, by the key that had the record before. */
 		WHEN (e.d).bond IS NOT NULL THEN 'remote_newer'
+		WHEN e.mirrors THEN 'from_network'
 		ELSE 'not_backfilled' END;
 END;
 COMMENT ON FUNCTION rsvp_sync._standing(rsvp_sync._evaluation) IS

@@ -655,26 +655,16 @@ BEGIN
 			IN ('remote_newer', 'changed_elsewhere', 'deleted_elsewhere')) THEN
 		RETURN;
 	END IF;
-	/* Whatever the merge made of it, the row does not say so. */
-	WITH unheard AS (
-		UPDATE rsvp_sync._intent i SET heard_cid = NULL, heard_status = NULL
-		FROM unnest(es) e
-		WHERE (e.d).reason_code IN ('remote_newer', 'changed_elsewhere')
-			AND (e.s).remote_status <> (e.s).local
-			AND i.source_id = of_source AND i.key = e.key
-			AND EXISTS (SELECT FROM rsvp_sync._listeners() l
-				WHERE l.source_id = of_source)
-		RETURNING e.did, (e.s).remote_rkey AS rkey, e.event_uri
-	)
 	INSERT INTO rsvp_sync._inbound (did, rkey, event_uri, state, source_id)
 	SELECT DISTINCT ON (u.did, u.rkey) u.did, u.rkey, u.event_uri, 'apply',
 		of_source
-	FROM (SELECT * FROM unheard
-		UNION ALL
-		SELECT e.did, e.rkey, e.event_uri FROM unnest(es) e
-		WHERE (e.d).reason_code = 'deleted_elsewhere' AND e.rkey IS NOT NULL
-			AND EXISTS (SELECT FROM rsvp_sync._listeners() l
-				WHERE l.source_id = of_source)) u
+	FROM (SELECT e.did, coalesce((e.s).remote_rkey, e.rkey) AS rkey,
+			e.event_uri
+		FROM unnest(es) e
+		WHERE (e.d).reason_code IN ('remote_newer', 'changed_elsewhere',
+			'deleted_elsewhere')) u
+	WHERE u.rkey IS NOT NULL AND EXISTS (SELECT FROM rsvp_sync._listeners() l
+		WHERE l.source_id = of_source)
 	ON CONFLICT (did, rkey) DO NOTHING;
 END
 $$;
@@ -1036,6 +1026,16 @@ DECLARE
 		WHERE e.from_key IS NOT NULL);
 	arrived text[] := ARRAY(SELECT e.key FROM unnest(es) e
 		WHERE (e.s).remote_sent);
+	/*
+	 * The base follows, and nothing was agreed on: what was heard before is
+	 * no measure any more of what is said from now on.
+	 */
+	gave_way text[] := ARRAY(SELECT e.key FROM unnest(es) e
+		WHERE (e.d).reason_code IN ('remote_newer', 'changed_elsewhere'));
+	/* So where the application has taken something from the network itself. */
+	took text[] := ARRAY(SELECT e.key FROM unnest(es) e
+		WHERE (e.d).reason_code = 'from_network'
+			AND (e.d).base_local IS DISTINCT FROM (e.s).base_local);
 	/* Most are. */
 	queued text := rsvp_sync._reason('queued');
 	published text := rsvp_sync._reason('published');
@@ -1058,7 +1058,8 @@ BEGIN
 	INSERT INTO rsvp_sync._intent AS i (source_id, key, did, event_uri, live,
 		local, local_at, first_local, bond, wrote, rkey, record_created_at,
 		base_local, base_cid, sent_cids, sent_local, doubt, heard_cid,
-		heard_status, state, reason_code, reason, writeback, writeback_at)
+		heard_status, mirrors, state, reason_code, reason, writeback,
+		writeback_at)
 	SELECT of_source, e.key, e.did, e.event_uri, (e.d).live, (e.s).local,
 		e.local_at, coalesce((e.s).first_local, (e.s).local),
 		CASE WHEN (e.d).action <> 'handover' THEN (e.d).bond END,
@@ -1070,13 +1071,15 @@ BEGIN
 		CASE WHEN w.key IS NULL THEN (e.s).sent_local ELSE w.sent_local END,
 		(e.s).doubt AND NOT (e.d).confirmed OR w.key IS NOT NULL,
 		/* What both sides agree on is heard; so is what it takes over. */
-		CASE WHEN (e.s).remote_sent OR (e.d).reason_code = 'published'
+		CASE WHEN e.key = ANY (gave_way) THEN '?'
+			WHEN (e.s).remote_sent OR (e.d).reason_code = 'published'
 			THEN (e.s).remote_cid
 			WHEN e.key = ANY (takers) THEN (e.d).base_cid END,
-		CASE WHEN (e.s).remote_sent OR (e.d).reason_code = 'published'
+		CASE WHEN e.key = ANY (gave_way) THEN NULL
+			WHEN (e.s).remote_sent OR (e.d).reason_code = 'published'
 			THEN (e.s).remote_status
 			WHEN e.key = ANY (takers) THEN (e.d).base_local END,
-		c.state, c.code, CASE c.code
+		e.mirrors, c.state, c.code, CASE c.code
 			WHEN 'withheld' THEN coalesce((e.d).reason_code, 'withheld')
 			WHEN 'queued' THEN queued
 			WHEN 'published' THEN published
@@ -1109,18 +1112,25 @@ BEGIN
 		sent_cids = excluded.sent_cids, sent_local = excluded.sent_local,
 		doubt = excluded.doubt,
 		/* What it has of another key, it has with what that one heard. */
-		heard_cid = CASE WHEN excluded.heard_cid IS NOT NULL
-					AND (i.heard_cid IS NULL OR excluded.key = ANY (arrived))
+		heard_cid = CASE WHEN excluded.key = ANY (took)
+				AND i.heard_cid IS NOT NULL THEN '?'
+			WHEN excluded.heard_cid IS NOT NULL
+					AND (coalesce(i.heard_cid, '?') = '?'
+						OR excluded.key = ANY (arrived || gave_way))
 				OR excluded.key = ANY (takers)
 				OR (i.did, i.event_uri) IS DISTINCT FROM
 					(excluded.did, excluded.event_uri)
 			THEN excluded.heard_cid ELSE i.heard_cid END,
-		heard_status = CASE WHEN excluded.heard_cid IS NOT NULL
-					AND (i.heard_cid IS NULL OR excluded.key = ANY (arrived))
+		heard_status = CASE WHEN excluded.key = ANY (took)
+				AND i.heard_cid IS NOT NULL THEN NULL
+			WHEN excluded.heard_cid IS NOT NULL
+					AND (coalesce(i.heard_cid, '?') = '?'
+						OR excluded.key = ANY (arrived || gave_way))
 				OR excluded.key = ANY (takers)
 				OR (i.did, i.event_uri) IS DISTINCT FROM
 					(excluded.did, excluded.event_uri)
 			THEN excluded.heard_status ELSE i.heard_status END,
+		mirrors = excluded.mirrors,
 		truncated = i.truncated AND NOT excluded.live,
 		approved = i.approved AND (excluded.state = 'held'
 			OR excluded.key = ANY (withdrawing)),

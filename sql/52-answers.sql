@@ -24,12 +24,15 @@ BEGIN
 		cid = excluded.cid,
 		event_uri = coalesce(excluded.event_uri, o.event_uri),
 		event_cid = excluded.event_cid, status = excluded.status,
-		record = excluded.record, rev = coalesce(excluded.rev, o.rev),
+		record = excluded.record, rev = coalesce(excluded.rev,
+			CASE WHEN o.heard_by IS NULL THEN o.rev
+			ELSE rsvp_sync._rev_till_now(o.rev) END),
 		changed_at = CASE WHEN o.cid IS NOT DISTINCT FROM excluded.cid
 			THEN o.changed_at ELSE excluded.changed_at END,
 		source = excluded.source, seen_at = now(), verified = true,
+		/* Whoever reads or lists has it merged. */
 		heard_by = CASE WHEN o.cid IS NOT DISTINCT FROM excluded.cid
-			THEN o.heard_by END
+			AND how = 'write' THEN o.heard_by END
 	/* Something newer may have come by another way meanwhile. */
 	WHERE (excluded.rev IS NULL OR o.rev IS NULL OR excluded.rev >= o.rev)
 		AND coalesce(o.seen_at <= asked OR o.source IN ('write', 'list'), true);
@@ -53,6 +56,41 @@ END
 $$;
 COMMENT ON FUNCTION rsvp_sync._merge_learnt(text, text[]) IS
 'Merges slots of an account that an answer of its PDS was about.';
+
+/*
+ * What this source's keys have written is news for the other tables in which
+ * the same people have rows for the same events.  They are told in a step of
+ * its own, as of an apply that could not be done at once.
+ */
+CREATE FUNCTION rsvp_sync._tell_others(of_source bigint, dids text[],
+	rkeys text[])
+RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET enable_hashjoin = off
+SET enable_mergejoin = off SET enable_bitmapscan = off
+AS $$
+BEGIN
+	IF NOT EXISTS (SELECT FROM rsvp_sync._listeners() l
+		WHERE l.source_id <> of_source) THEN
+		RETURN;
+	END IF;
+	INSERT INTO rsvp_sync._inbound (did, rkey, event_uri, state)
+	SELECT o.did, o.rkey, o.event_uri, 'apply'
+	FROM (SELECT DISTINCT u.did COLLATE "C" AS did, u.rkey COLLATE "C" AS rkey
+		FROM unnest(dids, rkeys) u (did, rkey) ORDER BY 1, 2) u
+	CROSS JOIN LATERAL (SELECT n.did, n.rkey, n.event_uri
+		FROM rsvp_sync._observed n
+		WHERE n.did = u.did AND n.rkey = u.rkey LIMIT 1) o
+	WHERE EXISTS (SELECT FROM rsvp_sync._intent i
+		WHERE i.did = o.did AND i.event_uri = o.event_uri
+			AND i.source_id <> of_source)
+	ON CONFLICT (did, rkey) DO UPDATE SET due_at = now(), source_id = NULL
+	WHERE rsvp_sync._inbound.state = 'apply';
+END
+$$;
+COMMENT ON FUNCTION rsvp_sync._tell_others(bigint, text[], text[]) IS
+'Has records that a source''s keys have written or removed merged into other tables that have rows in the same slots.';
 
 /*
  * When a record was last changed, as far as its content says: createdAt, but
@@ -120,6 +158,36 @@ $$;
 COMMENT ON FUNCTION rsvp_sync._wrote_elsewhere(bigint, text, bigint, text, text, text) IS
 'Did a call write to a PDS on which the account is no more? Then it is made again.';
 
+/*
+ * What came later than our own write was heard before its answer, when it was
+ * not known yet what the row had said: it is looked at once more.
+ */
+CREATE FUNCTION rsvp_sync._merge_overtaken(dids text[], rkeys text[],
+	cids text[])
+RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
+AS $$
+DECLARE
+	of_did text;
+	uris text[];
+BEGIN
+	FOR of_did, uris IN SELECT o.did, array_agg(DISTINCT o.event_uri)
+		FROM unnest(dids, rkeys, cids) w (did, rkey, cid)
+		CROSS JOIN LATERAL (SELECT n.* FROM rsvp_sync._observed n
+			WHERE n.did = w.did AND n.rkey = w.rkey
+				AND n.cid IS DISTINCT FROM w.cid
+				AND n.event_uri IS NOT NULL LIMIT 1) o
+		GROUP BY o.did
+	LOOP
+		PERFORM rsvp_sync._merge_learnt(of_did, uris);
+	END LOOP;
+END
+$$;
+COMMENT ON FUNCTION rsvp_sync._merge_overtaken(text[], text[], text[]) IS
+'Merges the slots of records that were written, where something later is known of them.';
+
 CREATE FUNCTION rsvp_sync._put_done(w_source bigint, w_key text,
 	w_generation bigint, w_did text, w_rkey text, w_record jsonb,
 	w_cid text, w_rev text, w_pds text DEFAULT NULL)
@@ -156,11 +224,16 @@ BEGIN
 		PERFORM rsvp_sync._merge_learnt(w_did,
 			ARRAY[rsvp_sync._subject_uri(w_record)]);
 	END IF;
+	IF NOT overtaken THEN
+		PERFORM rsvp_sync._merge_overtaken(ARRAY[w_did], ARRAY[w_rkey],
+			ARRAY[w_cid]);
+	END IF;
 	INSERT INTO rsvp_sync._history (source_id, key, did, action, outcome,
 		status, uri, cid)
 	VALUES (w_source, w_key, w_did, 'put', 'ok',
 		rsvp_sync._status_word(w_record),
 		rsvp_sync._rsvp_uri(w_did, w_rkey), w_cid);
+	PERFORM rsvp_sync._tell_others(w_source, ARRAY[w_did], ARRAY[w_rkey]);
 	PERFORM rsvp_sync._identity_wrote(w_did);
 	/* A row that is gone has said its last word: then it is forgotten. */
 	PERFORM rsvp_sync._unqueue(w_source, w_key, w_generation,
@@ -189,6 +262,7 @@ DECLARE
 	published text := rsvp_sync._reason('published');
 	gone text[];
 	n bigint;
+	overtaken boolean;
 BEGIN
 	IF EXISTS (SELECT FROM unnest(dids, pdses) w (did, pds)
 			WHERE w.pds <> (SELECT h.pds FROM rsvp_sync._home h
@@ -229,6 +303,8 @@ BEGIN
 		heard_by = CASE WHEN o.cid IS NOT DISTINCT FROM excluded.cid
 			THEN o.heard_by END
 	WHERE excluded.rev IS NULL OR o.rev IS NULL OR excluded.rev >= o.rev;
+	GET DIAGNOSTICS n = ROW_COUNT;
+	overtaken := n < cardinality(keys);
 	WITH written AS (
 		UPDATE rsvp_sync._intent i SET
 			bond = coalesce(i.bond, 'own'), wrote = true, rkey = w.rkey,
@@ -252,6 +328,9 @@ BEGIN
 		RAISE EXCEPTION USING ERRCODE = 'serialization_failure',
 			MESSAGE = 'an intent has been changed meanwhile';
 	END IF;
+	IF overtaken THEN
+		PERFORM rsvp_sync._merge_overtaken(dids, rkeys, cids);
+	END IF;
 	INSERT INTO rsvp_sync._history (source_id, key, did, action, outcome,
 		status, uri, cid)
 	SELECT w_source, w.key, w.did, 'put', 'ok',
@@ -259,6 +338,7 @@ BEGIN
 		rsvp_sync._rsvp_uri(w.did, w.rkey), w.cid
 	FROM unnest(keys, dids, rkeys, records, cids)
 		w (key, did, rkey, record, cid);
+	PERFORM rsvp_sync._tell_others(w_source, dids, rkeys);
 	UPDATE rsvp_sync._identity i
 	SET verify_at = now() + rsvp_sync._identity_fresh()
 	WHERE i.did = ANY (dids) AND i.verify_at IS NULL;
@@ -368,6 +448,7 @@ BEGIN
 	INSERT INTO rsvp_sync._history (source_id, key, did, action, outcome, uri)
 	VALUES (w_source, w_key, w_did, 'delete', 'ok',
 		rsvp_sync._rsvp_uri(w_did, w_rkey));
+	PERFORM rsvp_sync._tell_others(w_source, ARRAY[w_did], ARRAY[w_rkey]);
 	PERFORM rsvp_sync._identity_wrote(w_did);
 	PERFORM rsvp_sync._unqueue(w_source, w_key, w_generation, true);
 END
@@ -422,6 +503,10 @@ DECLARE
 	r record;
 	seen text[] := '{}';
 	before jsonb;
+	/* No news by themselves, but for those who were not told. */
+	told text[] := ARRAY(SELECT DISTINCT o.event_uri
+		FROM rsvp_sync._observed o WHERE o.did = of_did
+			AND o.heard_by IS NOT NULL AND o.event_uri IS NOT NULL);
 BEGIN
 	IF of_pds <> rsvp_sync._pds_of(of_did) THEN
 		RETURN;					/* where the account is no more */
@@ -438,8 +523,10 @@ BEGIN
 			'list', coalesce(rsvp_sync._record_time(r.value), now()), asked);
 	END LOOP;
 	UPDATE rsvp_sync._observed o SET cid = NULL, record = NULL,
-		status = NULL, changed_at = now(), source = 'list', seen_at = now()
-	WHERE o.did = of_did AND o.cid IS NOT NULL AND o.rkey <> ALL (seen)
+		status = NULL, changed_at = now(), source = 'list', seen_at = now(),
+		heard_by = NULL
+	WHERE o.did = of_did AND (o.cid IS NOT NULL OR o.heard_by IS NOT NULL)
+		AND o.rkey <> ALL (seen)
 		AND coalesce(o.seen_at <= asked OR o.source IN ('write', 'list'),
 			true);
 	/* Of an account that has moved, what is missing is not the user's doing. */
@@ -448,7 +535,8 @@ BEGIN
 		PERFORM rsvp_sync._merge_learnt(of_did, ARRAY(
 			SELECT DISTINCT o.event_uri FROM rsvp_sync._observed o
 			WHERE o.did = of_did AND o.event_uri IS NOT NULL
-				AND o.cid IS DISTINCT FROM before ->> o.rkey));
+				AND (o.cid IS DISTINCT FROM before ->> o.rkey
+					OR o.event_uri = ANY (told))));
 	END IF;
 	PERFORM rsvp_sync._rewind(of_did);
 END

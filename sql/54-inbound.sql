@@ -10,6 +10,19 @@ AS 'MODULE_PATHNAME', 'rsvp_sync_tid_time';
 COMMENT ON FUNCTION rsvp_sync._tid_time(text) IS
 'When a TID was made, as its maker''s clock had it; NULL if it is none.';
 
+/* What an application told is no newer than what the network says later. */
+CREATE FUNCTION rsvp_sync._rev_till_now(rev text) RETURNS text
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	RETURN CASE WHEN rsvp_sync._tid_time(rev) > clock_timestamp()
+		THEN rsvp_sync.tid_now() ELSE rev END;
+END
+$$;
+COMMENT ON FUNCTION rsvp_sync._rev_till_now(text) IS
+'A rev, or that of this moment if its time has not come yet.';
+
 /* One record as it is said to be; NULL cid: deleted. */
 CREATE TYPE rsvp_sync._arrival AS (
 	did text, rkey text, cid text, rev text, event_uri text, event_cid text,
@@ -83,7 +96,7 @@ COMMENT ON FUNCTION rsvp_sync._listeners() IS
 
 /* One whose query does not run knows nothing now; see _ask_strangers(). */
 CREATE FUNCTION rsvp_sync._knowing(uris text[], of_sources bigint[])
-RETURNS TABLE (source_id bigint, uri text)
+RETURNS TABLE (source_id bigint, uri text, unsure boolean)
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -97,7 +110,7 @@ BEGIN
 		WHERE of_sources IS NULL OR l.source_id = ANY (of_sources)
 	LOOP
 		BEGIN
-			RETURN QUERY SELECT s.source_id, k.uri
+			RETURN QUERY SELECT s.source_id, k.uri, k.event_key IS NULL
 				FROM rsvp_sync._known_events(s.source_id, uris) k;
 		EXCEPTION WHEN OTHERS THEN
 			RAISE LOG 'source % cannot be asked for events: %', s.source_id,
@@ -110,7 +123,53 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION rsvp_sync._knowing(text[], bigint[]) IS
-'Which sources (NULL: all) know which of these events.';
+'Which sources (NULL: all) know which of these events. unsure: or do not, as only the application''s own function can tell.';
+
+/*
+ * Where only the application's own function knows its events, everybody's
+ * records would have to be read from their authors' servers, only to hear that
+ * their events are none of ours.  So it is asked before, and what it has done
+ * is taken back: its effects wait until the record is verified.  Whatever is
+ * no clear no (an error, a source that cannot be asked now) counts as yes.
+ */
+CREATE FUNCTION rsvp_sync._would_take(of_source bigint,
+	arrivals rsvp_sync._arrival[])
+RETURNS text[]
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	refused text[];
+BEGIN
+	BEGIN
+		SELECT array_agg(arrivals[r.n].event_uri) INTO refused
+		FROM rsvp_sync._apply(of_source,
+			ARRAY(SELECT a.did FROM unnest(arrivals) a),
+			ARRAY(SELECT a.event_uri FROM unnest(arrivals) a),
+			ARRAY(SELECT a.status FROM unnest(arrivals) a),
+			ARRAY(SELECT jsonb_build_object('uri',
+					rsvp_sync._rsvp_uri(a.did, a.rkey),
+					'cid', CASE WHEN a.cid NOT LIKE '?%' THEN a.cid END,
+					'rkey', a.rkey, 'status', a.status, 'record', a.record,
+					'handle', NULL, 'rev', a.rev, 'source', 'stream')::text
+				FROM unnest(arrivals) a)) r
+		WHERE r.key IS NULL AND r.error IS NULL;
+		RAISE EXCEPTION USING ERRCODE = 'RSV00', MESSAGE = 'taken back';
+	EXCEPTION
+		WHEN SQLSTATE 'RSV00' THEN NULL;
+		WHEN query_canceled OR OTHERS THEN
+			IF SQLSTATE = '57014' AND NOT rsvp_sync._in_worker() THEN
+				RAISE;
+			END IF;
+			RAISE LOG 'source % cannot be asked for events: %', of_source,
+				SQLERRM;
+	END;
+	RETURN ARRAY(SELECT DISTINCT a.event_uri FROM unnest(arrivals) a
+		WHERE a.event_uri = ANY (refused) IS NOT TRUE);
+END
+$$;
+COMMENT ON FUNCTION rsvp_sync._would_take(bigint, rsvp_sync._arrival[]) IS
+'Of the events of these records, those that an application''s own function does not say to be unknown. What it does is taken back.';
 
 /*
  * Into observed, in the order of their keys, so that two who do it at once
@@ -140,10 +199,16 @@ ON CONFLICT (did, rkey) DO UPDATE SET
 	event_cid = excluded.event_cid, status = excluded.status,
 	record = coalesce(excluded.record,
 		CASE WHEN o.cid = excluded.cid THEN o.record END),
-	rev = greatest(o.rev, excluded.rev),
+	rev = greatest(excluded.rev, CASE WHEN excluded.heard_by IS NULL
+			AND o.heard_by IS NOT NULL
+		THEN rsvp_sync._rev_till_now(o.rev) ELSE o.rev END),
 	changed_at = CASE WHEN o.cid IS NOT DISTINCT FROM excluded.cid
 			AND coalesce(excluded.rev <= o.rev, true)
-		THEN o.changed_at ELSE excluded.changed_at END,
+		THEN o.changed_at
+		/* So that no older record speaks for others instead. */
+		WHEN o.heard_by IS NULL AND excluded.heard_by IS NOT NULL
+		THEN greatest(o.changed_at, excluded.changed_at)
+		ELSE excluded.changed_at END,
 	source = excluded.source, seen_at = now(),
 	verified = excluded.verified
 		OR o.verified AND o.cid IS NOT DISTINCT FROM excluded.cid
@@ -153,8 +218,12 @@ ON CONFLICT (did, rkey) DO UPDATE SET
 		WHEN o.heard_by IS NOT NULL THEN o.heard_by || excluded.heard_by END
 WHERE CASE WHEN o.cid IS NOT DISTINCT FROM excluded.cid
 	THEN excluded.verified AND NOT o.verified
-		/* Said again: of several records it may be the newest now. */
+		/*
+		 * Said again: of several records it may be the newest now.  But that
+		 * is not for one tenant's application to say of what all know.
+		 */
 		OR excluded.rev > o.rev
+			AND (excluded.heard_by IS NULL OR o.heard_by IS NOT NULL)
 		OR o.heard_by IS NOT NULL AND (excluded.heard_by IS NULL
 			OR NOT o.heard_by @> excluded.heard_by)
 	/* Told without its cid before, or after. */
@@ -175,6 +244,54 @@ $$;
 COMMENT ON FUNCTION rsvp_sync._store_arrivals(rsvp_sync._arrival[], text, boolean, bigint[]) IS
 'Records that arrived, into observed; those that change what was known. sure: they are to be trusted. of_sources: who is told (NULL: all).';
 
+/*
+ * What one tenant's application has told counts in its own tables.  Where
+ * rows of others have to do with it, too, it is a reason to read the record.
+ */
+CREATE FUNCTION rsvp_sync._ask_author(dids text[], rkeys text[], uris text[])
+RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET jit = off
+AS $$
+BEGIN
+	INSERT INTO rsvp_sync._inbound AS b (did, rkey, event_uri, state)
+	SELECT o.did, o.rkey, o.event_uri, 'verify'
+	FROM unnest(dids, rkeys) c (did, rkey)
+	JOIN rsvp_sync._observed o ON o.did = c.did AND o.rkey = c.rkey
+	WHERE EXISTS (SELECT FROM rsvp_sync._intent i
+		WHERE i.did = o.did AND i.event_uri = ANY (uris)
+			AND i.source_id <> ALL (o.heard_by))
+	ON CONFLICT (did, rkey) DO UPDATE SET event_uri = excluded.event_uri,
+		state = excluded.state, source_id = NULL, due_at = excluded.due_at;
+END
+$$;
+COMMENT ON FUNCTION rsvp_sync._ask_author(text[], text[], text[]) IS
+'Has records verified that an application told of, where rows that it did not tell of them have to do with one of these events.';
+
+/*
+ * It may also be that what the network says is older, as an application was
+ * told earlier than we; or only seems to be.
+ */
+CREATE FUNCTION rsvp_sync._ask_contradicted(arrivals rsvp_sync._arrival[])
+RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET jit = off
+AS $$
+BEGIN
+	INSERT INTO rsvp_sync._inbound AS b (did, rkey, event_uri, state)
+	SELECT o.did, o.rkey, a.event_uri, 'verify'
+	FROM unnest(arrivals) a
+	JOIN rsvp_sync._observed o ON o.did = a.did AND o.rkey = a.rkey
+	WHERE o.heard_by IS NOT NULL AND o.cid IS DISTINCT FROM a.cid
+	ON CONFLICT (did, rkey) DO UPDATE SET state = excluded.state,
+		source_id = NULL, due_at = least(b.due_at, excluded.due_at);
+END
+$$;
+COMMENT ON FUNCTION rsvp_sync._ask_contradicted(rsvp_sync._arrival[]) IS
+'Has records verified of which the network said something that was not stored, as an application had told something newer.';
+
 CREATE TYPE rsvp_sync._intake AS (
 	changed bigint,					-- records that were new, other or gone
 	dids text[],					-- slots to look at
@@ -182,6 +299,43 @@ CREATE TYPE rsvp_sync._intake AS (
 	known_sources bigint[],			-- which source knows
 	known_uris text[]				-- which event
 );
+
+/* Of what would be verified, only one of each event is tried. */
+CREATE FUNCTION rsvp_sync._ask_before(INOUT intake rsvp_sync._intake,
+	arrivals rsvp_sync._arrival[])
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+SET jit = off
+AS $$
+DECLARE
+	s rsvp_sync._source;
+	known text[] := intake.known_uris;
+	chosen rsvp_sync._arrival[] := ARRAY(
+		SELECT DISTINCT ON (a.event_uri) a FROM unnest(arrivals) a
+		WHERE a.event_uri = ANY (known)
+			AND a.status IN ('going', 'interested')
+		ORDER BY a.event_uri);
+	unknown text[];
+BEGIN
+	IF chosen = '{}' THEN
+		RETURN;
+	END IF;
+	FOR s IN SELECT * FROM rsvp_sync._listeners() l
+		WHERE l.apply IS NOT NULL AND l.source_id = ANY (intake.known_sources)
+	LOOP
+		unknown := ARRAY(SELECT c.event_uri FROM unnest(chosen) c
+			EXCEPT SELECT unnest(rsvp_sync._would_take(s.source_id, chosen)));
+		SELECT coalesce(array_agg(k.source_id), '{}'),
+			coalesce(array_agg(k.uri), '{}')
+		INTO intake.known_sources, intake.known_uris
+		FROM unnest(intake.known_sources, intake.known_uris)
+			k (source_id, uri)
+		WHERE k.source_id <> s.source_id OR k.uri <> ALL (unknown);
+	END LOOP;
+END
+$$;
+COMMENT ON FUNCTION rsvp_sync._ask_before(rsvp_sync._intake, rsvp_sync._arrival[]) IS
+'Takes out of what is known what applications'' own functions say to be unknown.';
 
 /*
  * Records about events that somebody here knows, and those of accounts that
@@ -198,6 +352,7 @@ SET plan_cache_mode = force_custom_plan
 AS $$
 DECLARE
 	intake rsvp_sync._intake;
+	unsure boolean;
 	kept rsvp_sync._arrival[];
 	left_over rsvp_sync._arrival[];
 	moved_dids text[];
@@ -210,10 +365,13 @@ BEGIN
 				WHERE f.digest = sha256(convert_to(a.did, 'UTF8'))));
 	END IF;
 	SELECT coalesce(array_agg(k.source_id), '{}'),
-		coalesce(array_agg(k.uri), '{}')
-	INTO intake.known_sources, intake.known_uris
+		coalesce(array_agg(k.uri), '{}'), bool_or(k.unsure)
+	INTO intake.known_sources, intake.known_uris, unsure
 	FROM rsvp_sync._knowing(ARRAY(SELECT DISTINCT a.event_uri
 		FROM unnest(arrivals) a WHERE a.event_uri IS NOT NULL), of_sources) k;
+	IF unsure AND NOT sure THEN
+		intake := rsvp_sync._ask_before(intake, arrivals);
+	END IF;
 
 	/* (a IS NULL would ask of each of its columns.) */
 	SELECT array_agg(a.a) FILTER (WHERE k.uri IS NOT NULL),
@@ -251,6 +409,12 @@ BEGIN
 		DELETE FROM rsvp_sync._inbound b
 		USING unnest(intake.dids, changed_rkeys) c (did, rkey)
 		WHERE b.did = c.did AND b.rkey = c.rkey;
+	END IF;
+	IF of_sources IS NULL THEN
+		PERFORM rsvp_sync._ask_contradicted(kept);
+	ELSIF intake.changed > 0 THEN
+		PERFORM rsvp_sync._ask_author(intake.dids, changed_rkeys,
+			intake.uris || moved_uris);
 	END IF;
 	intake.dids := intake.dids || moved_dids;
 	intake.uris := intake.uris || moved_uris;
@@ -308,6 +472,41 @@ $$;
 COMMENT ON FUNCTION rsvp_sync._forget_strangers() IS
 'Keeps the hundred thousand newest stubs of the last thirty days.';
 
+CREATE FUNCTION rsvp_sync._records_in_use(dids text[], rkeys text[])
+RETURNS integer[]
+LANGUAGE C VOLATILE STRICT
+AS 'MODULE_PATHNAME', 'rsvp_sync_records_in_use';
+COMMENT ON FUNCTION rsvp_sync._records_in_use(text[], text[]) IS
+'The numbers of those of these records of which a transaction under way has stored something.';
+
+/*
+ * The stream waits for nobody.  What an application is telling of a record, in
+ * a transaction of its own that is still open, may be as new as what has come,
+ * or newer: the account is read, by and by, and that settles it.
+ */
+CREATE FUNCTION rsvp_sync._leave_out_used(arrivals rsvp_sync._arrival[])
+RETURNS rsvp_sync._arrival[]
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	used integer[] := rsvp_sync._records_in_use(
+		ARRAY(SELECT a.did FROM unnest(arrivals) a),
+		ARRAY(SELECT a.rkey FROM unnest(arrivals) a));
+BEGIN
+	IF used = '{}' THEN
+		RETURN arrivals;
+	END IF;
+	PERFORM rsvp_sync._read_remote(ARRAY(SELECT arrivals[n].did
+		FROM unnest(used) n), 'in_use', later => interval '5 seconds');
+	RETURN ARRAY(SELECT a.a FROM (SELECT a, row_number() OVER () AS n
+			FROM unnest(arrivals) a) a
+		WHERE a.n <> ALL (used));
+END
+$$;
+COMMENT ON FUNCTION rsvp_sync._leave_out_used(rsvp_sync._arrival[]) IS
+'Leaves out records that somebody else is telling of at this moment; their accounts are read soon.';
+
 CREATE FUNCTION rsvp_sync._ingest(origin text, dids text[], revs text[],
 	ops text[], rkeys text[], cids text[], records text[],
 	times_us bigint[], trusted boolean)
@@ -316,10 +515,15 @@ LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-	intake rsvp_sync._intake := rsvp_sync._take_in(rsvp_sync._arrivals(dids,
-		revs, ops, rkeys, cids, records, times_us), origin, trusted
-		OR NOT current_setting('rsvp_sync.verify_inbound')::boolean, NULL);
+	arrivals rsvp_sync._arrival[] := rsvp_sync._arrivals(dids, revs, ops,
+		rkeys, cids, records, times_us);
+	intake rsvp_sync._intake;
 BEGIN
+	IF origin = 'stream' THEN
+		arrivals := rsvp_sync._leave_out_used(arrivals);
+	END IF;
+	intake := rsvp_sync._take_in(arrivals, origin, trusted
+		OR NOT current_setting('rsvp_sync.verify_inbound')::boolean, NULL);
 	PERFORM rsvp_sync._merge_slots(intake.dids, intake.uris, NULL,
 		intake.known_sources, intake.known_uris);
 	RETURN intake.changed;

@@ -24,8 +24,18 @@ CREATE TYPE rsvp_sync._meeting AS (
 	record jsonb,
 	at timestamptz,
 	verdict text,
+	seen_key text,					-- the row that this was decided upon
+	seen text,						-- its status then; NULL: not known
 	taken_key text,					-- what the apply function said
+	kept text,						-- the row's status, where it was right
 	error text
+);
+
+/* What a row says, as its source's query has it. */
+CREATE TYPE rsvp_sync._said AS (
+	key text, did text, event_uri text, status text,
+	local text,						-- what that maps to
+	withdraws boolean				-- no record is what it wants
 );
 
 /*
@@ -58,10 +68,11 @@ COMMENT ON FUNCTION rsvp_sync._speaking_intents(bigint, text[], text[]) IS
 
 /*
  * The slots that a source has to do with: it knows the event, or has a row
- * there.  Locks their intents.
+ * there.  Locks their intents.  rows: where an attendance row is there that
+ * was not the one expected, its key.
  */
 CREATE FUNCTION rsvp_sync._meet(src rsvp_sync._source, dids text[],
-	uris text[], known_uris text[])
+	uris text[], known_uris text[], rows text[] DEFAULT NULL)
 RETURNS rsvp_sync._meeting[]
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
@@ -71,35 +82,104 @@ AS $$
 DECLARE
 	intents rsvp_sync._intent[];
 	map jsonb := rsvp_sync._status_map(src.source_id);
-	wanted record;
 	keys text[];
+	said rsvp_sync._said[];
+	/* What this transaction has changed itself is in no log yet. */
+	own_changes timestamptz := CASE WHEN rsvp_sync._pending_in_transaction()
+		THEN now() END;
 BEGIN
 	intents := rsvp_sync._speaking_intents(src.source_id, dids, uris);
-	keys := ARRAY(SELECT i.key FROM unnest(intents) i);
+	keys := ARRAY(SELECT i.key FROM unnest(intents) i
+		UNION SELECT r FROM unnest(rows) r WHERE r IS NOT NULL);
+	/*
+	 * A statement of its own, before the one that looks into log and queue:
+	 * when a row changed that is seen to have changed, that one knows.
+	 */
+	said := ARRAY(SELECT ROW(d.key, d.did, d.event_uri, d.status,
+			map ->> d.status, d.withheld IS NOT NULL
+				AND d.on_withheld = 'delete')::rsvp_sync._said
+		FROM rsvp_sync._desired(src.source_id, keys) d);
 
 	RETURN (
 	WITH known AS MATERIALIZED (
 		SELECT DISTINCT u AS uri FROM unnest(known_uris) u
 	), desired AS MATERIALIZED (
-		SELECT d.*, map ->> d.status AS local
-		FROM rsvp_sync._desired(src.source_id, keys) d
+		SELECT d.* FROM unnest(said) d
+	), planned AS MATERIALIZED (
+		/* What planning has seen; while we have the intent it sees no more. */
+		SELECT d.key, n.key IS NOT NULL AS known, n.local_at,
+			n.key IS NULL OR n.local IS DISTINCT FROM d.local
+			OR (n.did, n.event_uri) IS DISTINCT FROM (d.did, d.event_uri)
+				AS changed
+		FROM desired d
+		LEFT JOIN LATERAL (SELECT i.* FROM rsvp_sync._intent i
+			WHERE i.source_id = src.source_id AND i.key = d.key LIMIT 1) n ON true
 	), logged AS MATERIALIZED (
-		/* What the log has of them is not planned yet. */
 		SELECT l.key, max(l.changed_at) AS changed_at
 		FROM rsvp_sync._change_log l
 		WHERE l.source_id = src.source_id AND l.op = 'c'
-			AND l.key = ANY (ARRAY(SELECT d.key FROM desired d
-				JOIN unnest(intents) i ON i.key = d.key
-				WHERE i.local IS DISTINCT FROM d.local))
+			AND l.key = ANY (ARRAY(SELECT p.key FROM planned p WHERE p.changed))
 		GROUP BY l.key
+	), news AS MATERIALIZED (
+		SELECT p.key, p.known, p.changed, coalesce(l.changed_at,
+			(SELECT q.changed_at FROM rsvp_sync._queue q
+			WHERE q.source_id = src.source_id AND q.key = p.key),
+			own_changes, p.local_at) AS changed_at
+		FROM planned p LEFT JOIN logged l ON l.key = p.key
+		WHERE p.changed OR p.key = ANY (rows)
 	)
 	SELECT array_agg(ROW(s.did, s.event_uri, i.key, d.local,
-		coalesce(o.rkey, t.rkey, i.rkey), o.cid, o.status,
+		CASE WHEN v.verdict = 'verify' AND h.rkey IS NOT NULL THEN h.rkey
+			ELSE coalesce(o.rkey, t.rkey, i.rkey) END, o.cid, o.status,
 		coalesce(o.rev, t.rev), coalesce(o.source, t.source), o.record,
-		coalesce(o.changed_at, t.changed_at, now()),
-		rsvp_sync._merge(p.present,
+		coalesce(o.changed_at, t.changed_at, now()), v.verdict,
+		coalesce(s.row, d.key), CASE WHEN s.row IS NULL OR d.key = s.row
+			THEN d.status ELSE x.status END, NULL, NULL,
+		NULL)::rsvp_sync._meeting ORDER BY s.did, s.event_uri)
+	FROM unnest(dids, uris, rows) AS s (did, event_uri, row)
+	LEFT JOIN known k ON k.uri = s.event_uri
+	LEFT JOIN unnest(intents) spoke
+		ON spoke.did = s.did AND spoke.event_uri = s.event_uri
+	LEFT JOIN desired x ON x.key = s.row
+	/*
+	 * A row of this slot that planning has not seen, or not as it is: if it is
+	 * new it speaks here and now, else planning has to see it first.
+	 */
+	LEFT JOIN news other ON other.key = s.row AND x.did = s.did
+		AND x.event_uri = s.event_uri AND other.key IS DISTINCT FROM spoke.key
+		/* Or seen just now: it had no intent when we asked for that. */
+		AND (other.changed OR spoke.key IS NULL)
+	LEFT JOIN unnest(intents) i ON i.did = s.did
+		AND i.event_uri = s.event_uri AND other.key IS NULL
+	LEFT JOIN desired d ON d.key = coalesce(other.key, i.key)
+	LEFT JOIN news n ON n.key = d.key
+	/*
+	 * The newest record of the slot speaks, be it whose it may.  But what only
+	 * another tenant's application has told is not believed here.
+	 */
+	LEFT JOIN LATERAL (SELECT r.* FROM rsvp_sync._observed r
+		WHERE r.did = s.did AND r.event_uri = s.event_uri
+			AND r.cid IS NOT NULL
+			AND coalesce(src.source_id = ANY (r.heard_by), true)
+		ORDER BY r.changed_at DESC NULLS LAST, r.rkey DESC LIMIT 1) o ON true
+	LEFT JOIN LATERAL (SELECT r.* FROM rsvp_sync._observed r
+		WHERE r.did = s.did AND r.event_uri = s.event_uri
+			AND o.cid IS NULL
+			AND r.cid IS NULL
+			AND coalesce(src.source_id = ANY (r.heard_by), true)
+		ORDER BY r.changed_at DESC NULLS LAST, r.rkey DESC LIMIT 1) t ON true
+	LEFT JOIN LATERAL (SELECT r.rkey, r.cid FROM rsvp_sync._observed r
+		WHERE r.did = s.did AND r.event_uri = s.event_uri
+			AND src.source_id <> ALL (r.heard_by)
+			AND r.changed_at > coalesce(o.changed_at, t.changed_at, '-infinity')
+		ORDER BY r.changed_at DESC NULLS LAST, r.rkey DESC LIMIT 1) h ON true
+	CROSS JOIN LATERAL (SELECT d.key IS NOT NULL
+		AND coalesce(d.did = s.did, true)
+		AND coalesce(d.event_uri = s.event_uri, true) AS present) p
+	CROSS JOIN LATERAL (SELECT CASE WHEN other.known THEN 'put_off'
+		ELSE rsvp_sync._merge(p.present,
 			/* No record is what we want, or just what we asked for. */
-			d.withheld IS NOT NULL AND d.on_withheld = 'delete'
+			d.withdraws
 				OR d.local IS NULL AND i.bond = 'own'
 				OR i.doubt AND i.sent_cids = '{}'
 				/* Nobody has said so: observed is not in a dump. */
@@ -111,38 +191,21 @@ BEGIN
 			o.cid, o.status, o.cid = ANY (i.sent_cids),
 			/* When it went, nobody knows who only found it gone. */
 			o.cid IS NULL AND t.source IN ('read', 'list') OR
-			CASE WHEN i.local IS NOT DISTINCT FROM d.local THEN i.local_at
-				ELSE coalesce(l.changed_at, (SELECT q.changed_at
-					FROM rsvp_sync._queue q
-					WHERE q.source_id = src.source_id AND q.key = i.key),
-					now()) END >= coalesce(o.changed_at, t.changed_at),
-			coalesce(src.options ->> 'conflict', 'latest'),
-			/* An application vouches for its own tables only. */
-			o.verified AND coalesce(src.source_id = ANY (o.heard_by), true)),
-		NULL, NULL)::rsvp_sync._meeting ORDER BY s.did, s.event_uri)
-	FROM unnest(dids, uris) AS s (did, event_uri)
-	LEFT JOIN known k ON k.uri = s.event_uri
-	LEFT JOIN unnest(intents) i
-		ON i.did = s.did AND i.event_uri = s.event_uri
-	LEFT JOIN desired d ON d.key = i.key
-	LEFT JOIN logged l ON l.key = i.key
-	/* The newest record of the slot speaks, be it whose it may. */
-	LEFT JOIN LATERAL (SELECT r.* FROM rsvp_sync._observed r
-		WHERE r.did = s.did AND r.event_uri = s.event_uri
-			AND r.cid IS NOT NULL
-		ORDER BY r.changed_at DESC NULLS LAST, r.rkey DESC LIMIT 1) o ON true
-	LEFT JOIN LATERAL (SELECT r.* FROM rsvp_sync._observed r
-		WHERE r.did = s.did AND r.event_uri = s.event_uri
-			AND o.cid IS NULL
-		ORDER BY r.changed_at DESC NULLS LAST, r.rkey DESC LIMIT 1) t ON true
-	CROSS JOIN LATERAL (SELECT d.key IS NOT NULL
-		AND coalesce(d.did = s.did, true)
-		AND coalesce(d.event_uri = s.event_uri, true) AS present) p
-	WHERE k.uri IS NOT NULL OR i.key IS NOT NULL);
+			CASE WHEN i.local IS NOT DISTINCT FROM d.local
+					AND other.key IS NULL THEN i.local_at
+				ELSE n.changed_at END >= coalesce(o.changed_at, t.changed_at),
+			coalesce(src.options ->> 'conflict', 'latest'), o.verified) END
+		AS verdict) w
+	/* If that is the last word, its author is asked. */
+	CROSS JOIN LATERAL (SELECT CASE WHEN h.rkey IS NOT NULL
+			AND w.verdict <> 'put_off' AND (p.present OR h.cid IS NOT NULL)
+			AND coalesce(h.cid <> ALL (i.sent_cids), true) THEN 'verify'
+		ELSE w.verdict END AS verdict) v
+	WHERE k.uri IS NOT NULL OR spoke.key IS NOT NULL);
 END
 $$;
-COMMENT ON FUNCTION rsvp_sync._meet(rsvp_sync._source, text[], text[], text[]) IS
-'What these slots, each given once, are like in a source now, and what the merge says; locks their intents.';
+COMMENT ON FUNCTION rsvp_sync._meet(rsvp_sync._source, text[], text[], text[], text[]) IS
+'What these slots, each given once, are like in a source now, and what the merge says; locks their intents. rows: keys of rows that are there and were not expected.';
 
 /* What the application is told of a record. */
 CREATE FUNCTION rsvp_sync._apply_meetings(src rsvp_sync._source,
@@ -157,11 +220,13 @@ DECLARE
 	uris text[] := ARRAY(SELECT m.event_uri FROM unnest(meetings) m);
 BEGIN
 	RETURN (SELECT array_agg(ROW(m.did, m.event_uri, m.key, m.local, m.rkey,
-			m.cid, m.status, m.rev, m.source, m.record, m.at, m.verdict,
-			a.key, a.error)::rsvp_sync._meeting ORDER BY m.n)
+			m.cid, m.status, m.rev, m.source, m.record, m.at,
+			CASE WHEN a.code = 'surprise' THEN a.code ELSE m.verdict END,
+			m.seen_key, m.seen, a.key, a.kept,
+			a.error)::rsvp_sync._meeting ORDER BY m.n)
 	FROM unnest(meetings) WITH ORDINALITY m
 		(did, event_uri, key, local, rkey, cid, status, rev, source, record,
-		at, verdict, taken_key, error, n)
+		at, verdict, seen_key, seen, taken_key, kept, error, n)
 	LEFT JOIN rsvp_sync._apply(src.source_id,
 		ARRAY(SELECT m.did FROM unnest(meetings) m), uris,
 		ARRAY(SELECT m.status FROM unnest(meetings) m),
@@ -174,11 +239,13 @@ BEGIN
 					FROM rsvp_sync._identity d
 					WHERE d.did = m.did AND d.handle_ok)),
 				'rev', m.rev, 'source', m.source)::text
-			FROM unnest(meetings) m)) a ON a.n = m.n);
+			FROM unnest(meetings) m),
+		ARRAY(SELECT m.seen_key FROM unnest(meetings) m),
+		ARRAY(SELECT m.seen FROM unnest(meetings) m)) a ON a.n = m.n);
 END
 $$;
 COMMENT ON FUNCTION rsvp_sync._apply_meetings(rsvp_sync._source, rsvp_sync._meeting[], text) IS
-'Has the application take these answers; what it said is in taken_key and error.';
+'Has the application take these answers; what it said is in taken_key, kept and error, verdict is surprise where its row is not the one that was seen.';
 
 /*
  * After an apply both sides agree, whatever the application has made of it.
@@ -196,24 +263,32 @@ AS $$
 DECLARE
 	map jsonb := rsvp_sync._status_map(src.source_id);
 	from_network text := rsvp_sync._reason('from_network');
+	said rsvp_sync._said[] := ARRAY(
+		SELECT ROW(f.key, f.did, f.event_uri, f.status, NULL,
+			NULL)::rsvp_sync._said
+		FROM rsvp_sync._desired(src.source_id,
+			ARRAY(SELECT t.taken_key FROM unnest(meetings) t)) f);
 BEGIN
 	INSERT INTO rsvp_sync._intent AS i (source_id, key, did, event_uri,
 		local, local_at, first_local, bond, wrote, rkey, base_local, base_cid,
-		heard_cid, heard_status, state, reason_code, reason, synced_at,
-		writeback, writeback_at)
+		heard_cid, heard_status, mirrors, state, reason_code, reason,
+		synced_at, writeback, writeback_at)
 	SELECT src.source_id, m.taken_key, m.did, m.event_uri, d.local, m.at,
 		d.local, b.bond, b.kept AND w.wrote,
 		CASE WHEN b.kept THEN w.rkey WHEN b.bond IS NOT NULL THEN m.rkey END,
 		d.local, CASE WHEN b.kept THEN w.remote_cid ELSE m.cid END,
-		coalesce(m.cid, ''), m.status, 'done', 'from_network',
+		coalesce(m.cid, ''), m.status, m.key IS DISTINCT FROM m.taken_key
+			OR m.local IS DISTINCT FROM d.local, 'done', 'from_network',
 		from_network, now(),
 		b.bond IS NOT NULL OR w.bond IS NOT NULL, now()
 	FROM unnest(meetings) m
-	JOIN (SELECT f.key, f.did, f.event_uri, f.withheld,
-			map ->> f.status AS local
-		FROM rsvp_sync._desired(src.source_id,
-			ARRAY(SELECT t.taken_key FROM unnest(meetings) t)) f) d
-		ON d.key = m.taken_key
+	/*
+	 * A row that was written is ours until this transaction ends.  One that
+	 * was right as it was may say something else by now, which is news.
+	 */
+	CROSS JOIN LATERAL (SELECT f.key, f.did, f.event_uri,
+			map ->> coalesce(m.kept, f.status) AS local
+		FROM unnest(said) f WHERE f.key = m.taken_key) d
 	/* What it was bound to in this slot, if that is still there. */
 	LEFT JOIN LATERAL (SELECT n.*, r.cid AS remote_cid
 		FROM rsvp_sync._intent n
@@ -229,9 +304,10 @@ BEGIN
 			/* An own record is withdrawn with its status; this is not. */
 			WHEN w.bond IS NOT NULL AND w.remote_cid IS NOT NULL
 			THEN CASE WHEN d.local IS NULL THEN 'adopted' ELSE w.bond END
+			/* Or has just written it, and does not know yet. */
 			WHEN EXISTS (SELECT FROM rsvp_sync._intent g
 				WHERE g.did = m.did AND g.event_uri = m.event_uri
-					AND g.bond IS NOT NULL
+					AND (g.bond IS NOT NULL OR g.doubt)
 					AND (g.source_id, g.key)
 						<> (src.source_id, m.taken_key)) THEN NULL
 			ELSE 'adopted' END AS bond
@@ -245,6 +321,8 @@ BEGIN
 			THEN i.record_created_at END,
 		base_local = excluded.base_local, base_cid = excluded.base_cid,
 		heard_cid = excluded.heard_cid, heard_status = excluded.heard_status,
+		/* A row that goes on saying what it said before is not a mirror. */
+		mirrors = i.mirrors OR excluded.mirrors,
 		sent_cids = '{}', sent_local = NULL, doubt = false, approved = false,
 		/* Withheld or not to be published: planning knows why. */
 		state = CASE WHEN i.state = 'withheld' THEN i.state
@@ -302,10 +380,12 @@ BEGIN
 		n.bond IS NULL AND m.cid IS NOT NULL AND m.local = m.status
 			AND NOT EXISTS (SELECT FROM rsvp_sync._intent g
 				WHERE g.did = m.did AND g.event_uri = m.event_uri
-					AND g.bond IS NOT NULL) AS adopts) x
-	WHERE i.source_id = src.source_id AND i.key = m.key;
+					AND (g.bond IS NOT NULL OR g.doubt)) AS adopts) x
+	WHERE i.source_id = src.source_id AND i.key = m.key
+		/* One that is new has nothing to remember it by yet. */
+		AND m.key = m.seen_key;
 	INSERT INTO rsvp_sync._change_log (source_id, key, op)
-	SELECT src.source_id, m.key, 'l' FROM unnest(meetings) m;
+	SELECT src.source_id, m.seen_key, 'l' FROM unnest(meetings) m;
 END
 $$;
 COMMENT ON FUNCTION rsvp_sync._note_heard(rsvp_sync._source, rsvp_sync._meeting[]) IS
@@ -321,10 +401,13 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 INSERT INTO rsvp_sync._inbound AS b (did, rkey, event_uri, state, source_id,
 	due_at, attempts, last_error)
-SELECT DISTINCT ON (m.did, m.rkey) m.did, coalesce(m.rkey, '-'), m.event_uri,
-	as_state, CASE WHEN as_state <> 'verify' THEN src.source_id END, at,
+SELECT DISTINCT ON (m.did, k.rkey) m.did, k.rkey, m.event_uri,
+	as_state, CASE WHEN as_state <> 'verify' THEN src.source_id END,
+	_put_off.at,				/* at alone would be the meeting's */
 	CASE WHEN counted THEN 1 ELSE 0 END, m.error
 FROM unnest(meetings) m
+/* No record is known of the slot: what is no record key stands for it. */
+CROSS JOIN LATERAL (SELECT coalesce(m.rkey, '/' || md5(m.event_uri)) AS rkey) k
 ON CONFLICT (did, rkey) DO UPDATE SET
 	event_uri = excluded.event_uri,
 	/* Another source waits for it, too. */
@@ -348,9 +431,31 @@ $$;
 COMMENT ON FUNCTION rsvp_sync._put_off(rsvp_sync._source, rsvp_sync._meeting[], text, boolean, timestamptz) IS
 'Keeps answers that cannot be applied now: verify or apply, from when on, and whether that counts as a try.';
 
-/* One source's part. */
-CREATE FUNCTION rsvp_sync._merge_source(src rsvp_sync._source, dids text[],
-	uris text[], known_uris text[], of_handle text)
+/* Of these meetings those with this verdict. */
+CREATE FUNCTION rsvp_sync._with_verdict(meetings rsvp_sync._meeting[],
+	VARIADIC verdicts text[])
+RETURNS rsvp_sync._meeting[]
+LANGUAGE sql IMMUTABLE
+RETURN ARRAY(SELECT m FROM unnest(meetings) m
+	WHERE m.verdict = ANY (verdicts));
+COMMENT ON FUNCTION rsvp_sync._with_verdict(rsvp_sync._meeting[], text[]) IS
+'Those of these meetings that have one of these verdicts.';
+
+/* The same meetings, with another verdict. */
+CREATE FUNCTION rsvp_sync._as_verdict(meetings rsvp_sync._meeting[],
+	other text)
+RETURNS rsvp_sync._meeting[]
+LANGUAGE sql IMMUTABLE
+RETURN ARRAY(SELECT ROW(m.did, m.event_uri, m.key, m.local, m.rkey, m.cid,
+		m.status, m.rev, m.source, m.record, m.at, other, m.seen_key, m.seen,
+		NULL, NULL, NULL)::rsvp_sync._meeting
+	FROM unnest(meetings) m);
+COMMENT ON FUNCTION rsvp_sync._as_verdict(rsvp_sync._meeting[], text) IS
+'These meetings with this verdict, and nothing done.';
+
+/* What is to be applied to rows, after the apply function has been asked. */
+CREATE FUNCTION rsvp_sync._apply_chosen(src rsvp_sync._source,
+	meetings rsvp_sync._meeting[], of_handle text)
 RETURNS rsvp_sync._meeting[]
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
@@ -358,59 +463,120 @@ AS $$
 DECLARE
 	began timestamptz := clock_timestamp();
 	mode text := current_setting('rsvp_sync.mode');
-	meetings rsvp_sync._meeting[];
 	chosen rsvp_sync._meeting[];
 	applied rsvp_sync._meeting[];
+	refused rsvp_sync._meeting[];
 BEGIN
-	meetings := rsvp_sync._meet(src, dids, uris, known_uris);
-	chosen := ARRAY(SELECT m FROM unnest(meetings) m
-		WHERE m.verdict IN ('agree', 'local'));
-	IF chosen <> '{}' THEN
-		PERFORM rsvp_sync._note_heard(src, chosen);
-	END IF;
-	chosen := ARRAY(SELECT m FROM unnest(meetings) m
-		WHERE m.verdict = 'verify');
-	IF chosen <> '{}' THEN
-		PERFORM rsvp_sync._put_off(src, chosen, 'verify', false, now());
-	END IF;
-	chosen := ARRAY(SELECT m FROM unnest(meetings) m
-		WHERE m.verdict IN ('apply', 'cancel'));
-	IF chosen = '{}' THEN
-		RETURN meetings;
-	END IF;
 	IF mode <> 'live' OR src.state <> 'active' THEN
-		PERFORM rsvp_sync._put_off(src, chosen, 'apply', false,
+		PERFORM rsvp_sync._put_off(src, meetings, 'apply', false,
 			now() + interval '10 seconds');
 		IF mode = 'dry_run' THEN
-			PERFORM rsvp_sync._note_applied(src, chosen, 'dry_run');
+			PERFORM rsvp_sync._note_applied(src, meetings, 'dry_run');
 		END IF;
-		RETURN ARRAY(SELECT m FROM unnest(meetings) m
-				WHERE m.verdict NOT IN ('apply', 'cancel'))
-			|| ARRAY(SELECT ROW(m.did, m.event_uri, m.key, m.local, m.rkey,
-				m.cid, m.status, m.rev, m.source, m.record, m.at, 'put_off',
-				NULL, NULL)::rsvp_sync._meeting FROM unnest(chosen) m);
+		RETURN rsvp_sync._as_verdict(meetings, 'put_off');
 	END IF;
 
-	chosen := rsvp_sync._apply_meetings(src, chosen, of_handle);
+	chosen := rsvp_sync._apply_meetings(src, meetings, of_handle);
 	/* '': it knows the event, and needs no row for that. */
 	applied := ARRAY(SELECT m FROM unnest(chosen) m
-		WHERE m.taken_key <> '' AND m.error IS NULL);
+		WHERE m.taken_key <> '' AND m.error IS NULL
+			AND m.verdict <> 'surprise');
 	IF applied <> '{}' THEN
 		PERFORM rsvp_sync._agree_applied(src, applied);
 		PERFORM rsvp_sync._note_applied(src, applied, 'ok');
 		PERFORM rsvp_sync._count_applied(src.tenant, applied,
 			clock_timestamp() - began);
 	END IF;
-	IF cardinality(applied) < cardinality(chosen) THEN
-		PERFORM rsvp_sync._not_applied(src, ARRAY(SELECT m FROM unnest(chosen) m
-			WHERE m.taken_key IS NULL OR m.error IS NOT NULL));
+	refused := ARRAY(SELECT m FROM unnest(chosen) m
+		WHERE m.taken_key IS NULL OR m.error IS NOT NULL);
+	IF refused <> '{}' THEN
+		PERFORM rsvp_sync._not_applied(src, refused);
 	END IF;
-	RETURN ARRAY(SELECT m FROM unnest(meetings) m
-		WHERE m.verdict NOT IN ('apply', 'cancel')) || chosen;
+	RETURN chosen;
+END
+$$;
+COMMENT ON FUNCTION rsvp_sync._apply_chosen(rsvp_sync._source, rsvp_sync._meeting[], text) IS
+'Has a source''s application take these answers, and notes what came of it.';
+
+/*
+ * One source's part.  A row that somebody changed after it was read here, or
+ * that was not known, is read and the decision made once more.
+ */
+CREATE FUNCTION rsvp_sync._merge_source(src rsvp_sync._source, dids text[],
+	uris text[], known_uris text[], of_handle text)
+RETURNS rsvp_sync._meeting[]
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	meetings rsvp_sync._meeting[];
+	chosen rsvp_sync._meeting[];
+	done rsvp_sync._meeting[] := '{}';
+	rows text[];
+BEGIN
+	FOR round IN 1 .. 3 LOOP
+		meetings := rsvp_sync._meet(src, dids, uris, known_uris, rows);
+		chosen := rsvp_sync._with_verdict(meetings, 'agree', 'local');
+		IF chosen <> '{}' THEN
+			PERFORM rsvp_sync._note_heard(src, chosen);
+		END IF;
+		chosen := rsvp_sync._with_verdict(meetings, 'verify');
+		IF chosen <> '{}' THEN
+			PERFORM rsvp_sync._put_off(src, chosen, 'verify', false, now());
+		END IF;
+		chosen := rsvp_sync._with_verdict(meetings, 'put_off');
+		IF chosen <> '{}' THEN
+			PERFORM rsvp_sync._plan_first(src, chosen);
+		END IF;
+		chosen := rsvp_sync._with_verdict(meetings, 'apply', 'cancel');
+		IF cardinality(chosen) < coalesce(cardinality(meetings), 0) THEN
+			done := done || ARRAY(SELECT m FROM unnest(meetings) m
+				WHERE m.verdict NOT IN ('apply', 'cancel'));
+		END IF;
+		IF chosen = '{}' THEN
+			RETURN done;
+		END IF;
+		meetings := rsvp_sync._apply_chosen(src, chosen, of_handle);
+		chosen := rsvp_sync._with_verdict(meetings, 'surprise');
+		IF chosen = '{}' THEN
+			RETURN done || meetings;
+		END IF;
+		done := done || ARRAY(SELECT m FROM unnest(meetings) m
+			WHERE m.verdict <> 'surprise');
+		SELECT array_agg(m.did), array_agg(m.event_uri), array_agg(m.taken_key)
+		INTO dids, uris, rows FROM unnest(chosen) m;
+	END LOOP;
+	/* Again and again: somebody is busy with it. */
+	PERFORM rsvp_sync._plan_first(src, chosen);
+	RETURN done || rsvp_sync._as_verdict(chosen, 'put_off');
 END
 $$;
 COMMENT ON FUNCTION rsvp_sync._merge_source(rsvp_sync._source, text[], text[], text[], text) IS
 'Merges these slots, each given once, into one source.';
+
+/* Their rows have said something: planning looks at that, then we do. */
+CREATE FUNCTION rsvp_sync._plan_first(src rsvp_sync._source,
+	meetings rsvp_sync._meeting[])
+RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	PERFORM rsvp_sync._put_off(src, meetings, 'apply', false, now() + CASE
+		WHEN src.state <> 'active' THEN interval '10 seconds'
+		/* It comes from another slot, whose record has to go first. */
+		WHEN EXISTS (SELECT FROM unnest(meetings) m
+			JOIN rsvp_sync._intent i ON i.key = m.seen_key
+			WHERE i.source_id = src.source_id AND (i.did, i.event_uri)
+				IS DISTINCT FROM (m.did, m.event_uri)) THEN interval '1 minute'
+		ELSE interval '1 second' END);
+	INSERT INTO rsvp_sync._change_log (source_id, key, op)
+	SELECT src.source_id, m.seen_key, 'l' FROM unnest(meetings) m
+	WHERE m.seen_key IS NOT NULL;
+END
+$$;
+COMMENT ON FUNCTION rsvp_sync._plan_first(rsvp_sync._source, rsvp_sync._meeting[]) IS
+'Has rows planned before what is said of them on the network is merged.';
 
 /* An error is tried again; an event that the source does not know may come. */
 CREATE FUNCTION rsvp_sync._not_applied(src rsvp_sync._source,
@@ -494,8 +660,8 @@ AS $$
 DECLARE
 	meetings rsvp_sync._meeting[] := ARRAY(
 		SELECT ROW(s.did, s.event_uri, NULL, NULL, o.rkey, o.cid, o.status,
-			o.rev, o.source, NULL, o.changed_at, 'put_off', NULL,
-			message)::rsvp_sync._meeting
+			o.rev, o.source, NULL, o.changed_at, 'put_off', NULL, NULL, NULL,
+			NULL, message)::rsvp_sync._meeting
 		FROM unnest(dids, uris) s (did, event_uri)
 		LEFT JOIN LATERAL (SELECT r.* FROM rsvp_sync._observed r
 			WHERE r.did = s.did AND r.event_uri = s.event_uri
@@ -653,6 +819,55 @@ COMMENT ON FUNCTION rsvp_sync._inbound_retry(integer) IS
 'Tries to apply what could not be applied before, as far as it is due.';
 
 /*
+ * What is put aside, and what waits to be verified, is what others say, so
+ * that there may be any number of it.  The newest is kept: of what was given
+ * up for as long as history is, of what was to be verified as a stub else.
+ */
+CREATE FUNCTION rsvp_sync._tidy_inbound() RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET jit = off
+AS $$
+DECLARE
+	given_up bigint;
+	unread bigint;
+BEGIN
+	DELETE FROM rsvp_sync._inbound b
+	WHERE b.ctid = ANY (ARRAY(
+			SELECT f.ctid FROM rsvp_sync._inbound f
+			WHERE f.state = 'failed' ORDER BY f.due_at DESC OFFSET 10000
+			FOR UPDATE SKIP LOCKED))
+		OR b.state = 'failed' AND b.due_at < now()
+			- current_setting('rsvp_sync.history_retention')::interval;
+	GET DIAGNOSTICS given_up = ROW_COUNT;
+	WITH gone AS (
+		DELETE FROM rsvp_sync._inbound b
+		WHERE b.ctid = ANY (ARRAY(
+			SELECT v.ctid FROM rsvp_sync._inbound v
+			WHERE v.state = 'verify' ORDER BY v.due_at DESC OFFSET 100000
+			FOR UPDATE SKIP LOCKED))
+		RETURNING b.did, b.rkey, b.event_uri
+	), stubs AS (
+		INSERT INTO rsvp_sync._stranger AS t (did, rkey, event_uri)
+		SELECT g.did, g.rkey, g.event_uri FROM gone g
+		WHERE g.event_uri IS NOT NULL
+		ON CONFLICT (did, rkey) DO NOTHING
+	)
+	SELECT count(*) INTO unread FROM gone;
+	IF unread > 0 THEN
+		PERFORM rsvp_sync._forget_strangers();
+	END IF;
+	PERFORM rsvp_sync._count(jsonb_build_array(jsonb_build_object(
+		'name', 'rsvp_sync_errors_total', 'value', f.n,
+		'direction', 'inbound', 'error_type', f.kind)))
+	FROM (VALUES (given_up, 'forgotten'), (unread, 'not_verified')) f (n, kind)
+	WHERE f.n > 0;
+END
+$$;
+COMMENT ON FUNCTION rsvp_sync._tidy_inbound() IS
+'Forgets what could not be applied beyond history_retention and ten thousand, and has no more than a hundred thousand records wait to be verified.';
+
+/*
  * Of the events that nobody knew, which does a source know by now?  A slice of
  * them at a time.  Their records have to be fetched, but for those we have.
  */
@@ -664,6 +879,7 @@ AS $$
 DECLARE
 	s rsvp_sync._source;
 	uris text[];
+	taken text[];
 BEGIN
 	SELECT l.* INTO s FROM rsvp_sync._listeners() l
 	WHERE l.strangers_at <= now() AND l.state = 'active'
@@ -686,9 +902,17 @@ BEGIN
 		PERFORM rsvp_sync._forget_strangers();
 		RETURN false;
 	END IF;
+	IF s.apply IS NOT NULL THEN
+		taken := rsvp_sync._would_take(s.source_id, ARRAY(
+			SELECT DISTINCT ON (t.event_uri) ROW(t.did, t.rkey, NULL, t.rev,
+				t.event_uri, NULL, 'going', NULL, NULL)::rsvp_sync._arrival
+			FROM rsvp_sync._stranger t WHERE t.event_uri = ANY (uris)
+			ORDER BY t.event_uri));
+	END IF;
 	WITH known AS (
 		SELECT DISTINCT k.uri
 		FROM rsvp_sync._knowing(uris, ARRAY[s.source_id]) k
+		WHERE NOT k.unsure OR k.uri = ANY (taken)
 	), gone AS (
 		DELETE FROM rsvp_sync._stranger t USING known k
 		WHERE t.event_uri = k.uri RETURNING t.did, t.rkey, t.event_uri

@@ -10,18 +10,21 @@
  *						none was made: a withdrawn record of somebody who
  *						has none, or a stranger where shadow_users is off
  *	key NULL, no error	the event is not known here
+ *	code 'surprise'		nothing was done: the row, key, is not the one that
+ *						was expected, or has another status
  *	error, code			it could not be applied; code is the SQLSTATE
  */
 
 CREATE FUNCTION rsvp_sync._apply(source bigint, dids text[],
-	event_uris text[], statuses text[], rsvps text[])
-RETURNS TABLE (n integer, key text, error text, code text)
+	event_uris text[], statuses text[], rsvps text[],
+	keys text[] DEFAULT '{}', seen text[] DEFAULT '{}')
+RETURNS TABLE (n integer, key text, error text, code text, kept text)
 LANGUAGE c VOLATILE STRICT SET search_path = pg_catalog, pg_temp
 AS 'MODULE_PATHNAME', 'rsvp_sync_apply';
-REVOKE ALL ON FUNCTION rsvp_sync._apply(bigint, text[], text[], text[], text[])
-	FROM PUBLIC;
-COMMENT ON FUNCTION rsvp_sync._apply(bigint, text[], text[], text[], text[]) IS
-'private: applies RSVPs to a source''s attendance as its owner: dids (or an author''s url), event_uris, statuses (going, interested, notgoing; NULL: the record is gone), rsvps (json with uri, cid, rkey, status, record, handle, rev, source). A row for each: key, or '''' if the event is known and no row is needed, NULL if it is not known; or error with its SQLSTATE. Raises only what concerns the source as a whole';
+REVOKE ALL ON FUNCTION rsvp_sync._apply(bigint, text[], text[], text[], text[],
+	text[], text[]) FROM PUBLIC;
+COMMENT ON FUNCTION rsvp_sync._apply(bigint, text[], text[], text[], text[], text[], text[]) IS
+'private: applies RSVPs to a source''s attendance as its owner: dids (or an author''s url), event_uris, statuses (going, interested, notgoing; NULL: the record is gone), rsvps (json with uri, cid, rkey, status, record, handle, rev, source). A row for each: key, or '''' if the event is known and no row is needed, NULL if it is not known; or error with its SQLSTATE. keys, seen: the row that each was decided upon (NULL: none) and its status then (NULL: any); another one is left alone, code surprise. An apply function is called all the same. kept: the status of a row that is right as it is. Raises only what concerns the source as a whole';
 
 CREATE FUNCTION rsvp_sync._known_events(source bigint, uris text[])
 RETURNS TABLE (uri text, event_key text)

@@ -100,13 +100,13 @@ COMMENT ON FUNCTION rsvp_sync._visit_lease() IS
  * of them together may take, at most.
  */
 CREATE FUNCTION rsvp_sync._read_remote(dids text[], because text,
-	spread interval DEFAULT '1 hour')
+	spread interval DEFAULT '1 hour', later interval DEFAULT '0')
 RETURNS void
 LANGUAGE sql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
 INSERT INTO rsvp_sync._reading AS r (did, due_at, why)
-SELECT u.did, now() + least(interval '50 milliseconds' * (u.n - 1),
+SELECT u.did, now() + later + least(interval '50 milliseconds' * (u.n - 1),
 	spread * (u.n - 1) / u.total), because
 FROM (SELECT d.did, row_number() OVER (ORDER BY md5(d.did)) AS n,
 		count(*) OVER () AS total
@@ -121,7 +121,7 @@ ON CONFLICT (did) DO UPDATE SET
 	/* Not only what was written since is to be seen. */
 	head = CASE WHEN because IN ('reconcile', 'gap') THEN r.head END
 $$;
-COMMENT ON FUNCTION rsvp_sync._read_remote(text[], text, interval) IS
+COMMENT ON FUNCTION rsvp_sync._read_remote(text[], text, interval, interval) IS
 'private: has accounts listed anew from their own PDS; reconcile and gap: unless nothing was written there since the last time';
 
 /* After a restart nothing is under way. */
@@ -352,7 +352,7 @@ BEGIN
 		PERFORM rsvp_sync._visit_failed(of_did, ARRAY[of_rkey], NULL, '0',
 			false);
 	ELSE
-		IF absent THEN
+		IF absent AND was.cid IS NOT NULL THEN
 			PERFORM rsvp_sync._count_inbound_error('not_confirmed');
 		END IF;
 		PERFORM rsvp_sync._inbound_settle(of_did, of_rkey, new_cid,

@@ -481,6 +481,49 @@ $$;
 COMMENT ON FUNCTION rsvp_sync._apply_external(text, text, text, bigint[]) IS
 'private: applies an author''s newest statement about an event, or that there is none any more';
 
+/* Nothing can stand on an answer about an event that nobody has any more. */
+CREATE FUNCTION rsvp_sync._is_gone_event(sources bigint[], of_event text)
+RETURNS boolean
+LANGUAGE sql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+SELECT NOT EXISTS (SELECT FROM rsvp_sync._source s
+		WHERE s.source_id = ANY (sources) AND s.state <> 'active')
+	AND NOT EXISTS (SELECT FROM unnest(sources) s
+		CROSS JOIN LATERAL rsvp_sync._known_events(s, ARRAY[of_event]) k)
+$$;
+COMMENT ON FUNCTION rsvp_sync._is_gone_event(bigint[], text) IS
+'private: do all these sources work, and none of them knows the event?';
+
+/*
+ * A statement that was just deleted is withdrawn; if its attendance stands and
+ * cannot be cancelled now, it must not be left without, and is put back.
+ */
+CREATE FUNCTION rsvp_sync._withdraw_external(gone rsvp_sync._external,
+	sources bigint[], OUT success boolean, OUT message text)
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	told record;
+BEGIN
+	SELECT * INTO told FROM rsvp_sync._apply_external(gone.tenant,
+		gone.author, gone.event_id, sources)
+	WHERE gone.key IS NOT NULL;
+	success := true;
+	message := coalesce(told.message, 'No attendance stood on this RSVP');
+	IF told.action = 'parked' THEN
+		message := 'No attendance stands on this RSVP any more';
+		success := rsvp_sync._is_gone_event(sources, gone.event_id);
+	END IF;
+	IF NOT success THEN
+		INSERT INTO rsvp_sync._external SELECT (gone).*;
+	END IF;
+END
+$$;
+COMMENT ON FUNCTION rsvp_sync._withdraw_external(rsvp_sync._external, bigint[]) IS
+'private: cancels the attendance that a deleted statement stood for, or puts the statement back';
+
 CREATE FUNCTION rsvp_sync._process_other(payload jsonb, of_tenant text,
 	sources bigint[])
 RETURNS jsonb
@@ -500,6 +543,9 @@ DECLARE
 	stored boolean;
 	told record;
 BEGIN
+	SELECT x.* INTO before FROM rsvp_sync._external x
+	WHERE x.tenant = of_tenant AND x.source_type = type
+		AND x.source_id = id FOR UPDATE;
 	IF type !~ '^[a-z][a-z0-9_.-]{0,62}$' THEN
 		PERFORM rsvp_sync._bad_payload('eventSourceType', format('is %s',
 			to_json(type)), 'It is a word, as in bluesky, web or activitypub.');
@@ -509,10 +555,23 @@ BEGIN
 		RETURN rsvp_sync._external_result('ignored', NULL, NULL,
 			'The user asked to be forgotten; nothing is stored.');
 	END IF;
+	/* Somebody else says it now, or of something else. */
+	IF (before.event_id, before.author) <> (event, author)
+		AND at >= before.said_at THEN
+		DELETE FROM rsvp_sync._external x
+		WHERE x.tenant = of_tenant AND x.source_type = type
+			AND x.source_id = id;
+		SELECT * INTO told FROM rsvp_sync._withdraw_external(before, sources);
+		IF NOT told.success THEN
+			RETURN rsvp_sync._external_result('parked', before.attendance,
+				before.key, 'Not taken: the attendance that it stood for cannot be cancelled now. Tell it again later');
+		END IF;
+	END IF;
 	INSERT INTO rsvp_sync._external AS x (tenant, source_type, source_id,
 		event_id, author, handle, status, said, said_at, metadata)
 	VALUES (of_tenant, type, id, event, author,
-		rsvp_sync._payload_text(payload, 'userHandle'), value, word, at,
+		coalesce(rsvp_sync._payload_text(payload, 'userHandle'),
+			CASE WHEN before.author = author THEN before.handle END), value, word, at,
 		nullif(payload -> 'metadata', 'null'))
 	ON CONFLICT (tenant, source_type, source_id) DO UPDATE SET
 		event_id = excluded.event_id, author = excluded.author,
@@ -654,20 +713,6 @@ $$;
 COMMENT ON FUNCTION rsvp_sync._delete_record(text, bigint[]) IS
 'private: delete_external_rsvp() of an AT Protocol record';
 
-/* Nothing can stand on an answer about an event that nobody has any more. */
-CREATE FUNCTION rsvp_sync._is_gone_event(sources bigint[], of_event text)
-RETURNS boolean
-LANGUAGE sql VOLATILE
-SET search_path = pg_catalog, pg_temp
-AS $$
-SELECT NOT EXISTS (SELECT FROM rsvp_sync._source s
-		WHERE s.source_id = ANY (sources) AND s.state <> 'active')
-	AND NOT EXISTS (SELECT FROM unnest(sources) s
-		CROSS JOIN LATERAL rsvp_sync._known_events(s, ARRAY[of_event]) k)
-$$;
-COMMENT ON FUNCTION rsvp_sync._is_gone_event(bigint[], text) IS
-'private: do all these sources work, and none of them knows the event?';
-
 CREATE FUNCTION rsvp_sync._delete_external_rsvp(caller oid, source_id text,
 	source_type text, tenant text, OUT success boolean, OUT message text)
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
@@ -676,7 +721,6 @@ AS $$
 DECLARE
 	sources bigint[] := rsvp_sync._tenant_sources(caller, tenant);
 	gone rsvp_sync._external;
-	told record;
 BEGIN
 	IF source_id IS NULL OR source_type IS NULL THEN
 		RAISE EXCEPTION '% must not be null', CASE WHEN source_id IS NULL
@@ -690,16 +734,9 @@ BEGIN
 		AND x.source_id = _delete_external_rsvp.source_id
 	RETURNING x.* INTO gone;
 	IF FOUND THEN
-		success := true;
-		SELECT * INTO told FROM rsvp_sync._apply_external(gone.tenant,
-			gone.author, gone.event_id, sources)
-		WHERE gone.key IS NOT NULL;
-		success := told.action IS DISTINCT FROM 'parked';
-		message := coalesce(told.message, 'No attendance stood on this RSVP');
-		IF NOT success AND NOT rsvp_sync._is_gone_event(sources,
-			gone.event_id) THEN
-			/* Its attendance still stands, and must not be left without it. */
-			INSERT INTO rsvp_sync._external SELECT (gone).*;
+		SELECT w.success, w.message INTO success, message
+		FROM rsvp_sync._withdraw_external(gone, sources) w;
+		IF NOT success THEN
 			message := 'Not deleted: its attendance cannot be cancelled now. Delete it again later';
 		END IF;
 		RETURN;
@@ -739,9 +776,21 @@ BEGIN
 			AND current_setting('rsvp_sync.mode') = 'live'
 		ORDER BY x.due_at LIMIT at_most FOR UPDATE SKIP LOCKED
 	LOOP
-		PERFORM rsvp_sync._apply_external(e.tenant, e.author, e.event_id,
-			ARRAY(SELECT l.source_id FROM rsvp_sync._listeners() l
-				WHERE l.tenant = e.tenant));
+		BEGIN
+			PERFORM rsvp_sync._apply_external(e.tenant, e.author, e.event_id,
+				ARRAY(SELECT l.source_id FROM rsvp_sync._listeners() l
+					WHERE l.tenant = e.tenant));
+		EXCEPTION WHEN query_canceled OR OTHERS THEN
+			/* One source's trouble is not that of the others. */
+			IF SQLSTATE = '57014' AND NOT rsvp_sync._in_worker() THEN
+				RAISE;
+			END IF;
+			UPDATE rsvp_sync._external x SET attempts = x.attempts + 1,
+				last_error = SQLERRM,
+				due_at = now() + rsvp_sync._backoff(x.attempts)
+			WHERE x.tenant = e.tenant AND x.source_type = e.source_type
+				AND x.source_id = e.source_id;
+		END;
 		/* Another one of the author's counts. */
 		UPDATE rsvp_sync._external x SET due_at = CASE
 			WHEN x.attempts < current_setting('rsvp_sync.max_attempts')::integer

@@ -177,11 +177,14 @@ COMMENT ON VIEW rsvp_sync.rsvp IS
 'Observed: RSVP records known on the network, whoever wrote them, without those of accounts that are deactivated, suspended or taken down. status is NULL for a token we do not know.';
 
 CREATE VIEW rsvp_sync.inbound WITH (security_barrier) AS
-SELECT b.did, b.rkey, rsvp_sync._rsvp_uri(b.did, b.rkey) AS uri,
+SELECT b.did, r.rkey, rsvp_sync._rsvp_uri(b.did, r.rkey) AS uri,
 	b.event_uri, b.state, s.attendance, s.tenant,
 	CASE WHEN b.state <> 'failed' THEN b.due_at END AS due_at, b.attempts,
 	b.last_error, b.seen_at
 FROM rsvp_sync._inbound b
+/* See _put_off(). */
+CROSS JOIN LATERAL (SELECT CASE WHEN b.rkey NOT LIKE '/%' THEN b.rkey END
+	AS rkey) r
 LEFT JOIN rsvp_sync._source s ON s.source_id = b.source_id
 WHERE b.source_id IS NULL OR rsvp_sync._may_see(s.attendance);
 COMMENT ON VIEW rsvp_sync.inbound IS

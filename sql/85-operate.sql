@@ -34,7 +34,7 @@ BEGIN
 	UPDATE rsvp_sync._inbound b SET due_at = now(), attempts = 0,
 		/* What is not stored as it was told has to be read. */
 		state = CASE WHEN b.state <> 'failed' THEN b.state
-			WHEN b.source_id IS NULL AND NOT EXISTS (
+			WHEN b.source_id IS NULL AND b.rkey NOT LIKE '/%' AND NOT EXISTS (
 				SELECT FROM rsvp_sync._observed o
 				WHERE o.did = b.did AND o.rkey = b.rkey AND o.verified
 					AND o.seen_at >= b.seen_at)

@@ -302,6 +302,7 @@ begin_again(ApplyItem *item)
 	item->was = item->word = NULL;
 	item->gate = (Gate) {0};
 	item->members_only = item->shadow = item->has_row = item->marked = false;
+	item->surprise = false;
 	item->room = 0;
 	item->means = ANSWER_NONE;
 }
@@ -403,7 +404,7 @@ apply_items(ApplyBatch *batch)
 }
 
 /*
- * _apply(source, dids, event_uris, statuses, rsvps)
+ * _apply(source, dids, event_uris, statuses, rsvps, keys, seen)
  */
 
 static ApplyItem *
@@ -454,11 +455,47 @@ read_items(ApplyBatch *batch, FunctionCallInfo fcinfo)
 		batch->items[i] = read_item(i);
 }
 
+static char *
+text_or_null(Datum value, bool isnull)
+{
+	return isnull ? NULL : TextDatumGetCString(value);
+}
+
+/* On which rows was this decided?  Empty arrays: on none in particular. */
+static void
+read_expectations(ApplyBatch *batch, ArrayType *keys, ArrayType *seen)
+{
+	Datum	   *values[2];
+	bool	   *nulls[2];
+	int			n[2];
+
+	deconstruct_array(keys, TEXTOID, -1, false, TYPALIGN_INT,
+					  &values[0], &nulls[0], &n[0]);
+	deconstruct_array(seen, TEXTOID, -1, false, TYPALIGN_INT,
+					  &values[1], &nulls[1], &n[1]);
+	for (int i = 0; i < batch->n && i < n[0] && i < n[1]; i++)
+	{
+		ApplyItem  *item = batch->items[i];
+
+		item->expects = true;
+		item->seen_key = text_or_null(values[0][i], nulls[0][i]);
+		item->seen = text_or_null(values[1][i], nulls[1][i]);
+	}
+}
+
+/* The status of a row that is right as it is: nothing was written. */
+static char *
+kept_status(const ApplyItem *item)
+{
+	return item->has_row && item->word == NULL && !item->surprise ?
+		item->was : NULL;
+}
+
 static void
 emit(ReturnSetInfo *rsinfo, int ntexts, int32 n, char **result)
 {
-	Datum		values[4];
-	bool		nulls[4] = {false};
+	Datum		values[5];
+	bool		nulls[5] = {false};
 	int			at = 0;
 
 	if (n > 0)
@@ -482,11 +519,18 @@ rsvp_sync_apply(PG_FUNCTION_ARGS)
 	constraints_immediate();
 	batch.source = find_source(PG_GETARG_INT64(0));
 	read_items(&batch, fcinfo);
+	read_expectations(&batch, PG_GETARG_ARRAYTYPE_P(5),
+					  PG_GETARG_ARRAYTYPE_P(6));
 	apply_items(&batch);
 	for (int i = 0; i < batch.n; i++)
-		emit(rsinfo, 3, i + 1, (char *[]) {
-			batch.items[i]->key, batch.items[i]->error, batch.items[i]->code
+	{
+		ApplyItem  *item = batch.items[i];
+
+		emit(rsinfo, 4, i + 1, (char *[]) {
+			item->key, item->error, item->surprise ? "surprise" : item->code,
+			kept_status(item)
 		});
+	}
 	SPI_finish();
 	return (Datum) 0;
 }

@@ -73,6 +73,10 @@ typedef struct ApplyItem
 	char	   *source_url;
 	char	   *source_data;
 	Answer		answer;
+	/* The row that this was decided upon, and its status as it was then. */
+	bool		expects;
+	char	   *seen_key;		/* NULL: none was known */
+	char	   *seen;			/* NULL: not known */
 	/* What is there. */
 	char	   *event;			/* NULL: not known here */
 	Gate		gate;
@@ -86,6 +90,7 @@ typedef struct ApplyItem
 	char	   *was;
 	Answer		means;
 	bool		marked;			/* its source columns are right */
+	bool		surprise;		/* another row than was expected */
 	/* What becomes of it. */
 	char	   *word;			/* the status it gets */
 	char	   *error;

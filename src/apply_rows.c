@@ -15,7 +15,8 @@
  * locks are taken kind by kind, and within a kind in order.  A row that is
  * there already is changed only while it has the status that was decided
  * upon; what came in between makes the batch fail, and its RSVPs are taken
- * one by one.
+ * one by one.  The same holds of what the caller has seen before, where he says
+ * so: a row that is another one, or has another status, is left alone.
  *
  * May touch: application tables, as their owner.
  *
@@ -522,6 +523,27 @@ find_rows(const ApplyBatch *batch)
 }
 
 /*
+ * What is to be done was decided upon a row that is not this one, or that says
+ * something else by now.  Then nothing is done: it has to be decided anew.
+ */
+static bool
+as_expected(const ApplyItem *item)
+{
+	return !item->surprise;
+}
+
+static void
+compare_with_seen(ApplyItem *item)
+{
+	if (!item->expects || !item->has_row)
+		return;
+	item->surprise = item->seen_key == NULL ||
+		strcmp(item->seen_key, item->key) != 0 ||
+		(item->seen != NULL &&
+		 (item->was == NULL || strcmp(item->seen, item->was) != 0));
+}
+
+/*
  * Who may come
  */
 
@@ -720,6 +742,9 @@ apply_rows(ApplyBatch *batch)
 		lock_all(&missing, SOURCE_LOCK_ROW, batch->source->relid, pair_name);
 		find_rows(&missing);
 	}
+	for (int i = 0; i < rows.n; i++)
+		compare_with_seen(rows.items[i]);
+	rows = pick(&rows, as_expected);
 	find_members(&rows);
 	take_places(&rows);
 	for (int i = 0; i < rows.n; i++)

@@ -2,9 +2,10 @@
  *
  * inbound.c
  *		Doors for applications that have a consumer of their own, and what
- *		SQL cannot say about intents.
+ *		SQL cannot say about rows that other transactions are about.
  *
- * Says who calls; what is done is in sql/59-external.sql.  Reads _intent.
+ * Says who calls; what is done is in sql/59-external.sql.  Reads _intent,
+ * _observed, _stranger and _inbound.
  *
  *-------------------------------------------------------------------------
  */
@@ -60,50 +61,131 @@ rsvp_sync_in_worker(PG_FUNCTION_ARGS)
  */
 PG_FUNCTION_INFO_V1(rsvp_sync_intents_being_made);
 
-static bool
-is_being_made(Relation intents, Relation pkey, int64 source_id, Datum key)
+/* A table of ours, its primary key, and room for a row. */
+typedef struct Keyed
 {
-	TupleTableSlot *slot = table_slot_create(intents, NULL);
+	Relation	table;
+	Relation	pkey;
+	TupleTableSlot *slot;
+} Keyed;
+
+static Keyed
+open_keyed(const char *name)
+{
+	Keyed		keyed;
+	Oid			relid = get_relname_relid(name,
+										  get_namespace_oid("rsvp_sync", false));
+
+	keyed.table = table_open(relid, AccessShareLock);
+	keyed.pkey = index_open(rel_primary_key(keyed.table), AccessShareLock);
+	keyed.slot = table_slot_create(keyed.table, NULL);
+	return keyed;
+}
+
+static void
+close_keyed(Keyed *keyed)
+{
+	ExecDropSingleTupleTableSlot(keyed->slot);
+	index_close(keyed->pkey, AccessShareLock);
+	table_close(keyed->table, AccessShareLock);
+}
+
+static bool
+is_anothers(TransactionId xid)
+{
+	return TransactionIdIsValid(xid) &&
+		!TransactionIdIsCurrentTransactionId(xid);
+}
+
+/* Is a row of this key being inserted or, if so asked, changed by another? */
+static bool
+is_being_made(const Keyed *keyed, ScanKeyData *scan_keys, bool or_changed)
+{
 	SnapshotData dirty;
-	ScanKeyData scan_keys[2];
 	IndexScanDesc scan;
 	bool		found = false;
 
 	InitDirtySnapshot(dirty);
-	ScanKeyInit(&scan_keys[0], 1, BTEqualStrategyNumber, F_INT8EQ,
-				Int64GetDatum(source_id));
-	ScanKeyEntryInitialize(&scan_keys[1], 0, 2, BTEqualStrategyNumber,
-						   TEXTOID, DEFAULT_COLLATION_OID, F_TEXTEQ, key);
-	scan = compat_index_beginscan(intents, pkey, &dirty, 2);
+	scan = compat_index_beginscan(keyed->table, keyed->pkey, &dirty, 2);
 	index_rescan(scan, scan_keys, 2, NULL, 0);
-	while (!found && index_getnext_slot(scan, ForwardScanDirection, slot))
-		found = TransactionIdIsValid(dirty.xmin) &&
-			!TransactionIdIsCurrentTransactionId(dirty.xmin);
+	while (!found && index_getnext_slot(scan, ForwardScanDirection,
+										keyed->slot))
+		found = is_anothers(dirty.xmin) ||
+			(or_changed && is_anothers(dirty.xmax));
+	ExecClearTuple(keyed->slot);
 	index_endscan(scan);
-	ExecDropSingleTupleTableSlot(slot);
 	return found;
+}
+
+static void
+key_text(ScanKeyData *key, int column, Datum value)
+{
+	ScanKeyEntryInitialize(key, 0, column, BTEqualStrategyNumber, TEXTOID,
+						   DEFAULT_COLLATION_OID, F_TEXTEQ, value);
 }
 
 Datum
 rsvp_sync_intents_being_made(PG_FUNCTION_ARGS)
 {
-	int64		source_id = PG_GETARG_INT64(0);
-	Oid			relid = get_relname_relid("_intent",
-										  get_namespace_oid("rsvp_sync", false));
-	Relation	intents = table_open(relid, AccessShareLock);
-	Relation	pkey = index_open(rel_primary_key(intents), AccessShareLock);
+	Keyed		intents = open_keyed("_intent");
+	ScanKeyData scan_keys[2];
 	ArrayBuildState *result = initArrayResult(TEXTOID, CurrentMemoryContext,
 											  false);
 	Datum	   *keys;
 	int			nkeys;
 
+	ScanKeyInit(&scan_keys[0], 1, BTEqualStrategyNumber, F_INT8EQ,
+				PG_GETARG_DATUM(0));
 	deconstruct_array(PG_GETARG_ARRAYTYPE_P(1), TEXTOID, -1, false,
 					  TYPALIGN_INT, &keys, NULL, &nkeys);
 	for (int i = 0; i < nkeys; i++)
-		if (is_being_made(intents, pkey, source_id, keys[i]))
+	{
+		key_text(&scan_keys[1], 2, keys[i]);
+		if (is_being_made(&intents, scan_keys, false))
 			result = accumArrayResult(result, keys[i], false, TEXTOID,
 									  CurrentMemoryContext);
-	index_close(pkey, AccessShareLock);
-	table_close(intents, AccessShareLock);
+	}
+	close_keyed(&intents);
+	PG_RETURN_DATUM(makeArrayResult(result, CurrentMemoryContext));
+}
+
+/*
+ * _records_in_use(dids text[], rkeys text[]): the numbers of those records of
+ * which another transaction, still open, has stored something.
+ */
+PG_FUNCTION_INFO_V1(rsvp_sync_records_in_use);
+Datum
+rsvp_sync_records_in_use(PG_FUNCTION_ARGS)
+{
+	static const char *const names[] = {"_observed", "_stranger", "_inbound"};
+	Keyed		tables[lengthof(names)];
+	ArrayBuildState *result = initArrayResult(INT4OID, CurrentMemoryContext,
+											  false);
+	Datum	   *dids;
+	Datum	   *rkeys;
+	int			n;
+	int			n_rkeys;
+
+	deconstruct_array(PG_GETARG_ARRAYTYPE_P(0), TEXTOID, -1, false,
+					  TYPALIGN_INT, &dids, NULL, &n);
+	deconstruct_array(PG_GETARG_ARRAYTYPE_P(1), TEXTOID, -1, false,
+					  TYPALIGN_INT, &rkeys, NULL, &n_rkeys);
+	for (int t = 0; t < lengthof(names); t++)
+		tables[t] = open_keyed(names[t]);
+	for (int i = 0; i < Min(n, n_rkeys); i++)
+	{
+		ScanKeyData scan_keys[2];
+		bool		in_use = false;
+
+		key_text(&scan_keys[0], 1, dids[i]);
+		key_text(&scan_keys[1], 2, rkeys[i]);
+		for (int t = 0; t < lengthof(names) && !in_use; t++)
+			in_use = is_being_made(&tables[t], scan_keys, true);
+		if (in_use)
+			result = accumArrayResult(result, Int32GetDatum(i + 1), false,
+									  INT4OID, CurrentMemoryContext);
+	}
+	for (int t = 0; t < lengthof(names); t++)
+		close_keyed(&tables[t]);
 	PG_RETURN_DATUM(makeArrayResult(result, CurrentMemoryContext));
 }

@@ -66,8 +66,8 @@ merge_absence(const Meeting *m)
 static bool
 holds_answer(const Meeting *m)
 {
-	return m->heard && !same(m->base_local, m->heard_status) &&
-		!local_changed(m);
+	return m->heard && !is(m->heard_cid, "?") &&
+		!same(m->base_local, m->heard_status) && !local_changed(m);
 }
 
 static bool
@@ -76,7 +76,8 @@ agrees(const Meeting *m)
 	if (!m->present)
 		return false;
 	/* Changed in what does not concern us. */
-	if (m->heard && same(m->remote_status, m->heard_status))
+	if (m->heard && !is(m->heard_cid, "?") &&
+		same(m->remote_status, m->heard_status))
 		return true;
 	return same(m->local, m->remote_status) && !holds_answer(m);
 }

@@ -21,7 +21,8 @@ typedef struct Meeting
 	const char *local;			/* what its status maps to */
 	const char *base_local;		/* the same when both sides last agreed */
 	bool		heard;			/* a record was ever merged */
-	const char *heard_cid;		/* empty: that there is none any more */
+	const char *heard_cid;		/* empty: that there is none any more; "?":
+								 * planning gave way, the row does not say so */
 	const char *heard_status;
 	const char *remote_cid;		/* none: no record is left */
 	const char *remote_status;	/* none: a word we do not know */

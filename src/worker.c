@@ -130,7 +130,7 @@ static Statement look_at_inactive = {
 	"SELECT rsvp_sync._look_at_inactive()", 0
 };
 static Statement tidy_explicit = {
-	"SELECT rsvp_sync._tidy_explicit()", 0
+	"SELECT rsvp_sync._tidy_explicit(), rsvp_sync._tidy_inbound()", 0
 };
 static Statement retry_found = {
 	"SELECT rsvp_sync._retry_found()", 0

@@ -355,7 +355,9 @@ BEGIN
 			INSERT INTO conv.failure (text) VALUES (format('%s/%s: row %s says %s, network %s (own %s), %s/%s base %s', r.user_id, r.event_id, r.id, r.status, r.remote, r.own, r.state, r.reason_code, r.base_local));
 		END IF;
 		/* Said while nothing else was under way: that is the last word. */
-		IF r.word <> coalesce(r.value, '') AND NOT (r.said_there AND (r.status IN ('pending', 'rejected', 'waitlist') OR r.status = 'confirmed' AND r.word = 'interested')) THEN
+		IF r.word <> coalesce(r.value, '') AND NOT (r.said_there AND (r.status IN ('pending', 'rejected', 'waitlist') OR r.status = 'confirmed' AND r.word = 'interested'))
+			/* Promoted since, as somebody left elsewhere. */
+			AND NOT coalesce((SELECT a.was = 'waitlist' AND a.status = 'confirmed' FROM conv.audit a WHERE a.id = r.id ORDER BY a.n DESC LIMIT 1), false) THEN
 			INSERT INTO conv.failure (text) VALUES (format('%s/%s: %s was the last word %s, row %s says %s', r.user_id, r.event_id, r.word,
 				CASE WHEN r.said_there THEN 'there' ELSE 'here' END, r.id, r.status));
 		END IF;

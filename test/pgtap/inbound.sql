@@ -112,6 +112,10 @@ FROM (VALUES
 	('... there later', true, false, 'interested', 'going', 'a', 'going', 'b', 'notgoing', false, false, 'latest', true, 'apply'),
 	('... local', true, false, 'interested', 'going', 'a', 'going', 'b', 'notgoing', false, false, 'local', true, 'local'),
 	('... remote', true, false, 'interested', 'going', 'a', 'going', 'b', 'notgoing', false, true, 'remote', true, 'apply'),
+	('planning gave way to another record that says what was heard before', true, false, 'going', 'going', '?', NULL, 'b', 'notgoing', false, true, 'latest', true, 'apply'),
+	('... and what the row says', true, false, 'going', 'going', '?', NULL, 'b', 'going', false, false, 'latest', true, 'agree'),
+	('... and the row has changed since', true, false, 'interested', 'going', '?', NULL, 'b', 'notgoing', false, true, 'latest', true, 'local'),
+	('... to what is gone', true, false, 'going', 'going', '?', NULL, NULL, NULL, false, true, 'latest', NULL, 'cancel'),
 	('never agreed, here later', true, false, 'going', 'going', NULL, NULL, 'b', 'notgoing', false, true, 'latest', true, 'local'),
 	('never agreed, there later', true, false, 'going', 'going', NULL, NULL, 'b', 'notgoing', false, false, 'latest', true, 'apply'))
 	t (what, p, w, l, b, h, hs, r, rs, s, n, c, v, e);
@@ -274,6 +278,65 @@ SELECT is(both_changed('local', -5), 'ignored maybe put interested', 'conflict l
 SELECT is(both_changed('remote', -20), 'updated cancelled nothing', 'conflict remote');
 UPDATE rsvp_sync._source SET options = options - 'conflict';
 
+-- The row changed, its record then says what nobody knows, and another one what was heard before.
+CREATE FUNCTION said_before(of_key text, ago interval) RETURNS void LANGUAGE sql AS $$
+SELECT rsvp_sync._drain(100);
+UPDATE rsvp_sync._queue SET changed_at = now() - ago, lease = NULL, due_at = 'infinity' WHERE key = of_key;
+$$;
+UPDATE began SET at = extract(epoch FROM now());
+UPDATE app.attendance SET status = 'cancelled' WHERE id = :row5;
+SELECT plan();
+SELECT rsvp_sync._put_done(i.source_id, i.key, 0, i.did, i.rkey, record(2, 'notgoing'), rsvp_sync.record_cid(record(2, 'notgoing')), rev(-30))
+FROM rsvp_sync._intent i WHERE i.key = :'row5';
+UPDATE rsvp_sync._observed SET rev = rev(-30), changed_at = now() - interval '30 s' WHERE did = did(5);
+SELECT plan();
+SELECT is((SELECT format('%s %s %s', base_local, heard_status, bond) FROM rsvp_sync._intent WHERE key = :'row5'), 'notgoing notgoing own', 'both sides say notgoing');
+UPDATE app.attendance SET status = 'confirmed' WHERE id = :row5;
+SELECT said_before(:'row5', '20 s');
+SELECT is(ingest(5, -15, 'update', :'rkey5', record(2, 'perhaps'), true), 1::bigint, 'the row says going, then its record a word that we do not know');
+SELECT is(plan(), 'nothing', '... that was said last');
+SELECT is((SELECT concat_ws(' ', state, reason_code, base_local, heard_cid) FROM rsvp_sync._intent WHERE key = :'row5'), 'done remote_newer going ?',
+	'... and what was heard before counts no more');
+SELECT rsvp_sync._inbound_retry(10);
+SELECT is(status(5, 2), 'confirmed', '... it is not applied');
+SELECT is(ingest(5, -10, 'create', '3vvvvvvvvvvvv', record(2, 'notgoing'), true), 1::bigint, 'another record says notgoing, as was heard before all that');
+SELECT is(status(5, 2), 'cancelled', '... which counts');
+SELECT is(plan(), 'nothing', 'nothing is sent');
+
+-- The same, heard before planning had a look.
+UPDATE app.attendance SET status = 'confirmed' WHERE id = :row5;
+SELECT said_before(:'row5', '9 s');
+SELECT is(ingest(5, -8, 'update', :'rkey5', record(2, 'who knows'), true), 1::bigint, 'again the row, the record');
+SELECT is(ingest(5, -7, 'update', '3vvvvvvvvvvvv', record(2, 'notgoing', '{"x": 1}'), true), 1::bigint, '... and the other one, before planning');
+SELECT is(plan(), 'nothing', 'planning gives way');
+SELECT is(rsvp_sync._inbound_retry(10), 1::bigint, '... and has it applied');
+SELECT is(status(5, 2), 'cancelled', '... to the row');
+SELECT is(plan(), 'nothing', 'nothing is sent');
+SELECT is(ingest(5, -6, 'delete', '3vvvvvvvvvvvv', NULL, true), 1::bigint, 'the other one goes');
+SELECT plan();
+
+-- Sent, and deleted elsewhere, which is heard before the answer is there; by itself, and with others.
+INSERT INTO app.attendance (status, event_id, user_id) VALUES ('confirmed', 1, 5) RETURNING id AS row51 \gset
+CREATE FUNCTION overtaken(of_key text, at double precision, VARIADIC done text[]) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+	w rsvp_sync._intent;
+	said text := plan();
+	answer jsonb;
+BEGIN
+	SELECT i.* INTO w FROM rsvp_sync._intent i WHERE i.key = of_key;
+	answer := rsvp_sync._rsvp_record(NULL, w.event_uri, 'bafyreihs23txyqecu3pipe6mqthnuinmf5pgj7siznjpr4dd2dzv65n2gm', 'going', w.record_created_at);
+	PERFORM ingest(5, at, 'create', w.rkey, answer, true);
+	PERFORM ingest(5, at + 1, 'delete', w.rkey, NULL, true);
+	said := concat_ws(' ', said, status(5, 1));
+	EXECUTE format(done[1], w.source_id, of_key, (SELECT q.generation FROM rsvp_sync._queue q WHERE q.key = of_key), w.did, w.rkey, answer, w.sent_cids[1], rev(at));
+	RETURN concat_ws(' ', said, status(5, 1), plan());
+END $$;
+SELECT is(overtaken(:'row51', -5, 'SELECT rsvp_sync._put_done(%L, %L, %L, %L, %L, %L, %L, %L)'), 'put going confirmed cancelled nothing',
+	'deleted elsewhere before the answer to our own is there: it counts when that is');
+UPDATE app.attendance SET status = 'confirmed' WHERE id = :row51;
+SELECT is(overtaken(:'row51', -3, 'SELECT rsvp_sync._puts_done(%L, ARRAY[%L], ARRAY[%L], ARRAY[%L], ARRAY[%L], ARRAY[%L], ARRAY[%L], ARRAY[%L], ARRAY[NULL])'),
+	'put going confirmed cancelled nothing', '... with others');
+
 -- Come and gone in one batch, then told of its coming again
 SELECT rsvp_sync._ingest('stream', ARRAY[did(4), did(4)], ARRAY[rev(-8), rev(-7)], ARRAY['create', 'delete'], '{3ttttttttttt2,3ttttttttttt2}',
 	ARRAY[rsvp_sync.record_cid(record(2, 'notgoing')), NULL], ARRAY[record(2, 'notgoing')::text, NULL], '{NULL,NULL}', true);
@@ -394,6 +457,7 @@ SELECT is(plan(), 'nothing', 'nothing is sent');
 
 SELECT rsvp_sync.pause('app.attendance');
 SELECT is(process(4, 1, 'interested', '3eeeeeeeeeeee', 6), 'parked', 'a paused table: parked');
+SELECT ok((SELECT due_at > now() + interval '5 seconds' FROM rsvp_sync.inbound WHERE did = did(4)), '... and not tried at every moment');
 SELECT rsvp_sync.resume('app.attendance'), rsvp_sync.retry();
 SELECT is(rsvp_sync._inbound_retry(10), 1::bigint, 'resumed');
 SELECT is(status(4, 1), 'maybe', '... it is applied');
@@ -564,5 +628,120 @@ SELECT is((SELECT state FROM rsvp_sync._inbound WHERE did = did(4)), 'verify', '
 DELETE FROM rsvp_sync._inbound WHERE did = did(4);
 SELECT ingest(4, 11, 'create', '3uuuuuuuuuuu2', record(1, 'going'));
 SELECT is((SELECT state FROM rsvp_sync._inbound WHERE did = did(4)), 'verify', '... nor when the stream says so, too');
+
+DELETE FROM rsvp_sync._source WHERE attendance = 'own.more'::regclass;
+
+-- Where only a function knows the events, strangers' records are not read for nothing
+SELECT is(ingest(8, 12, 'create', '3xxxxxxxxxxxx', record(8, 'going')), 0::bigint, 'a stranger''s answer to an event that no function takes');
+SELECT is((SELECT count(*) FROM rsvp_sync._inbound WHERE did = did(8)), 0::bigint, '... is not verified');
+SELECT is((SELECT count(*) FROM rsvp_sync._stranger WHERE rkey = '3xxxxxxxxxxxx'), 1::bigint, '... but remembered');
+UPDATE rsvp_sync._source SET strangers_at = CASE WHEN attendance = 'own.answers'::regclass THEN now() END, strangers_from = NULL;
+SELECT is(rsvp_sync._ask_strangers(1000), true, '... asked again');
+SELECT is((SELECT count(*) FROM rsvp_sync._inbound WHERE rkey = '3xxxxxxxxxxxx'), 0::bigint, '... the function still does not take it');
+SELECT is(ingest(8, 13, 'create', '3yyyyyyyyyyyy', record(1, 'going')), 1::bigint, 'one to an event that it takes');
+SELECT is((SELECT state FROM rsvp_sync._inbound WHERE rkey = '3yyyyyyyyyyyy'), 'verify', '... is verified');
+SELECT is((SELECT count(*) FROM own.answers WHERE who = did(8)), 0::bigint, '... and until then the function has done nothing');
+CREATE OR REPLACE FUNCTION own.take(did text, event_uri text, status text, rsvp jsonb) RETURNS text LANGUAGE sql AS $$
+INSERT INTO own.answers SELECT md5(did || event_uri), event_uri, did, coalesce(status, 'notgoing') WHERE event_uri ~ '/e[18]$'
+ON CONFLICT (id) DO UPDATE SET word = excluded.word RETURNING id $$;
+UPDATE rsvp_sync._source SET strangers_at = CASE WHEN attendance = 'own.answers'::regclass THEN now() END, strangers_from = NULL;
+SELECT is(rsvp_sync._ask_strangers(1000), true, 'asked again when it does take it');
+SELECT is((SELECT state FROM rsvp_sync._inbound WHERE rkey = '3xxxxxxxxxxxx'), 'verify', '... it is verified');
+SELECT is((SELECT count(*) FROM own.answers WHERE who = did(8)), 0::bigint, '... and until then nothing is done');
+DELETE FROM rsvp_sync._inbound WHERE did = did(8);
+
+-- What one tenant's application tells is, for another's table, only a reason to ask
+INSERT INTO rsvp_sync._account (did, owner, auth, state) VALUES (did(3), 'regress_inbound', 'password', 'connected');
+CREATE FUNCTION asked(u integer, e integer) RETURNS text LANGUAGE sql AS $$
+SELECT string_agg(state || ' ' || rkey, ',') FROM rsvp_sync._inbound WHERE did = did(u) AND event_uri = uri(e) $$;
+SELECT is(ingest(3, 20, 'create', '3wwwwwwwwwwww', record(1, 'going'), true), 1::bigint, 'a record that all were told of');
+SELECT is((SELECT message FROM rsvp_sync.delete_external_rsvp(rsvp(3, '3wwwwwwwwwwww'), 'bluesky', 'two')), 'Successfully cancelled 1 attendance record(s) using RSVP URI', 'another tenant''s application says that it is gone');
+SELECT is(asked(3, 1), 'verify 3wwwwwwwwwwww', '... the record is to be read');
+SELECT rsvp_sync._merge_slots(ARRAY[did(3)], ARRAY[uri(1)], NULL, NULL, NULL);
+SELECT is(status(3, 1), 'confirmed', '... the row stays');
+SELECT is((SELECT word FROM own.answers WHERE who = did(3)), 'notgoing', '... that tenant''s own is changed');
+SELECT is((SELECT string_agg(DISTINCT (x.d).action, ',') FROM rsvp_sync._evaluate(:source, ARRAY(SELECT key FROM rsvp_sync._intent
+	WHERE did = did(3) AND event_uri = uri(1) AND source_id = :source), true) x), 'none', '... nothing is sent');
+UPDATE app.attendance SET status = 'maybe' WHERE user_id = 3 AND event_id = 1;
+SELECT is(plan(), 'read interested', '... a change of the row has the record read first');
+UPDATE app.attendance SET status = 'confirmed' WHERE user_id = 3 AND event_id = 1;
+SELECT is(plan(), 'nothing', '... and taken back: nothing');
+SELECT is((SELECT string_agg(bond || ' ' || rkey, ',') FROM rsvp_sync._intent WHERE did = did(3) AND source_id = :source AND bond IS NOT NULL AND event_uri = uri(1)), 'adopted 3wwwwwwwwwwww', '... the row keeps its record');
+SELECT rsvp_sync._verified(did(3), '3wwwwwwwwwwww', rsvp_sync.record_cid(record(1, 'going')), record(1, 'going'), now());
+SELECT is(status(3, 1), 'confirmed', 'its author''s PDS has it: the row stays');
+SELECT is((SELECT word FROM own.answers WHERE who = did(3)), 'going', '... and what was told so is corrected');
+SELECT is(asked(3, 1), NULL, '... nothing is to be read');
+SELECT is(rsvp_sync.process_external_rsvp(payload(3, 1, 'notgoing', '3wwwwwwwwwwww', 80000), 'two') ->> 'action', 'updated', 'a rev of tomorrow''s, and another word');
+SELECT rsvp_sync._merge_slots(ARRAY[did(3)], ARRAY[uri(1)], NULL, NULL, NULL);
+SELECT is(status(3, 1) || ' ' || asked(3, 1), 'confirmed verify 3wwwwwwwwwwww', '... is to be read, too, though it is negative');
+SELECT rsvp_sync._verified(did(3), '3wwwwwwwwwwww', rsvp_sync.record_cid(record(1, 'going')), record(1, 'going'), now());
+SELECT is((SELECT word FROM own.answers WHERE who = did(3)), 'going', '... and is not so');
+SELECT is(ingest(3, 60, 'update', '3wwwwwwwwwwww', record(1, 'interested'), true), 1::bigint, '... what the network says then is newer');
+SELECT is(status(3, 1), 'maybe', '... and counts');
+SELECT is(rsvp_sync.process_external_rsvp(payload(3, 1, 'notgoing', '3www2wwwwwwww', 61), 'two') ->> 'action', 'updated', 'another record, made up');
+SELECT is(ingest(3, 62, 'update', '3wwwwwwwwwwww', record(1, 'notgoing'), true), 1::bigint, '... does not hide');
+SELECT rsvp_sync._visited(did(3), NULL, jsonb_build_object('rkeys', '["3www2wwwwwwww"]'::jsonb, 'read', '[{"rkey": "3www2wwwwwwww"}]'::jsonb), now(), NULL, NULL, NULL);
+SELECT is(status(3, 1), 'cancelled', '... what is said there');
+SELECT is(rsvp_sync.process_external_rsvp(payload(3, 2, 'going', '3wwwwwwwwwwww', 63), 'two') ->> 'action', 'parked', 'a record that is said to be about another event now');
+SELECT is(asked(3, 2), 'verify 3wwwwwwwwwwww', '... is to be read');
+
+-- What others say does not pile up
+DELETE FROM rsvp_sync._inbound;
+INSERT INTO rsvp_sync._inbound (did, rkey, event_uri, state, due_at)
+SELECT did(7), 'f' || n, uri(1), 'failed', now() - n * interval '1 hour' FROM generate_series(1, 10002) n;
+SET rsvp_sync.history_retention = '5000d';
+INSERT INTO rsvp_sync._inbound (did, rkey, event_uri, state, due_at)
+SELECT did(7), 'v' || n, uri(1), 'verify', now() - n * interval '1 second' FROM generate_series(1, 100003) n;
+INSERT INTO rsvp_sync._inbound (did, rkey, event_uri, state, due_at) VALUES (did(8), 'old', uri(1), 'apply', now() - interval '1 year');
+SELECT rsvp_sync._tidy_inbound();
+SELECT is((SELECT string_agg(format('%s %s', state, n), ', ' ORDER BY state) FROM (SELECT state, count(*) AS n FROM rsvp_sync._inbound GROUP BY 1) s),
+	'apply 1, failed 10000, verify 100000', 'what was given up, and what waits to be verified, has its bounds');
+SELECT is((SELECT string_agg(n, ',' ORDER BY n) FROM unnest('{f10000,f10001,v100000,v100001}'::text[]) n WHERE NOT EXISTS (SELECT FROM rsvp_sync._inbound WHERE rkey = n)), 'f10001,v100001', '... the oldest go');
+SELECT is((SELECT count(*) FROM rsvp_sync._stranger WHERE did = did(7)), 3::bigint, '... what was to be verified becomes a stub');
+SET rsvp_sync.history_retention = '90min';
+SELECT rsvp_sync._tidy_inbound();
+SELECT is((SELECT count(*) FROM rsvp_sync._inbound WHERE state = 'failed'), 1::bigint, '... and what is older than the history is forgotten');
+RESET rsvp_sync.history_retention;
+SELECT is((SELECT sum(value)::integer FROM rsvp_sync.metrics() WHERE name = 'rsvp_sync_errors_total' AND labels ->> 'error_type' IN ('forgotten', 'not_verified')), 10004, '... which is counted');
+DELETE FROM rsvp_sync._inbound;
+
+-- What is no record, and is about another event, or another's, now
+CREATE FUNCTION moved(e integer, who text, at text) RETURNS jsonb LANGUAGE sql AS $$
+SELECT rsvp_sync.process_external_rsvp(jsonb_build_object('eventSourceId', uri(e), 'eventSourceType', 'web', 'userDid', who,
+	'status', 'going', 'timestamp', at, 'sourceId', 'https://bob.example/1'), 'two') $$;
+CREATE FUNCTION answers(pattern text) RETURNS text LANGUAGE sql AS $$
+SELECT string_agg(right(event, 2) || ' ' || word, ', ' ORDER BY event, who) FROM own.answers WHERE who ~ pattern $$;
+SELECT is(moved(1, 'https://bob.example/', '2026-01-01T00:00:00Z') ->> 'action', 'created', 'by the web');
+SET rsvp_sync.mode = off;
+SELECT is(moved(8, 'https://bob.example/', '2026-01-02T00:00:00Z') ->> 'message', 'Not taken: the attendance that it stood for cannot be cancelled now. Tell it again later', 'about another event, while nothing is applied: no');
+RESET rsvp_sync.mode;
+SELECT is(moved(8, 'https://bob.example/', '2025-01-02T00:00:00Z') ->> 'action', 'ignored', '... and not if it is older');
+SELECT is(answers('bob'), 'e1 going', '... the attendance stands');
+SELECT is(moved(8, 'https://bob.example/', '2026-01-02T00:00:00Z') ->> 'action', 'created', 'about another event: an attendance there');
+SELECT is(answers('bob'), 'e1 notgoing, e8 going', '... the old one is cancelled');
+SELECT is(moved(8, 'https://rob.example/', '2026-01-03T00:00:00Z') ->> 'action', 'created', 'somebody else''s');
+SELECT is(answers('bob|rob'), 'e1 notgoing, e8 notgoing, e8 going', '... the first one''s is cancelled');
+SELECT is((SELECT format('%s %s %s', count(*), min(author), min(a.word)) FROM rsvp_sync.external_rsvp x JOIN own.answers a ON a.id = x.attendance_id WHERE x.source_id = 'https://bob.example/1'),
+	'1 https://rob.example/ going', '... and the view says so');
+
+-- One that cannot be tried does not keep others from it
+UPDATE rsvp_sync._external SET due_at = CASE WHEN source_id = 'https://bob.example/1' THEN now() - interval '1 minute' WHEN tenant = 'one' THEN now() - interval '1 hour' END;
+SET ROLE regress_inbound;
+CREATE TABLE own.third (id text PRIMARY KEY, who text, event text, word text);
+SELECT rsvp_sync.attach('own.third', 'SELECT id, who AS did, event AS event_uri, word AS status FROM own.third', 'own.take(text, text, text, jsonb)', '{"tenant": "three"}');
+DROP TABLE own.third;
+RESET ROLE;
+INSERT INTO rsvp_sync._external (tenant, source_type, source_id, event_id, author, status, said, said_at, due_at)
+VALUES ('three', 'web', 'https://tim.example/1', uri(1), 'https://tim.example/', 'going', 'going', now(), now() - interval '2 hours');
+SELECT is(rsvp_sync._external_retry(10), 3::bigint, 'a table that is gone: the statements of others are tried');
+SELECT is((SELECT string_agg(format('%s %s', tenant, last_error IS NOT NULL AND due_at > now()), ', ' ORDER BY tenant) FROM rsvp_sync._external WHERE due_at IS NOT NULL), 'one t, three t', '... and it again later');
+DELETE FROM rsvp_sync._source WHERE tenant = 'three';
+
+-- Slots without a record
+SELECT rsvp_sync._put_off(s, ARRAY[ROW(did(7), uri(1), NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, 'put_off', NULL, 'why')::rsvp_sync._meeting,
+	ROW(did(7), uri(2), NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, 'put_off', NULL, 'why')::rsvp_sync._meeting], 'apply', true, now())
+FROM rsvp_sync._source s WHERE source_id = :source;
+SELECT is((SELECT string_agg(format('%s %s', right(event_uri, 2), uri), ', ' ORDER BY event_uri) FROM rsvp_sync.inbound WHERE did = did(7)), 'e1 , e2 ', 'two events of one person that have to wait, without a record');
+DELETE FROM rsvp_sync._inbound;
 
 SELECT * FROM finish();

@@ -116,8 +116,10 @@ BEGIN; CREATE TABLE never (id integer PRIMARY KEY, status text);
 SELECT rsvp_sync.attach('never', 'SELECT id, NULL::text AS did, NULL::text AS event_uri, status FROM never');
 INSERT INTO never VALUES (2, 'x'); ROLLBACK
 SQL
-notices('rows of a parallel plan', '50 51', <<'SQL');
-SET parallel_setup_cost = 0; SET parallel_tuple_cost = 0; SET min_parallel_table_scan_size = 0; SET force_parallel_mode = on;
+# its name until PostgreSQL 15, and since
+my $parallel = $log->sql("SELECT name FROM pg_settings WHERE name IN ('force_parallel_mode', 'debug_parallel_query')");
+notices('rows of a parallel plan', '50 51', <<"SQL");
+SET parallel_setup_cost = 0; SET parallel_tuple_cost = 0; SET min_parallel_table_scan_size = 0; SET $parallel = on;
 INSERT INTO seat SELECT a.id + 10, 'maybe' FROM seat a WHERE a.id IN (40, 41)
 SQL
 

@@ -12,11 +12,13 @@ use RsvpSyncTest;
 use RsvpSyncScene;
 
 my $pds = start_pds(accounts => 5);
+# (before 16 it has no such setting, and logs no parameters)
+my @no_parameters = (run_command([ RsvpSyncTest::pg_bin() . '/postgres', '--version' ]))[1] =~ / 15\b/ ? () : ('auto_explain.log_parameter_max_length' => 0);
 my $pg = start_server(pds => $pds, conf => {
 	shared_preload_libraries => 'auto_explain,pg_stat_statements,rsvp_sync',
 	'rsvp_sync.retry_base' => '50ms', 'rsvp_sync.retry_max' => '300ms', 'rsvp_sync.allow_plaintext_credentials' => 'off',
 	log_statement => 'all', log_min_duration_statement => 0, log_min_error_statement => 'debug5', log_parameter_max_length => 0, log_min_messages => 'debug1',
-	'auto_explain.log_min_duration' => 0, 'auto_explain.log_nested_statements' => 'on', 'auto_explain.log_level' => 'log',
+	'auto_explain.log_min_duration' => 0, 'auto_explain.log_nested_statements' => 'on', 'auto_explain.log_level' => 'log', @no_parameters,
 	'pg_stat_statements.track' => 'all', 'pg_stat_statements.track_utility' => 'on', track_activity_query_size => 4096,
 });
 my $key_file = $pg->dir . '/keys';

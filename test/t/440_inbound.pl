@@ -122,6 +122,31 @@ is row(2, 2), 'maybe', 'rolled back: nothing is left of it';
 is process(2, $kept), 'updated', 'told again: done';
 $app->idle('going');
 
+# Whoever tells of it, and does not commit: the stream does not wait, neither
+# for what is known nor for what is new, and what it left out is read.
+sub streamed {
+	my @records = map { my $put = $_; grep { $_->{uri} eq $put->{uri} } map { $app->records($_) } 1 .. 4 } @_;
+	my $array = sub { 'ARRAY[' . join(',', @_) . ']' };
+	return $app->admin("SET lock_timeout = '100ms'; SELECT rsvp_sync._ingest('stream', " . join(', ',
+		$array->(map { $_->{uri} =~ m{^at://([^/]+)} ? quoted($1) : () } @records), $array->(map { 'rsvp_sync.tid_now()' } @records), $array->(map { "'update'" } @records),
+		$array->(map { quoted(rkey($_)) } @records), $array->(map { quoted($_->{cid}) } @records), $array->(map { quoted(json($_->{value})) } @records),
+		$array->(map { 'NULL' } @records) . '::bigint[]', 'true') . ')');
+}
+my $new = elsewhere(4, 2, 'going');
+my $other = elsewhere(3, 3, 'going');
+is $one->query('BEGIN'), '', 'a transaction';
+is $one->query('SELECT rsvp_sync.process_external_rsvp(' . quoted(payload(4, $new)) . ", 't') ->> 'action'"), 'created', '... tells of a new record';
+elsewhere(2, 2, 'interested', rkey($kept));
+is $one->query('SELECT rsvp_sync.process_external_rsvp(' . quoted(payload(2, $kept)) . ", 't') ->> 'action'"), 'updated', '... and of one that is known';
+elsewhere(2, 2, 'notgoing', rkey($kept));
+is streamed($new, $kept, $other), 1, 'the stream tells of both, and of a third one: it waits for nobody';
+is row(3, 3), 'confirmed', '... the third is taken';
+is $app->admin(sprintf "SELECT string_agg(why, ',') FROM rsvp_sync._reading WHERE did IN ('%s', '%s')", $pds->did(2), $pds->did(4)), 'in_use,in_use', '... the accounts of the others are to be read';
+$one->query('COMMIT');
+ok $pg->poll_query_until('app', q{SELECT status = 'cancelled' FROM attendance WHERE event_id = 2 AND user_id = 2}), '... and their newest word counts';
+$app->idle('read');
+is row(4, 2), 'confirmed', '... of the new one, too';
+
 # A row of an application, not seen by the worker yet, and an RSVP for it.
 $app->sql("SELECT rsvp_sync.pause('attendance')");
 $app->sql("INSERT INTO attendance (event_id, user_id, status) VALUES (4, 3, 'confirmed')");

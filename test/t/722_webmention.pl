@@ -63,10 +63,11 @@ is(scalar($web->log(path => '/status/7')), 1, 'once');
 
 $app->sql("UPDATE rsvp SET page = '$pages/50b' WHERE id = 50");
 $app->idle('another page');
-is_deeply([ map { $_->{source} } $web->told('/hook2') ], [ "$pages/50", "$pages/50", "$pages/50b" ], 'a page that moved is told of by its old address and its new one');
+# the two side by side, in whichever order
+is_deeply([ sort map { $_->{source} } $web->told('/hook2') ], [ "$pages/50", "$pages/50", "$pages/50b" ], 'a page that moved is told of by its old address and its new one');
 $app->sql("UPDATE rsvp SET page = '$pages/50' WHERE id = 50");
 $app->idle('back');
-is_deeply([ map { $_->{source} } $web->told('/hook2') ], [ "$pages/50", "$pages/50", "$pages/50b", "$pages/50b", "$pages/50" ], 'and back');
+is_deeply([ sort map { $_->{source} } $web->told('/hook2') ], [ ("$pages/50") x 3, ("$pages/50b") x 2 ], 'and back');
 
 $web->clear_log;
 $app->sql("UPDATE rsvp SET withheld = 'members only', on_withheld = 'keep' WHERE id = 50");
@@ -99,7 +100,8 @@ $app->sql("INSERT INTO rsvp VALUES (60, NULL, 'yes', '$pages/60', '$event', now(
 	(63, NULL, 'yes', 'ftp://x/y', '$event'), (64, NULL, 'yes', '$pages/64', '" . ('https://e.example/' . 'x' x 3000) . "'), (65, NULL, 'secret', '$pages/65', '$event');
 	UPDATE rsvp SET status = 'no' WHERE id = 1001; UPDATE rsvp SET did = 'x' WHERE id = 1002");
 $app->idle('nothing to tell');
-is(scalar($web->log), 0, 'a past event, no page, no target, bad addresses, a status not to be published, a decline of what was never told, an old row untouched: nobody is asked');
+# (but for the status page of what was told before)
+is(join(' ', grep { $_ ne '/status/7' } map { $_->{path} } $web->log), '', 'a past event, no page, no target, bad addresses, a status not to be published, a decline of what was never told, an old row untouched: nobody is asked');
 is($app->state(1001), 'never_published/notgoing', 'and the view says so');
 $app->sql("UPDATE rsvp SET status = 'maybe' WHERE id IN (1001, 1002); INSERT INTO rsvp VALUES (66, NULL, 'no', '$pages/66', '$event')");
 $app->idle('old rows that changed');
