@@ -130,10 +130,12 @@ COMMENT ON FUNCTION rsvp_sync._subject_uri(jsonb) IS
 'at-uri of the event an RSVP record is about; NULL where it is longer than an index takes (2000 characters), which no event''s is.';
 
 CREATE FUNCTION rsvp_sync._datetime(at timestamptz) RETURNS text
-LANGUAGE sql STABLE STRICT PARALLEL SAFE
-RETURN to_char(at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"');
+LANGUAGE sql STABLE PARALLEL SAFE
+RETURN CASE WHEN at >= '0001-01-01 00:00:00+00'
+		AND at < '10000-01-01 00:00:00+00'
+	THEN to_char(at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"') END;
 COMMENT ON FUNCTION rsvp_sync._datetime(timestamptz) IS
-'A datetime as AT Protocol records have it: UTC, milliseconds.';
+'A datetime as AT Protocol records have it: UTC, milliseconds; NULL for what they cannot say (infinity, years of other than four digits).';
 
 /* Sentences for the stable reason codes. */
 CREATE FUNCTION rsvp_sync._reason(code text, detail text DEFAULT NULL)
@@ -589,7 +591,8 @@ BEGIN
 		k.heir_key, (k.giver).source_id, (k.giver).key, k.rkey,
 		coalesce(k.mirrors, false), k.record,
 		coalesce(k.record ->> 'createdAt', k.record_created_at,
-			rsvp_sync._datetime(coalesce(k.created_at, k.changed_at))),
+			rsvp_sync._datetime(k.created_at),
+			rsvp_sync._datetime(k.changed_at)),
 		coalesce(CASE WHEN rsvp_sync.is_cid(k.event_cid) THEN k.event_cid END,
 			e.cid, CASE WHEN rsvp_sync._subject_uri(k.record) = k.event_uri
 				THEN k.record -> 'subject' ->> 'cid' END),

@@ -60,6 +60,23 @@ is_deeply refused("SELECT rsvp_sync.attach('paired', apply => '')"), [ '42883', 
 
 is_deeply refused(q{SELECT * FROM rsvp_sync.attach_all('nowhere', '{"bogus": 1}')}), [ '22023', 'unknown option "bogus"', 'a hint' ], 'attach_all looks at its options, also where there is no table';
 
+# --- times that no record can say
+
+$app->sql('CREATE TABLE timed (id int PRIMARY KEY, person int, status text, created_at timestamptz)');
+$app->attach(query('timed'));
+for my $at ('infinity', '-infinity', '4000-01-01 BC', '99999-01-01') {
+	$app->sql("INSERT INTO timed VALUES (1, 3, 'going', '$at')");
+	$app->idle("created_at $at");
+	like $app->record(3)->{value}{createdAt}, qr/^20\d\d-\d\d-\d\dT[\d:.]+Z$/, "created_at $at: the time of the change";
+	$app->sql('DELETE FROM timed');
+	$app->idle("deleted $at");
+}
+$app->sql("INSERT INTO timed VALUES (1, 3, 'going', '0001-01-01 00:00+00')");
+$app->idle('created_at long ago');
+is $app->record(3)->{value}{createdAt}, '0001-01-01T00:00:00.000Z', 'the first that one can';
+$app->sql('DELETE FROM timed');
+$app->idle('deleted');
+
 # --- a query that gives a row twice
 
 $app->sql('CREATE TABLE doubled (id int PRIMARY KEY, person int, status text)');
