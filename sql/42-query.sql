@@ -215,8 +215,9 @@ REVOKE ALL ON FUNCTION rsvp_sync._withheld_rules(jsonb) FROM PUBLIC;
 COMMENT ON FUNCTION rsvp_sync._withheld_rules(jsonb) IS
 'private: the reasons for which a recognised schema''s row is withheld';
 
-/* The query for a recognised schema. */
-CREATE FUNCTION rsvp_sync._generated_query(shape jsonb) RETURNS text
+/* The query for a recognised schema; more: columns that come before its own. */
+CREATE FUNCTION rsvp_sync._generated_query(shape jsonb,
+	more text DEFAULT '') RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
@@ -239,7 +240,7 @@ BEGIN
 	FROM rsvp_sync._withheld_rules(shape) r;
 
 	RETURN concat_ws(E'\n',
-		format('SELECT %s,', key),
+		format('SELECT %s%s,', more, key),
 		format('%s AS did,', CASE WHEN identity IS NULL
 			THEN format('nullif(%s -> ''bluesky'' ->> ''did'', '''')',
 				rsvp_sync._live_column('u', usr -> 'rel', usr -> 'preferences'))
@@ -264,9 +265,9 @@ BEGIN
 		rsvp_sync._generated_from(shape, a));
 END
 $$;
-REVOKE ALL ON FUNCTION rsvp_sync._generated_query(jsonb) FROM PUBLIC;
-COMMENT ON FUNCTION rsvp_sync._generated_query(jsonb) IS
-'private: the desired query of a recognised schema, by present names';
+REVOKE ALL ON FUNCTION rsvp_sync._generated_query(jsonb, text) FROM PUBLIC;
+COMMENT ON FUNCTION rsvp_sync._generated_query(jsonb, text) IS
+'private: the desired query of a recognised schema, by present names, behind these columns of the attendance row a';
 
 /* Outer joins: a row whose event or user is missing is still a row. */
 CREATE FUNCTION rsvp_sync._generated_from(shape jsonb, a jsonb) RETURNS text

@@ -154,8 +154,8 @@ SELECT coalesce(CASE code
 	WHEN 'invalid_did' THEN 'What the query gives as DID is not a DID.'
 	WHEN 'no_event_uri' THEN 'The event of this row has no at-uri.'
 	WHEN 'invalid_event_uri' THEN 'What the query gives as event_uri is not the at-uri of a record.'
-	WHEN 'unmapped_status' THEN format('The status %L is an unmapped status: option status_map says nothing of it.', detail)
-	WHEN 'status_not_published' THEN format('The status %L is not published.', detail)
+	WHEN 'unmapped_status' THEN format('The status %L is an unmapped status: option status_map says nothing of it.', left(detail, 200))
+	WHEN 'status_not_published' THEN format('The status %L is not published.', left(detail, 200))
 	WHEN 'past_event' THEN 'The event is over (past event); option publish_past_events is off.'
 	WHEN 'superseded' THEN 'Another row speaks for this user and event.'
 	WHEN 'moved' THEN 'The row moved to another event or user; the old record is withdrawn first.'
@@ -194,6 +194,8 @@ SELECT coalesce(CASE code
 	WHEN 'sending' THEN 'A request for this row is under way.'
 	WHEN 'retrying' THEN 'The last try failed; another one follows.'
 	WHEN 'failed' THEN 'Given up; retry() tries again.'
+	WHEN 'refused' THEN 'The PDS refuses the record for good.'
+	WHEN 'unsupported_identifier' THEN 'Only accounts of did:plc, or did:web without a path or port, can be written to; this is not one:'
 	WHEN 'discarded' THEN 'Given up for good by discard(); a change of the row tries again.'
 	ELSE code END, '')
 	|| CASE WHEN detail IS NOT NULL
@@ -502,33 +504,26 @@ BEGIN
 			ORDER BY h.local_at DESC, h.source_id DESC, h.key DESC
 			LIMIT 1) heir ON true
 	), seen AS (
+		/* What is hidden is as both sides knew it. */
 		SELECT k.*, o.rkey AS remote_rkey,
 			CASE WHEN o.hidden THEN k.base_cid ELSE o.cid END AS remote_cid,
-			CASE WHEN o.hidden THEN (k.intent).heard_status
-				ELSE o.status END AS remote_status,
-			CASE WHEN NOT o.hidden THEN o.record END AS record,
-			o.changed_at AS remote_at,
-			o.did IS NOT NULL AND NOT (o.hidden AND k.base_cid IS NULL)
-				AS remote_seen,
-			coalesce(o.cid IS NOT NULL AND o.record IS NULL AND o.source = 'application', false)
-				OR coalesce(o.rumour, false) AS told_only,
-			coalesce(o.rumour, false) AS rumour,
+			CASE WHEN o.hidden THEN (k.intent).heard_status ELSE o.status END AS remote_status,
+			CASE WHEN NOT o.hidden THEN o.record END AS record, o.changed_at AS remote_at,
+			o.did IS NOT NULL AND NOT (o.hidden AND k.base_cid IS NULL) AS remote_seen,
+			coalesce(o.rumour OR o.cid IS NOT NULL AND o.record IS NULL
+				AND o.source = 'application', false) AS told_only, o.rumour,
 			coalesce(o.rkey <> k.rkey, false) AS replaced
 		FROM joined k
 		/*
-		 * The record of the bond first, else the newest of the slot.  Where
-		 * the bond's is known to be gone, another one has replaced it.  But
-		 * what only another tenant's application has told of it is hidden:
-		 * it is taken to be as it was when both sides agreed, until it is read.
+		 * The bond's record, else the newest of the slot; also where the bond's
+		 * is gone, unless only another tenant's application says that it is.
 		 */
 		LEFT JOIN LATERAL (
 			SELECT z.*, coalesce(of_source <> ALL (z.heard_by), false) AS rumour,
 				coalesce(of_source <> ALL (z.heard_by) AND z.rkey = k.rkey
-					AND k.bond IS NOT NULL, false) AS hidden
-			FROM (
-				SELECT CASE WHEN b.cid IS NULL
-					AND coalesce(of_source = ANY (b.heard_by), true)
-					THEN 2 ELSE 0 END AS rank, b.*
+					AND k.bond IS NOT NULL, false) AS hidden FROM (
+				SELECT CASE WHEN b.cid IS NULL AND coalesce(of_source
+					= ANY (b.heard_by), true) THEN 2 ELSE 0 END AS rank, b.*
 				FROM rsvp_sync._observed b
 				WHERE b.did = k.did AND b.rkey = k.rkey
 					AND (b.cid IS NOT NULL OR k.bond IS NOT NULL)
@@ -538,8 +533,7 @@ BEGIN
 					AND b.cid IS NOT NULL
 					AND (k.bond IS NULL OR NOT k.doubt AND EXISTS (
 						SELECT FROM rsvp_sync._observed g
-						WHERE g.did = k.did AND g.rkey = k.rkey
-							AND g.cid IS NULL
+						WHERE g.did = k.did AND g.rkey = k.rkey AND g.cid IS NULL
 							AND coalesce(of_source = ANY (g.heard_by), true)))
 			) z
 			ORDER BY z.rank, z.changed_at DESC NULLS LAST, z.rkey DESC
@@ -597,9 +591,8 @@ BEGIN
 			e.cid, CASE WHEN rsvp_sync._subject_uri(k.record) = k.event_uri
 				THEN k.record -> 'subject' ->> 'cid' END),
 		k.sent_cids, k.attempts, k.changed_at, k.s,
-		CASE WHEN k.told_only THEN rsvp_sync._read_before_put(
-				rsvp_sync.plan(k.s), k.s, k.rumour)
-			ELSE rsvp_sync.plan(k.s) END,
+		CASE WHEN k.told_only THEN rsvp_sync._read_before_put(rsvp_sync.plan(k.s),
+			k.s, k.rumour) ELSE rsvp_sync.plan(k.s) END,
 		(k.intent).state, (k.intent).reason_code
 	FROM situated k
 	LEFT JOIN LATERAL (SELECT n.cid FROM rsvp_sync._event n WHERE n.uri

@@ -495,7 +495,7 @@ COMMENT ON FUNCTION rsvp_sync._read_done(bigint, text, text, text, text, jsonb, 
 /* All records of an account, every page. */
 CREATE FUNCTION rsvp_sync._list_done(of_did text, records jsonb,
 	of_pds text DEFAULT NULL, asked timestamptz DEFAULT NULL)
-RETURNS void
+RETURNS boolean
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -509,7 +509,7 @@ DECLARE
 			AND o.heard_by IS NOT NULL AND o.event_uri IS NOT NULL);
 BEGIN
 	IF of_pds <> rsvp_sync._pds_of(of_did) THEN
-		RETURN;					/* where the account is no more */
+		RETURN false;			/* where the account is no more */
 	END IF;
 	SELECT jsonb_object_agg(o.rkey, o.cid) INTO before
 	FROM rsvp_sync._observed o WHERE o.did = of_did;
@@ -539,10 +539,32 @@ BEGIN
 					OR o.event_uri = ANY (told))));
 	END IF;
 	PERFORM rsvp_sync._rewind(of_did);
+	RETURN true;
 END
 $$;
 COMMENT ON FUNCTION rsvp_sync._list_done(text, jsonb, text, timestamptz) IS
-'The RSVP records of an account, all pages of listRecords; what is not among them is gone.';
+'The RSVP records of an account, all pages of listRecords; what is not among them is gone. False: it has no say, the account has moved.';
+
+/*
+ * Keys that were to be sent when their account's records were listed anew:
+ * whether or not a call of theirs had an effect, it is known now.
+ */
+CREATE FUNCTION rsvp_sync._listed(of_source bigint, keys text[])
+RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET enable_hashjoin = off
+SET enable_mergejoin = off SET enable_bitmapscan = off
+AS $$
+BEGIN
+	UPDATE rsvp_sync._intent i SET doubt = false
+	WHERE i.ctid = ANY (ARRAY(SELECT (SELECT n.ctid FROM rsvp_sync._intent n
+			WHERE n.source_id = of_source AND n.key = k)
+		FROM unnest(keys) k)) AND i.doubt;
+END
+$$;
+COMMENT ON FUNCTION rsvp_sync._listed(bigint, text[]) IS
+'Keys whose account''s records have just been listed are in doubt no more.';
 
 CREATE FUNCTION rsvp_sync._event_done(of_uri text, new_cid text)
 RETURNS void

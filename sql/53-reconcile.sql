@@ -101,10 +101,19 @@ RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-	query text := rsvp_sync._desired_query(s.source_id);
+	query text;
 	single text;
 	result text;
 BEGIN
+	/* One that we have made has each row of the table, and names it. */
+	IF s.kind IN ('plan', 'openmeet') THEN
+		RETURN (SELECT rsvp_sync._generated_query(rsvp_sync._shape(s),
+				format('%s, true, %s, ', string_agg(format('a.%I', k.name),
+					', ' ORDER BY k.place), rsvp_sync._told_columns(s)))
+			|| rsvp_sync._page_range(s.attendance, 'a', below, above)
+			FROM rsvp_sync._key_columns(s.attendance) k);
+	END IF;
+	query := rsvp_sync._desired_query(s.source_id);
 	/* The only column of a key has a name that every query may use. */
 	SELECT 'attendance_id' INTO single
 	FROM rsvp_sync._key_columns(s.attendance) k
@@ -234,43 +243,26 @@ AS 'MODULE_PATHNAME', 'rsvp_sync_is_record_of_did';
 COMMENT ON FUNCTION rsvp_sync._is_record_of_did(text) IS
 'private: is this the at-uri of a record in a DID''s repository?';
 
-/* Why a row that is not withheld publishes nothing; as plan() says it. */
-CREATE FUNCTION rsvp_sync._missing(did text, event_uri text, mapped boolean,
-	local text, past boolean)
-RETURNS text
-LANGUAGE plpgsql IMMUTABLE
-SET search_path = pg_catalog, pg_temp
-AS $$
-BEGIN
-	RETURN CASE
-		WHEN did IS NULL THEN 'no_did'
-		WHEN NOT rsvp_sync.is_did(did) THEN 'invalid_did'
-		WHEN event_uri IS NULL THEN 'no_event_uri'
-		WHEN NOT rsvp_sync._is_record_of_did(event_uri)
-		THEN 'invalid_event_uri'
-		WHEN mapped IS NOT TRUE THEN 'unmapped_status'
-		WHEN local IS NULL THEN 'status_not_published'
-		WHEN past THEN 'past_event' END;
-END
-$$;
-COMMENT ON FUNCTION rsvp_sync._missing(text, text, boolean, text, boolean) IS
-'private: reason code of a row whose own values keep it from being published, else NULL';
-
 /*
  * Slots in which several keys could meet, of all sources.  One look at all
  * intents costs less than a look-up for each key, where the source has a good
  * part of them and few of its keys do meet.
  */
+CREATE FUNCTION rsvp_sync._crowded_digests(at_most_kb integer)
+RETURNS bigint[]
+LANGUAGE C VOLATILE
+AS 'MODULE_PATHNAME', 'rsvp_sync_crowded_slots';
+COMMENT ON FUNCTION rsvp_sync._crowded_digests(integer) IS
+'private: digests of the slots, of all sources, with more than one key of which one has, wants or may have a record; NULL: there are more than a hundred, or it would need more kilobytes';
+
 CREATE FUNCTION rsvp_sync._crowded_slots(of_source bigint)
 RETURNS bigint[]
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
-SET jit = off SET work_mem = '64MB'
 AS $$
 DECLARE
 	part bigint := (SELECT greatest(c.reltuples / 4, 1) FROM pg_class c
 		WHERE c.oid = 'rsvp_sync._intent'::regclass);
-	crowded bigint[];
 BEGIN
 	/* Of many millions it would be a long statement. */
 	IF part > 1250000 OR part > (SELECT count(*) FROM (SELECT FROM rsvp_sync._intent i
@@ -278,31 +270,59 @@ BEGIN
 	THEN
 		RETURN NULL;
 	END IF;
-	crowded := ARRAY(
-		SELECT hashtextextended(i.did, hashtextextended(i.event_uri, 0))
-		FROM rsvp_sync._intent i
-		GROUP BY 1
-		HAVING count(*) > 1
-			AND bool_or(i.live OR i.bond IS NOT NULL OR i.doubt)
-		LIMIT 101);
-	RETURN CASE WHEN cardinality(crowded) <= 100 THEN crowded END;
+	RETURN rsvp_sync._crowded_digests(131072);
 END
 $$;
 COMMENT ON FUNCTION rsvp_sync._crowded_slots(bigint) IS
-'private: hashes of the slots with more than one key of which one has, wants or may have a record; NULL: better looked up key by key';
+'private: what _crowded_digests() says; NULL where it is better to look slots up key by key';
 
 /*
- * One page of rows.  What a row, its intent and its record say is compared
- * here for the cases that most rows are in; whatever is in none of them is
- * suspected, and planned.  Each case says when plan(), asked about such a key,
- * would answer "none" (or "wait" as before) and leave what is recorded as it
- * is; test/model compares the two over random histories.
- *
- * Look-ups by index, as a slice is small beside the tables.
+ * Records that are known, for a pass that is made at once: one look at all of
+ * them costs less than a look-up for each row, if they are not many more.
  */
+CREATE FUNCTION rsvp_sync._record_digests(at_most_kb integer) RETURNS bigint
+LANGUAGE C VOLATILE
+AS 'MODULE_PATHNAME', 'rsvp_sync_record_digests';
+COMMENT ON FUNCTION rsvp_sync._record_digests(integer) IS
+'private: reads digests of (did, rkey, cid) of all observed records, for _compare_page(), and keeps them until the transaction ends or it is called again: a number by which they are asked; NULL: it would need more kilobytes';
+
+CREATE FUNCTION rsvp_sync._known_records(of_source bigint) RETURNS bigint
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	part bigint := (SELECT greatest(c.reltuples / 4, 1) FROM pg_class c
+		WHERE c.oid = 'rsvp_sync._observed'::regclass);
+BEGIN
+	IF part > (SELECT count(*) FROM (SELECT FROM rsvp_sync._intent i
+		WHERE i.source_id = of_source AND i.bond IS NOT NULL LIMIT part) k)
+	THEN
+		RETURN NULL;
+	END IF;
+	RETURN rsvp_sync._record_digests(65536);
+END
+$$;
+COMMENT ON FUNCTION rsvp_sync._known_records(bigint) IS
+'private: what _record_digests() says; NULL where it is better to look records up key by key';
+
+/*
+ * What a row, its intent and its record say is compared for the cases that
+ * most rows are in (src/compare.c); whatever is in none of them is suspected.
+ * For each row looked up by index, as a slice is small beside the tables.
+ */
+CREATE FUNCTION rsvp_sync._compare_page(source_id bigint, after text,
+	until text, words text[], locals text[], past_too boolean, tells text[],
+	leaving text[], forgotten boolean, crowded bigint[], records bigint,
+	OUT seen bigint, OUT matched bigint, OUT suspects text[], OUT erased text[])
+LANGUAGE C VOLATILE
+AS 'MODULE_PATHNAME', 'rsvp_sync_compare_page';
+COMMENT ON FUNCTION rsvp_sync._compare_page(bigint, text, text, text[], text[], boolean, text[], text[], boolean, bigint[], bigint) IS
+'private: compares the attendance rows after one key and up to another (NULL: without bound) with what is recorded. words, locals: the status map; tells: what is written back; leaving: dids whose users take leave; forgotten: are there any who were; crowded, records: what _crowded_slots() and _known_records() said. matched: xor of hashes of the keys that have an intent; suspects: keys to be planned; erased: those whose row has not what it was told';
+
+/* One page of rows; those that are suspected are planned. */
 CREATE FUNCTION rsvp_sync._compare_rows(of_source bigint, after text,
-	at_most integer, crowded bigint[], OUT until text, OUT seen bigint, OUT matched bigint,
-	OUT differing text[])
+	at_most integer, crowded bigint[], records bigint, OUT until text,
+	OUT seen bigint, OUT matched bigint, OUT differing text[])
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
@@ -310,113 +330,36 @@ SET enable_bitmapscan = off SET jit = off
 AS $$
 DECLARE
 	src rsvp_sync._source;
-	map jsonb := rsvp_sync._status_map(of_source);
-	past_too boolean;
-	told jsonb;
-	leaving text[] := ARRAY(SELECT a.did FROM rsvp_sync._account a
-		WHERE a.leaving IS NOT NULL);
-	forgotten boolean := EXISTS (SELECT FROM rsvp_sync._forgotten);
-	suspects text[];
-	erased text[];
+	page record;
 BEGIN
 	SELECT * INTO STRICT src FROM rsvp_sync._source s
 	WHERE s.source_id = of_source;
-	past_too := coalesce((src.options ->> 'publish_past_events')::boolean,
-		false);
-	told := coalesce(nullif(rsvp_sync._shape(src) -> 'writeback', 'null'),
-		'{}');
 	until := rsvp_sync._page_end(of_source, after, at_most);
 
-	SELECT count(*), coalesce(bit_xor(hashtextextended(r.key, 0))
-			FILTER (WHERE r.known), 0),
-		coalesce(array_agg(r.key) FILTER (WHERE NOT coalesce(r.right, false)),
-			'{}'),
-		coalesce(array_agg(r.key) FILTER (WHERE r.erased), '{}')
-	INTO seen, matched, suspects, erased
-	FROM (
-		SELECT p.key, i.key IS NOT NULL AS known, CASE
-			WHEN NOT p.present THEN i.key IS NULL
-			WHEN i.key IS NULL OR i.doubt OR i.sent_cids <> '{}'
-				OR i.did IS DISTINCT FROM p.did
-				OR i.event_uri IS DISTINCT FROM p.event_uri
-				/* Its user takes leave, or has. */
-				OR p.did = ANY (leaving)
-				OR forgotten AND EXISTS (SELECT FROM rsvp_sync._forgotten f
-					WHERE f.digest = sha256(convert_to(p.did, 'UTF8')))
-			THEN false
-			WHEN p.withheld IS NOT NULL
-			THEN i.state = 'withheld' AND (i.reason_code = p.withheld
-					OR i.reason_code = 'withheld' AND i.reason = p.withheld)
-				AND (p.on_withheld IS DISTINCT FROM 'delete'
-					OR i.bond IS NULL AND i.base_cid IS NULL)
-			WHEN i.state = 'withheld' AND i.reason_code IN ('no_did',
-				'invalid_did', 'no_event_uri', 'invalid_event_uri',
-				'unmapped_status', 'status_not_published', 'past_event')
-			THEN i.reason_code = rsvp_sync._missing(p.did, p.event_uri,
-					map ? p.status, v.local, v.past)
-				AND (i.reason_code <> 'status_not_published'
-					OR i.bond IS NULL AND i.base_local IS NULL)
-			WHEN v.local IS NULL OR v.past
-				/* Planned as one that wants a record: its parts are valid. */
-				OR NOT i.live AND NOT coalesce(rsvp_sync.is_did(p.did)
-					AND rsvp_sync._is_record_of_did(p.event_uri), false)
-			THEN false
-			WHEN i.bond IS NULL AND i.state = 'blocked'
-			THEN i.reason_code = 'no_account'
-				AND i.base_local IS DISTINCT FROM v.local
-				AND NOT EXISTS (SELECT FROM rsvp_sync._account a
-					WHERE a.did = p.did)
-			ELSE i.base_local = v.local
-				AND CASE WHEN i.bond IS NULL THEN i.state = 'done'
-						OR i.reason_code IN ('not_backfilled',
-							'never_published')
-					ELSE i.state = 'done' AND o.cid = i.base_cid
-						AND (o.status IS DISTINCT FROM v.local
-							OR i.reason_code = 'published') END
-				/* Nobody else is in its slot. */
-				AND CASE WHEN crowded = '{}' THEN true
-					WHEN crowded IS NOT NULL
-					THEN hashtextextended(i.did,
-						hashtextextended(i.event_uri, 0)) <> ALL (crowded)
-					ELSE NOT EXISTS (SELECT FROM rsvp_sync._intent r
-						WHERE r.did = i.did AND r.event_uri = i.event_uri
-							AND (r.live OR r.bond IS NOT NULL OR r.doubt)
-							AND (r.key <> i.key
-								OR r.source_id <> i.source_id)) END
-			END AS right,
-			/* A column may have taken less of it than there was. */
-			p.present AND i.bond IS NOT NULL AND NOT i.writeback
-				AND i.state IN ('done', 'withheld') AND p.tellable
-				AND (told ? 'uri' AND p.told_uri IS DISTINCT FROM
-						left(v.uri, greatest(length(p.told_uri), 1))
-					OR told ? 'cid' AND p.told_cid IS DISTINCT FROM
-						left(CASE WHEN i.base_cid NOT LIKE '?%'
-							THEN i.base_cid END,
-							greatest(length(p.told_cid), 1))
-					OR told ? 'rkey' AND p.told_rkey IS DISTINCT FROM
-						left(i.rkey, greatest(length(p.told_rkey), 1)))
-				AS erased
-		FROM rsvp_sync._page(of_source, after, until) p
-		LEFT JOIN rsvp_sync._intent i
-			ON i.source_id = of_source AND i.key = p.key
-		LEFT JOIN rsvp_sync._observed o ON o.did = i.did AND o.rkey = i.rkey
-			AND i.bond IS NOT NULL
-		CROSS JOIN LATERAL (SELECT map ->> p.status AS local,
-			NOT past_too AND coalesce(coalesce(p.ends_at, p.starts_at) < now(),
-				false) AS past,
-			'at://' || i.did || '/community.lexicon.calendar.rsvp/' || i.rkey
-				AS uri) v
-	) r;
-	differing := ARRAY(SELECT rsvp_sync._differing(of_source, suspects)
-		WHERE suspects <> '{}'
+	SELECT c.* INTO STRICT page
+	FROM (SELECT coalesce(array_agg(m.key), '{}') AS words,
+			coalesce(array_agg(m.value), '{}') AS locals
+		FROM jsonb_each_text(rsvp_sync._status_map(of_source)) m) map
+	CROSS JOIN LATERAL rsvp_sync._compare_page(of_source, after, until,
+		map.words, map.locals,
+		coalesce((src.options ->> 'publish_past_events')::boolean, false),
+		ARRAY(SELECT jsonb_object_keys(nullif(
+			rsvp_sync._shape(src) -> 'writeback', 'null'))),
+		ARRAY(SELECT a.did FROM rsvp_sync._account a
+			WHERE a.leaving IS NOT NULL),
+		EXISTS (SELECT FROM rsvp_sync._forgotten), crowded, records) c;
+	seen := page.seen;
+	matched := page.matched;
+	differing := ARRAY(SELECT rsvp_sync._differing(of_source, page.suspects)
+		WHERE page.suspects <> '{}'
 		UNION
-		SELECT k FROM unnest(erased) k
+		SELECT k FROM unnest(page.erased) k
 		WHERE NOT EXISTS (SELECT FROM rsvp_sync._queue q
 			WHERE q.source_id = of_source AND q.key = k));
 END
 $$;
-COMMENT ON FUNCTION rsvp_sync._compare_rows(bigint, text, integer, bigint[]) IS
-'private: compares the attendance rows after a key (NULL: from the first), at most so many; crowded: what _crowded_slots() said. until: the last key of them, NULL if it was the rest; matched: xor of hashes of the keys that have an intent; differing: keys that are not as they should be';
+COMMENT ON FUNCTION rsvp_sync._compare_rows(bigint, text, integer, bigint[], bigint) IS
+'private: compares the attendance rows after a key (NULL: from the first), at most so many; crowded, records: what _crowded_slots() and _known_records() said. until: the last key of them, NULL if it was the rest; matched: xor of hashes of the keys that have an intent; differing: keys that are not as they should be';
 
 /* One page of intents: those whose row is gone. */
 CREATE FUNCTION rsvp_sync._compare_intents(of_source bigint, after text,
@@ -464,7 +407,7 @@ COMMENT ON FUNCTION rsvp_sync._all_matched(bigint, bigint) IS
 
 /* The next slice of a pass.  Its end: phase is NULL again. */
 CREATE FUNCTION rsvp_sync._next_slice(INOUT pass rsvp_sync._pass,
-	at_most integer, OUT differing text[])
+	at_most integer, records bigint DEFAULT NULL, OUT differing text[])
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -491,7 +434,7 @@ BEGIN
 		pass.phase := 'intents';
 	ELSE
 		SELECT * INTO slice FROM rsvp_sync._compare_rows(pass.source_id,
-			pass.position, at_most, pass.crowded);
+			pass.position, at_most, pass.crowded, records);
 		slice.differing := ARRAY(SELECT unnest(slice.differing)
 			UNION SELECT unnest(rsvp_sync._differing_mentions(pass.source_id,
 				pass.position, slice.until)));
@@ -509,8 +452,8 @@ BEGIN
 	END IF;
 END
 $$;
-COMMENT ON FUNCTION rsvp_sync._next_slice(rsvp_sync._pass, integer) IS
-'private: one slice of a pass over a source: where the pass stands after it (phase NULL: at its end) and the keys that are not as they should be';
+COMMENT ON FUNCTION rsvp_sync._next_slice(rsvp_sync._pass, integer, bigint) IS
+'private: one slice of a pass over a source; records: what _known_records() said, if it was asked: where the pass stands after it (phase NULL: at its end) and the keys that are not as they should be';
 
 /* A whole pass at once. */
 CREATE FUNCTION rsvp_sync._differences(of_source bigint)
@@ -520,11 +463,13 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
 	pass rsvp_sync._pass;
+	records bigint := rsvp_sync._known_records(of_source);
 	slice record;
 BEGIN
 	pass.source_id := of_source;
 	LOOP
-		SELECT * INTO slice FROM rsvp_sync._next_slice(pass, 20000);
+		SELECT * INTO slice
+		FROM rsvp_sync._next_slice(pass, 20000, records);
 		pass := slice.pass;
 		RETURN QUERY SELECT unnest(slice.differing);
 		EXIT WHEN pass.phase IS NULL;

@@ -490,13 +490,18 @@ LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-	used integer[] := rsvp_sync._records_in_use(
-		ARRAY(SELECT a.did FROM unnest(arrivals) a),
-		ARRAY(SELECT a.rkey FROM unnest(arrivals) a));
+	dids text[] := ARRAY(SELECT a.did FROM unnest(arrivals) a);
+	rkeys text[] := ARRAY(SELECT a.rkey FROM unnest(arrivals) a);
+	used integer[];
 BEGIN
-	IF used = '{}' THEN
-		RETURN arrivals;
-	END IF;
+	/* The worker's transactions, which record what was written, are short. */
+	FOR i IN 1 .. 10 LOOP
+		used := rsvp_sync._records_in_use(dids, rkeys);
+		IF used = '{}' THEN
+			RETURN arrivals;
+		END IF;
+		PERFORM pg_sleep(0.01);
+	END LOOP;
 	PERFORM rsvp_sync._read_remote(ARRAY(SELECT arrivals[n].did
 		FROM unnest(used) n), 'in_use', later => interval '5 seconds');
 	RETURN ARRAY(SELECT a.a FROM (SELECT a, row_number() OVER () AS n

@@ -17,7 +17,8 @@ CREATE TABLE rsvp_sync._stream (
 	gap_at timestamptz,				-- when it was seen last that events may be missing
 	gap_why text,
 	gap_from timestamptz,
-	gap_until timestamptz
+	gap_until timestamptz,
+	gap_place bigint				-- time_us of the newest event that there was then
 ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0,
 	autovacuum_vacuum_threshold = 500, autovacuum_vacuum_cost_delay = 0);
 
@@ -203,22 +204,26 @@ COMMENT ON FUNCTION rsvp_sync._ingest_identities(text[]) IS
 /*
  * Where to go on: the newest event of any server.  last_us is NULL where there
  * was none yet.  Nobody remembers what is missing after too long an absence.
+ * known_us is when a gap behind that very event was seen last: all accounts
+ * are read since, and need not be again for what was missing until then.
  */
 CREATE FUNCTION rsvp_sync._stream_place(of_host text, OUT last_us bigint,
-	OUT same_host boolean, OUT too_old boolean)
+	OUT same_host boolean, OUT too_old boolean, OUT known_us bigint)
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
 SELECT s.time_us, s.host = of_host,
-	greatest(rsvp_sync._time_of_us(s.time_us), s.seen)
-		< now() - rsvp_sync._stream_memory()
+	greatest(rsvp_sync._time_of_us(s.time_us), s.seen, g.known)
+		< now() - rsvp_sync._stream_memory(), rsvp_sync._us_of(g.known)
 FROM (SELECT t.time_us, t.host,
 		max(t.caught_up_at) OVER () AS seen
 	FROM rsvp_sync._stream t
 	ORDER BY t.time_us DESC NULLS LAST, t.host <> of_host LIMIT 1) s
+CROSS JOIN LATERAL (SELECT max(t.gap_at) AS known FROM rsvp_sync._stream t
+	WHERE t.gap_place = s.time_us) g
 $$;
 COMMENT ON FUNCTION rsvp_sync._stream_place(text) IS
-'private: the newest event taken, whether this server said it, and whether that is longer ago than servers remember';
+'private: the newest event taken, whether this server said it, whether that is longer ago than servers remember, and since when a gap behind it is known';
 
 /* How far it has come, in the transaction that took the events. */
 CREATE FUNCTION rsvp_sync._stream_advance(of_host text, new_us bigint,
@@ -296,12 +301,13 @@ DECLARE
 	known text[] := ARRAY(SELECT k FROM rsvp_sync._known_dids() k);
 BEGIN
 	INSERT INTO rsvp_sync._stream AS s (host, gap_at, gap_why, gap_from,
-		gap_until)
+		gap_until, gap_place)
 	VALUES (of_host, now(), why, rsvp_sync._time_of_us(from_us),
-		coalesce(rsvp_sync._time_of_us(until_us), now()))
+		coalesce(rsvp_sync._time_of_us(until_us), now()),
+		(SELECT max(t.time_us) FROM rsvp_sync._stream t))
 	ON CONFLICT (host) DO UPDATE SET gap_at = excluded.gap_at,
 		gap_why = excluded.gap_why, gap_from = excluded.gap_from,
-		gap_until = excluded.gap_until;
+		gap_until = excluded.gap_until, gap_place = excluded.gap_place;
 	PERFORM rsvp_sync._read_remote(known, 'gap');
 	RETURN cardinality(known);
 END

@@ -317,6 +317,22 @@ $$;
 COMMENT ON FUNCTION rsvp_sync._tell_meeting(rsvp_sync._meeting) IS
 'private: what process_external_rsvp() says of what the merge did';
 
+/* The application's word in a row; NULL: no row, or it cannot be asked. */
+CREATE FUNCTION rsvp_sync._word_of_row(of_source bigint, of_key text)
+RETURNS text
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	RETURN (SELECT d.status
+		FROM rsvp_sync._desired(of_source, ARRAY[of_key]) d);
+EXCEPTION WHEN OTHERS THEN
+	RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION rsvp_sync._word_of_row(bigint, text) IS
+'private: the status of an attendance row, or NULL';
+
 CREATE FUNCTION rsvp_sync._process_record(caller oid, payload jsonb,
 	sources bigint[])
 RETURNS jsonb
@@ -357,8 +373,8 @@ BEGIN
 		RETURN rsvp_sync._external_result('ignored', told.source_id, told.key,
 			'A newer version of this record is known.');
 	END IF;
-	SELECT m.source_id, (m.meeting).taken_key, (m.meeting).key, t.action,
-		t.message
+	SELECT m.source_id, (m.meeting).taken_key, (m.meeting).key,
+		(m.meeting).seen_key, (m.meeting).seen, t.action, t.message
 	INTO told
 	FROM rsvp_sync._merge_slots(intake.dids || a.did,
 		intake.uris || a.event_uri, sources, NULL, NULL, of_handle) m
@@ -368,6 +384,14 @@ BEGIN
 	IF told.action IS NULL THEN
 		RETURN rsvp_sync._external_result('parked', NULL, NULL,
 			'The event is not known here; the RSVP is kept and looked at again when it appears.');
+	END IF;
+	/* The host's decision stands: the function took it, and changed nothing. */
+	IF told.action = 'updated' AND told.taken_key = told.seen_key
+		AND told.seen = rsvp_sync._word_of_row(told.source_id, told.taken_key)
+	THEN
+		told.action := 'unchanged';
+		told.message := format('The application leaves the attendance as it is (%s).',
+			told.seen);
 	END IF;
 	IF told.action IN ('created', 'updated', 'unchanged') THEN
 		DELETE FROM rsvp_sync._stranger t

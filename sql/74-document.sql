@@ -276,13 +276,18 @@ BEGIN
 			USING ERRCODE = 'insufficient_privilege',
 			HINT = 'A document can be made of a row by whoever may read it.';
 	END IF;
-	SELECT v.data INTO seen
-	FROM rsvp_sync._visible_rows(caller, s.attendance,
-		rsvp_sync._visible_query(caller, s, false),
-		_rsvp_document.attendance_id, NULL) v;
-	IF NOT FOUND THEN
-		RETURN NULL;
-	END IF;
+	BEGIN
+		SELECT v.data INTO seen
+		FROM rsvp_sync._visible_rows(caller, s.attendance,
+			rsvp_sync._visible_query(caller, s, false),
+			_rsvp_document.attendance_id, NULL) v;
+		IF NOT FOUND THEN
+			RETURN NULL;
+		END IF;
+	EXCEPTION WHEN data_exception THEN
+		PERFORM rsvp_sync._check_key(s, attendance_id);
+		RAISE;
+	END;
 	SELECT w.data INTO wanted
 	FROM rsvp_sync._desired_rows(s.source_id, _rsvp_document.attendance_id, NULL) w;
 	IF NOT FOUND THEN

@@ -316,35 +316,80 @@ COMMENT ON FUNCTION rsvp_sync._check_reader(oid, regclass, text) IS
 'insufficient_privilege unless the caller may see the state of this row.';
 
 /*
- * A key as it is kept: '01' is row 1, and a uuid may come in capitals.  What
- * is no row, or cannot be one, is for the caller to say.
+ * Of a key that nothing is known of: can it be one at all?  As the table's
+ * owner, since a type's input may be the application's.
  */
-CREATE FUNCTION rsvp_sync._kept_key(of_source bigint, given text)
-RETURNS text
+CREATE FUNCTION rsvp_sync._check_key(src rsvp_sync._source, of_key text)
+RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-	given_hint text;
+	described text;
+	columns integer;
+	wrong boolean := false;
+BEGIN
+	IF of_key IS NULL OR EXISTS (SELECT FROM rsvp_sync._intent i
+		WHERE i.source_id = src.source_id AND i.key = of_key) THEN
+		RETURN;
+	END IF;
+	SELECT count(*), string_agg(format('"%s" (%s)', k.name, k.type), ', '
+		ORDER BY k.place)
+	INTO columns, described
+	FROM rsvp_sync._key_columns(src.attendance) k;
+	IF columns = 0 THEN
+		RETURN;
+	END IF;
+	BEGIN
+		IF columns > 1 THEN
+			wrong := of_key::jsonb IS DISTINCT FROM (
+				SELECT jsonb_agg(e.v #>> '{}' ORDER BY e.n)
+				FROM jsonb_array_elements(of_key::jsonb)
+					WITH ORDINALITY e (v, n)
+				HAVING count(*) = columns);
+		END IF;
+		PERFORM rsvp_sync._present(src.source_id, ARRAY[of_key])
+		WHERE NOT wrong;
+	EXCEPTION
+		WHEN data_exception OR check_violation OR not_null_violation THEN
+			wrong := true;
+		/* Whatever else there is, whoever called will find. */
+		WHEN OTHERS THEN NULL;
+	END;
+	IF wrong THEN
+		RAISE EXCEPTION '"%" cannot be a key of table %', of_key,
+			src.attendance
+			USING ERRCODE = 'invalid_parameter_value',
+			HINT = CASE WHEN columns = 1
+				THEN format('attendance_id is the primary key as text: column %s.', described)
+				ELSE format('attendance_id is the primary key as a JSON array of %s texts, as in ["1", "2"]: columns %s.', columns, described) END;
+	END IF;
+END
+$$;
+COMMENT ON FUNCTION rsvp_sync._check_key(rsvp_sync._source, text) IS
+'private: invalid_parameter_value if this text cannot be a key of the attendance table';
+
+/* A key as it is kept: '01' is row 1, and a uuid may come in capitals. */
+CREATE FUNCTION rsvp_sync._kept_key(src rsvp_sync._source, given text)
+RETURNS text
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
 BEGIN
 	/* Known rows need no query: it may be broken. */
 	IF given IS NULL OR EXISTS (SELECT FROM rsvp_sync._intent i
-			WHERE i.source_id = of_source AND i.key = given)
+			WHERE i.source_id = src.source_id AND i.key = given)
 		OR EXISTS (SELECT FROM rsvp_sync._queue q
-			WHERE q.source_id = of_source AND q.key = given) THEN
+			WHERE q.source_id = src.source_id AND q.key = given) THEN
 		RETURN given;
 	END IF;
+	PERFORM rsvp_sync._check_key(src, given);
 	RETURN coalesce((SELECT d.key
-		FROM rsvp_sync._desired(of_source, ARRAY[given]) d), given);
-EXCEPTION WHEN data_exception THEN
-	GET STACKED DIAGNOSTICS given_hint = PG_EXCEPTION_HINT;
-	RAISE EXCEPTION USING ERRCODE = SQLSTATE, MESSAGE = SQLERRM,
-		HINT = coalesce(nullif(given_hint, ''),
-			'A row is named by its primary key as text, as view status shows it.');
+		FROM rsvp_sync._desired(src.source_id, ARRAY[given]) d), given);
 END
 $$;
-COMMENT ON FUNCTION rsvp_sync._kept_key(bigint, text) IS
-'private: the text under which a row that somebody names is known; the name itself where there is no such row';
+COMMENT ON FUNCTION rsvp_sync._kept_key(rsvp_sync._source, text) IS
+'private: the text under which a row that somebody names is known, or the name itself where there is no such row; errors of _check_key()';
 
 CREATE FUNCTION rsvp_sync._sync_status(caller oid, attendance regclass,
 	attendance_id text, OUT state text, OUT reason_code text,
@@ -359,7 +404,7 @@ DECLARE
 	kept text;
 BEGIN
 	PERFORM rsvp_sync._check_reader(caller, attendance, attendance_id);
-	kept := rsvp_sync._kept_key(src.source_id, attendance_id);
+	kept := rsvp_sync._kept_key(src, attendance_id);
 	SELECT v.state, v.reason_code, v.reason, v.uri, v.cid, v.status,
 		v.attempts, v.next_attempt_at, v.last_error, v.synced_at
 	INTO state, reason_code, reason, uri, cid, status, attempts,
@@ -390,7 +435,7 @@ LANGUAGE C VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS 'MODULE_PATHNAME', 'rsvp_sync_sync_status';
 COMMENT ON FUNCTION rsvp_sync.sync_status(regclass, text) IS
-'State of one attendance row. attendance_id: its primary key as text (composite: a JSON array of texts). All NULL: there is no such row. Errors: undefined_object (not attached), insufficient_privilege (may not read the table).';
+'State of one attendance row. attendance_id: its primary key as text (composite: a JSON array of texts). All NULL: there is no such row. Errors: undefined_object (not attached), insufficient_privilege (may not read the table), invalid_parameter_value (no key of this table).';
 
 CREATE FUNCTION rsvp_sync._preview(caller oid, attendance regclass,
 	of_key text)
@@ -403,7 +448,7 @@ DECLARE
 	src rsvp_sync._source := rsvp_sync._source_of(attendance);
 BEGIN
 	PERFORM rsvp_sync._check_reader(caller, attendance, of_key);
-	of_key := rsvp_sync._kept_key(src.source_id, of_key);
+	of_key := rsvp_sync._kept_key(src, of_key);
 	RETURN QUERY
 	SELECT e.key, e.did, e.event_uri, CASE (e.d).action
 			WHEN 'none' THEN 'nothing' WHEN 'forget' THEN 'nothing'

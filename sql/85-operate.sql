@@ -109,7 +109,7 @@ BEGIN
 	IF attendance_id IS NULL THEN
 		RETURN rsvp_sync._retry_keys(caller, src.source_id, NULL);
 	END IF;
-	attendance_id := rsvp_sync._kept_key(src.source_id, attendance_id);
+	attendance_id := rsvp_sync._kept_key(src, attendance_id);
 	PERFORM rsvp_sync._retry_webmentions(caller, src.source_id, NULL,
 		attendance_id);
 	/* Named by itself, a key is looked at however it stands. */
@@ -193,7 +193,7 @@ BEGIN
 			USING ERRCODE = 'null_value_not_allowed',
 				HINT = 'Give the key of one row; view failed has it.';
 	END IF;
-	attendance_id := rsvp_sync._kept_key(src.source_id, attendance_id);
+	attendance_id := rsvp_sync._kept_key(src, attendance_id);
 	UPDATE rsvp_sync._intent i SET reason_code = 'discarded',
 		reason = rsvp_sync._reason('discarded')
 	WHERE i.source_id = src.source_id AND i.key = _discard.attendance_id
@@ -374,8 +374,9 @@ DECLARE
 	of_did text;
 BEGIN
 	PERFORM rsvp_sync._check_reader(caller, attendance, attendance_id);
+	PERFORM rsvp_sync._check_key(src, attendance_id);
 	BEGIN
-		attendance_id := rsvp_sync._kept_key(src.source_id, attendance_id);
+		attendance_id := rsvp_sync._kept_key(src, attendance_id);
 		SELECT * INTO st FROM rsvp_sync._sync_status(caller, attendance,
 			attendance_id);
 	EXCEPTION WHEN OTHERS THEN

@@ -271,6 +271,7 @@ static void
 record_learnt(Outcome *o)
 {
 	Args		args = {0};
+	bool		isnull;
 
 	args_text(&args, o->subject);
 	if (o->kind == OUTCOME_EVENT)
@@ -283,6 +284,13 @@ record_learnt(Outcome *o)
 		args_int8(&args, o->asked);
 	}
 	run_statement(o->kind == OUTCOME_EVENT ? &event_done : &list_done, &args);
+	if (o->kind == OUTCOME_LIST)
+	{
+		Datum		follow = SPI_getbinval(SPI_tuptable->vals[0],
+										   SPI_tuptable->tupdesc, 1, &isnull);
+
+		o->follow = !isnull && DatumGetBool(follow);
+	}
 }
 
 static void

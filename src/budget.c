@@ -16,6 +16,7 @@
 #include "budget.h"
 
 #include <ctype.h>
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -156,6 +157,24 @@ budget_wait(const Budgets *budgets, int points, bool urgent, int64_t now)
 			longest = wait;
 	}
 	return longest;
+}
+
+/* How many points may be spent at once, before what is left is to last. */
+long
+budget_free(const Budgets *budgets, int64_t now)
+{
+	double		least = LONG_MAX;
+
+	for (int i = 0; i < budgets->n; i++)
+	{
+		const Budget *budget = &budgets->list[i];
+		double		left = (now >= budget->reset_at ? budget->limit :
+							budget->remaining) - budget->limit / 2.0;
+
+		if (left < least)
+			least = left;
+	}
+	return least >= (double) LONG_MAX ? LONG_MAX : least > 0 ? (long) least : 0;
 }
 
 void

@@ -54,6 +54,7 @@ extern void budget_learn(Budgets *budgets, const RateLimit *said, int pending,
 						 int64_t now);
 extern int64_t budget_wait(const Budgets *budgets, int points, bool urgent,
 						   int64_t now);
+extern long budget_free(const Budgets *budgets, int64_t now);
 extern void budget_spend(Budgets *budgets, int points, int64_t now);
 
 #endif							/* RSVP_SYNC_BUDGET_H */

@@ -29,6 +29,7 @@ typedef struct Call
 	CallKind	kind;
 	Lane	   *lane;
 	Job		   *job;
+	WriteBatch *batch;			/* instead of one job */
 	Task	   *task;
 	Host	   *host;
 	int			epoch;			/* of the lane when it began */
@@ -53,31 +54,55 @@ calls_under_way(void)
 	return n_calls;
 }
 
+static Call *
+new_call(CallKind kind, Lane *lane, const char *host)
+{
+	Call	   *call = MemoryContextAllocZero(call_context, sizeof(Call));
+
+	call->kind = kind;
+	call->lane = lane;
+	call->epoch = lane ? lane->epoch : 0;
+	call->host = host_of(host);
+	return call;
+}
+
+static void
+begin_call(Call *call, HttpRequest *req)
+{
+	if (req == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OUT_OF_MEMORY),
+				 errmsg("out of memory for a request")));
+	host_call_begins(call->host, host_now());
+	n_calls++;
+	req->owner = call;
+	if (call->lane)
+		call->lane->busy = true;
+	if (!http_start(req))
+		lane_finished(req);
+}
+
 /* Start a request; its answer, or its refusal, comes to lane_finished(). */
 void
 start_call(CallKind kind, Lane *lane, Job *job, Task *task, const char *host,
 		   HttpRequest *req)
 {
-	Call	   *call;
+	Call	   *call = new_call(kind, lane, host);
 
-	if (req == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_OUT_OF_MEMORY),
-				 errmsg("out of memory for a request")));
-	call = MemoryContextAllocZero(call_context, sizeof(Call));
-	call->kind = kind;
-	call->lane = lane;
-	call->epoch = lane ? lane->epoch : 0;
 	call->job = job;
 	call->task = task;
-	call->host = host_of(host);
-	host_call_begins(call->host, host_now());
-	n_calls++;
-	req->owner = call;
-	if (lane)
-		lane->busy = true;
-	if (!http_start(req))
-		lane_finished(req);
+	begin_call(call, req);
+}
+
+/* The same for several jobs at once. */
+void
+start_batch_call(Lane *lane, WriteBatch *batch, HttpRequest *req)
+{
+	Call	   *call = new_call(CALL_BATCH, lane, lane->pds);
+
+	call->batch = batch;
+	call->host->writes += batch_count(batch);
+	begin_call(call, req);
 }
 
 /* Ask servers how they are. */
@@ -121,6 +146,10 @@ learn_limit(Call *call, Answer *answer, int64 now)
 {
 	if (call->kind == CALL_LOGIN)
 		return;					/* signing in is rare, and limited apart */
+	/* Others it has may be hidden behind the one it shows. */
+	if (call->lane != NULL && answer->status != 0)
+		call->lane->points_left = answer->limit.known ?
+			answer->limit.remaining : LONG_MAX;
 	if (is_limit_of_account(call, &answer->limit))
 		budget_learn(&call->lane->budgets, &answer->limit, 0, now);
 	else
@@ -150,6 +179,10 @@ limited(Call *call, Answer *answer)
 		replan_job(call->job);
 	else if (call->kind == CALL_JOB)
 		retry_now(call->lane, call->job);
+	else if (call->kind == CALL_BATCH && call->epoch != call->lane->epoch)
+		batch_replan(call->batch);
+	else if (call->kind == CALL_BATCH)
+		batch_again(call->lane, call->batch);
 	else if (call->kind == CALL_TASK)
 		call->task->started = false;
 	else if (call->kind == CALL_HEAD || call->kind == CALL_LIST)
@@ -168,7 +201,9 @@ stale_answer(Call *call, Answer *answer)
 {
 	Job		   *job = call->job;
 
-	if (call->kind != CALL_JOB)
+	if (call->kind == CALL_BATCH)
+		batch_stale(call->lane, call->batch, answer);
+	else if (call->kind != CALL_JOB)
 		forget_listing(call->lane);
 	else if (job_is(job, "read") || answer->class == ANSWER_USER ||
 			 answer->class == ANSWER_REFRESH)
@@ -203,6 +238,9 @@ fresh_answer(Call *call, Answer *answer)
 			break;
 		case CALL_JOB:
 			job_answer(call->lane, call->job, answer);
+			break;
+		case CALL_BATCH:
+			batch_answer(call->lane, call->batch, answer);
 			break;
 		case CALL_TASK:
 			task_answer(call->task, answer);
@@ -258,6 +296,12 @@ unmake(Call *call)
 			}
 			call->job->sent = call->job->sent || !call->answer.sure;
 			park_job(call->job, call->host->name, "host_unreachable");
+			break;
+		case CALL_BATCH:
+			if (call->epoch != lane->epoch)
+				batch_replan(call->batch);
+			else
+				batch_park(call->batch, call->host->name, call->answer.sure);
 			break;
 		case CALL_TASK:
 			call->task->started = false;
@@ -358,10 +402,12 @@ suspect(Call *call, Answer *answer)
 static void
 describe_call(Call *call, Outcome *note)
 {
-	Job		   *job = call->job;
+	Job		   *job = call->batch ? batch_first(call->batch) : call->job;
 	Lane	   *lane = call->lane;
+	bool		writes = call->batch != NULL ||
+		(call->kind == CALL_JOB && !job_is(job, "read"));
 
-	if (call->kind == CALL_JOB && !job_is(job, "read"))
+	if (writes)
 		note->operation = job_is(job, "put") ? "create" : "delete";
 	else if (call->kind == CALL_HEAD || call->kind == CALL_LIST)
 		note->operation = "list";
@@ -369,7 +415,7 @@ describe_call(Call *call, Outcome *note)
 		job = dlist_head_element(Job, node, &lane->jobs);
 	if (job != NULL)
 		note->source_id = job->source_id;
-	if (call->kind == CALL_JOB)
+	if (call->kind == CALL_JOB || call->batch != NULL)
 		note->value = job->value;
 	/* A visit may be over, and gone, when its answer is counted. */
 	note->sure = call->task != NULL && call->task->visit != NULL;
@@ -425,7 +471,7 @@ lane_finished(HttpRequest *req)
 	if (call->kind == CALL_HANDLE)
 	{
 		/* Nobody's server: what becomes of it is nobody else's matter. */
-		host_call_ended(host, now);
+		host_call_ended(host, now, 1);
 		handle_answer(call->task, req);
 		http_free(req);
 		pfree(call);
@@ -439,7 +485,13 @@ lane_finished(HttpRequest *req)
 	}
 	http_free(req);
 	describe_call(call, &note);
-	host_call_ended(host, now);
+	if (call->batch != NULL)
+	{
+		note.seconds = seconds;
+		batch_note(call->batch, &note);
+		host->writes -= batch_count(call->batch);
+	}
+	host_call_ended(host, now, call->batch ? batch_count(call->batch) : 1);
 	learn_limit(call, &answer, now);
 	if (call->kind == CALL_PROBE)
 		probe_answered(host, &answer);

@@ -168,11 +168,11 @@ host_call_begins(Host *host, int64 now)
 }
 
 void
-host_call_ended(Host *host, int64 now)
+host_call_ended(Host *host, int64 now, int jobs)
 {
 	turn_slots(host, now);
 	host->calls--;
-	host->answered++;
+	host->answered += jobs;
 }
 
 /* ------------------------------------------------------------------------

@@ -30,6 +30,7 @@ typedef struct Host
 {
 	const char *name;			/* hash key: scheme, host, port */
 	int			calls;			/* under way */
+	int			writes;			/* ... of them, those that go together */
 	HostState	state;
 	bool		probing;
 	bool		wanted;			/* somebody goes on without it, for now */
@@ -55,7 +56,7 @@ extern void host_scan(HASH_SEQ_STATUS *scan);
 extern bool host_is_stalled(Host *host, int64 now);
 extern int	host_allowance(Host *host, int64 now);
 extern void host_call_begins(Host *host, int64 now);
-extern void host_call_ended(Host *host, int64 now);
+extern void host_call_ended(Host *host, int64 now, int jobs);
 extern const char *host_closed_because(Host *host, int64 now);
 extern int64 host_wait(Host *host, bool urgent, int64 now);
 extern bool host_has_room(Host *host);

@@ -32,8 +32,8 @@ job_is(const Job *job, const char *action)
  * The call to make; NULL: the user has not consented to any.  putRecord wants
  * both rights, to create and to update, whichever it does.
  */
-static const char *
-write_method(Lane *lane, Job *job)
+const char *
+write_method(Lane *lane, const Job *job)
 {
 	bool		put = job_is(job, "put");
 	const char *scope = lane->grant ? lane->grant->scope : NULL;
@@ -49,6 +49,14 @@ write_method(Lane *lane, Job *job)
 		return "com.atproto.repo.putRecord";
 	return create && job->swap == NULL ?
 		"com.atproto.repo.createRecord" : NULL;
+}
+
+/* A request with the lane's session, of whichever kind. */
+HttpRequest *
+write_request(Lane *lane, const char *method, const char *body)
+{
+	return lane->grant ? renewal_post(lane, method, body) :
+		post_with(lane, lane->access_token, method, body);
 }
 
 void
@@ -77,8 +85,7 @@ start_write(Lane *lane, Job *job)
 		append_member(&body, "swapCommit", lane->head);
 	appendStringInfoChar(&body, '}');
 	start_call(CALL_JOB, lane, job, NULL, lane->pds,
-			   lane->grant ? renewal_post(lane, method, body.data) :
-			   post_with(lane, lane->access_token, method, body.data));
+			   write_request(lane, method, body.data));
 	pfree(body.data);
 }
 
@@ -96,44 +103,51 @@ start_read(Lane *lane, Job *job)
 						rsvp_sync_request_timeout));
 }
 
-/* What an answer says of the repository's head, for the next write. */
+/* What an answer says of the repository, for the next write. */
 static void
-learn_head(Lane *lane, Job *job, Answer *answer)
+learn_head(Lane *lane, Job *job, const char *cid, json_t *commit)
 {
-	json_t	   *commit = json_object_get(answer->body, "commit");
-	const char *cid = xrpc_cid(commit, "cid");
-
-	if (commit == NULL)
-		return;					/* nothing was written: the head stays */
 	if (lane->head == NULL || job->head_unknown)
 		return;					/* others may have written in between */
-	replace_text(lane, &lane->head, cid);
+	known_set(lane->known, job->rkey, cid);
+	if (commit != NULL)			/* else nothing was written: the head stays */
+		replace_text(lane, &lane->head, xrpc_cid(commit, "cid"));
+}
+
+/* A write is done; cid: of the record that is there now, or NULL. */
+void
+write_done(Lane *lane, Job *job, const char *cid, json_t *commit)
+{
+	const char *rev = xrpc_text(commit, "rev");
+	bool		put = job_is(job, "put");
+	Outcome    *outcome;
+
+	lane->wrote_at = host_now();
+	if (lane->unproven)
+		account_outcome(lane, "connected", NULL);
+	lane->unproven = false;
+	outcome = new_outcome(put ? OUTCOME_PUT : OUTCOME_DELETE, job, NULL);
+	outcome->cid = outcome_keep(cid);
+	if (rev != NULL && syntax_is_tid(rev, strlen(rev)))
+		outcome->rev = outcome_keep(rev);
 }
 
 static void
 write_succeeded(Lane *lane, Job *job, Answer *answer)
 {
-	bool		put = job_is(job, "put");
+	json_t	   *commit = json_object_get(answer->body, "commit");
 	const char *cid = xrpc_cid(answer->body, "cid");
-	const char *rev = xrpc_text(json_object_get(answer->body, "commit"),
-								"rev");
-	Outcome    *outcome;
 
-	learn_head(lane, job, answer);
-	if (lane->unproven)
-		account_outcome(lane, "connected", NULL);
-	lane->unproven = false;
-	if (put && cid == NULL)
+	if (job_is(job, "put") && cid == NULL)
 	{
 		/* It may have been written, and is read to find out. */
 		xrpc_unreadable(answer, "the answer to a write has no cid");
 		fail_job(job, "retry", answer->name, answer->message, false, 0);
 		return;
 	}
-	outcome = new_outcome(put ? OUTCOME_PUT : OUTCOME_DELETE, job, NULL);
-	outcome->cid = outcome_keep(cid);
-	if (rev != NULL && syntax_is_tid(rev, strlen(rev)))
-		outcome->rev = outcome_keep(rev);
+	cid = job_is(job, "put") ? cid : NULL;
+	learn_head(lane, job, cid, commit);
+	write_done(lane, job, cid, commit);
 }
 
 /*

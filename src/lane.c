@@ -26,6 +26,9 @@
 #include "settings.h"
 #include "verify.h"
 
+/* What idle lanes know of their records is kept while all of it is less. */
+#define MAX_KNOWN		(8 * 1024 * 1024)
+
 /* Idle lanes beyond these are forgotten, the one idle longest first. */
 #define MAX_IDLE_LANES	4096
 
@@ -113,13 +116,17 @@ pop_job(Lane *lane)
 	return dlist_container(Job, node, dlist_pop_head_node(&lane->jobs));
 }
 
-/* None of the lane's jobs has been sent; they all share this fate. */
+/* No call of the lane's jobs is under way; they all share this fate. */
 void
 fail_lane(Lane *lane, const char *how, const char *code, const char *message,
 		  long wait_ms)
 {
 	while (!dlist_is_empty(&lane->jobs))
-		fail_job(pop_job(lane), how, code, message, true, wait_ms);
+	{
+		Job		   *job = pop_job(lane);
+
+		fail_job(job, how, code, message, !job->sent, wait_ms);
+	}
 }
 
 /* Between two looks at a DID document for what a lane's server says. */
@@ -185,6 +192,13 @@ find_lane(const char *did)
 	return lanes ? hash_search(lanes, &did, HASH_FIND, NULL) : NULL;
 }
 
+void
+lane_forget_known(Lane *lane)
+{
+	known_free(lane->known);
+	lane->known = NULL;
+}
+
 static void
 wipe_lane(Lane *lane)
 {
@@ -202,6 +216,7 @@ free_lane(Lane *lane)
 	MemoryContext context = lane->context;
 
 	wipe_lane(lane);
+	known_free(lane->known);
 	dlist_delete(&lane->node);
 	n_idle_lanes--;
 	hash_search(lanes, &did, HASH_REMOVE, NULL);
@@ -240,6 +255,8 @@ rest_lanes(void)
 		dlist_delete(&lane->node);
 		dlist_push_tail(&idle_lanes, &lane->node);
 		n_idle_lanes++;
+		if (known_memory() > MAX_KNOWN)
+			lane_forget_known(lane);
 	}
 	while (n_idle_lanes > MAX_IDLE_LANES)
 		free_lane(dlist_head_element(Lane, node, &idle_lanes));
@@ -255,9 +272,10 @@ reset_lane(Lane *lane)
 	renewal_give_up(lane);
 	wipe_lane(lane);
 	replace_text(lane, &lane->head, NULL);
+	lane_forget_known(lane);
 	replace_text(lane, &lane->credential, NULL);
 	lane->session = SESSION_NONE;
-	lane->not_before = 0;
+	lane->not_before = lane->batch_at = lane->wrote_at = 0;
 	lane->epoch++;
 }
 
@@ -361,8 +379,11 @@ lane_pump(Lane *lane, int64 now)
 		start_read(lane, pop_job(lane));
 	else if (lane->session == SESSION_LIVE)
 	{
-		budget_spend(&lane->budgets, points_of(job), now);
-		start_write(lane, pop_job(lane));
+		if (!batch_send(lane, now))
+		{
+			budget_spend(&lane->budgets, points_of(job), now);
+			start_write(lane, pop_job(lane));
+		}
 	}
 	else if (lane->session == SESSION_HAS_CREDENTIAL)
 	{
@@ -551,6 +572,8 @@ lane_outcome_recorded(Outcome *outcome)
 					continue;
 				dlist_delete(&job->node);
 				lane->njobs--;
+				job->listed = outcome->follow && job->need == NULL &&
+					job_is(job, "put");
 				replan_job(job);
 			}
 			break;

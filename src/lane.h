@@ -42,6 +42,8 @@ typedef struct Job
 	int			logins;			/* sessions tried for it */
 	int			proofs;			/* proofs of possession that were not taken */
 	bool		head_unknown;	/* do not name the head of the repository */
+	bool		alone;			/* not together with others, see batch.c */
+	bool		listed;			/* ... its account's records, since any call */
 	TimestampTz asked;			/* when it was last read */
 	bool		sent;			/* a call was made, and what came of it is unknown */
 	const char *waits_for;		/* parked: for this server or DID */
@@ -87,7 +89,8 @@ typedef struct Outcome
 	bool		sure;			/* ... or, of a HANDLE, that it is right */
 	bool		follow;			/* IDENTITY: the worker's word that the account
 								 * moved, or, if there is no PDS in it, that
-								 * another one is known */
+								 * another one is known; LIST: that it is
+								 * where the account still is */
 	long		wait_ms;
 	/* LIST, CALL: what is counted, see note_call() */
 	int64		source_id;		/* the job it was for; 0: none */

@@ -17,6 +17,7 @@
 #include "budget.h"
 #include "compat.h"
 #include "host.h"
+#include "known.h"
 #include "lane.h"
 #include "oauth.h"
 #include "recordlist.h"
@@ -95,6 +96,11 @@ typedef struct Lane
 	bool		unsaved;		/* the refresh token is not written down yet */
 	int64		save_at;		/* by host_now(): when to try again */
 	char	   *head;			/* commit its records are known to be at */
+	Known	   *known;			/* ... and which they are there; or NULL */
+	int64		wrote_at;		/* when a write went through last, or 0 */
+	int64		batch_at;		/* several writes in one call not before */
+	long		points_left;	/* of the limit nearest to its end */
+	int			overtaken;		/* of those, by others' writes, in a row */
 	bool		in_question;	/* is there still such a repository? */
 	RecordList *records;		/* of a listing under way */
 	bool		unrecorded;		/* its records are to be written down first */
@@ -122,6 +128,9 @@ typedef struct Task
 	bool		calling;		/* a call points to it */
 } Task;
 
+/* Writes that go by one call, see batch.c. */
+typedef struct WriteBatch WriteBatch;
+
 typedef enum CallKind
 {
 	CALL_LOGIN,
@@ -133,6 +142,7 @@ typedef enum CallKind
 	CALL_HEAD,
 	CALL_LIST,
 	CALL_JOB,
+	CALL_BATCH,
 	CALL_TASK,
 	CALL_HANDLE,
 	CALL_PROBE
@@ -147,6 +157,7 @@ extern Lane *find_active_lane(bool (*condition) (Lane *lane));
 extern void replace_text(Lane *lane, char **text, const char *with);
 extern void replace_secret(Lane *lane, Secret **secret, const char *with);
 extern Job *pop_job(Lane *lane);
+extern void lane_forget_known(Lane *lane);
 extern void lane_rests(Lane *lane, int64 wait);
 extern int	lane_room(const char *did, int64 now);
 extern void fail_lane(Lane *lane, const char *how, const char *code,
@@ -155,6 +166,7 @@ extern void lane_hint(Lane *lane);
 extern bool lane_take_hint(Lane *lane);
 extern void start_call(CallKind kind, Lane *lane, Job *job, Task *task,
 					   const char *host, HttpRequest *req);
+extern void start_batch_call(Lane *lane, WriteBatch *batch, HttpRequest *req);
 
 extern dlist_head *lanes_active(void);
 
@@ -240,9 +252,24 @@ extern void append_member(StringInfo body, const char *name,
 
 /* job.c */
 extern bool job_is(const Job *job, const char *action);
+extern const char *write_method(Lane *lane, const Job *job);
+extern HttpRequest *write_request(Lane *lane, const char *method,
+								  const char *body);
 extern void start_write(Lane *lane, Job *job);
+extern void write_done(Lane *lane, Job *job, const char *cid, json_t *commit);
 extern void start_read(Lane *lane, Job *job);
 extern void retry_now(Lane *lane, Job *job);
 extern void job_answer(Lane *lane, Job *job, Answer *answer);
+
+/* batch.c */
+extern bool batch_send(Lane *lane, int64 now);
+extern int	batch_count(const WriteBatch *batch);
+extern Job *batch_first(WriteBatch *batch);
+extern void batch_note(WriteBatch *batch, const Outcome *note);
+extern void batch_again(Lane *lane, WriteBatch *batch);
+extern void batch_replan(WriteBatch *batch);
+extern void batch_park(WriteBatch *batch, const char *host, bool sure);
+extern void batch_answer(Lane *lane, WriteBatch *batch, Answer *answer);
+extern void batch_stale(Lane *lane, WriteBatch *batch, Answer *answer);
 
 #endif							/* RSVP_SYNC_LANE_STATE_H */

@@ -18,6 +18,7 @@
 
 #include "lane_state.h"
 #include "settings.h"
+#include "syntax.h"
 
 static void start_list(Lane *lane, const char *cursor);
 
@@ -92,6 +93,8 @@ head_answer(Lane *lane, Answer *answer)
 		return;
 	}
 	replace_text(lane, &lane->head, cid);
+	lane_forget_known(lane);
+	lane->known = known_new(lane->context);
 	lane->records = record_list_begin(lane->context);
 	start_list(lane, NULL);
 }
@@ -121,6 +124,26 @@ listing_complete(Lane *lane)
 	drop_records(lane);
 }
 
+/* The page is one: all of its records have a key and a cid. */
+static void
+know_page(Lane *lane, Answer *answer)
+{
+	json_t	   *item;
+	size_t		i;
+
+	json_array_foreach(json_object_get(answer->body, "records"), i, item)
+	{
+		const char *uri = xrpc_text(item, "uri");
+		AtUri		parts;
+		char	   *rkey;
+
+		syntax_parse_at_uri(uri, strlen(uri), &parts);
+		rkey = pnstrdup(parts.rkey.data, parts.rkey.len);
+		known_set(lane->known, rkey, xrpc_cid(item, "cid"));
+		pfree(rkey);
+	}
+}
+
 void
 list_answer(Lane *lane, Answer *answer)
 {
@@ -128,8 +151,12 @@ list_answer(Lane *lane, Answer *answer)
 
 	if (answer->class != ANSWER_OK ||
 		!record_list_page(lane->records, answer, &cursor))
+	{
 		listing_failed(lane, answer);
-	else if (cursor != NULL)
+		return;
+	}
+	know_page(lane, answer);
+	if (cursor != NULL)
 		start_list(lane, cursor);
 	else
 		listing_complete(lane);

@@ -506,25 +506,34 @@ run_query(int64 source_id, bool whole, QueryFn fn, void *arg)
 	PG_END_TRY();
 }
 
+/* A key as text, of the texts of its columns */
+char *
+owner_join_key(int ncols, char **parts)
+{
+	StringInfoData array;
+
+	if (ncols == 1)
+		return parts[0];
+	initStringInfo(&array);
+	for (int i = 0; i < ncols; i++)
+	{
+		appendStringInfoString(&array, i == 0 ? "[" : ", ");
+		escape_json(&array, parts[i] ? parts[i] : "");
+	}
+	appendStringInfoChar(&array, ']');
+	return array.data;
+}
+
 /* The row's key as text, of the columns with these numbers. */
 char *
 owner_row_key(int ncols, const int *number, HeapTuple row,
 			  TupleDesc columns)
 {
-	StringInfoData array;
+	char	   *parts[INDEX_MAX_KEYS];
 
-	if (ncols == 1)
-		return SPI_getvalue(row, columns, number[0]);
-	initStringInfo(&array);
 	for (int i = 0; i < ncols; i++)
-	{
-		char	   *part = SPI_getvalue(row, columns, number[i]);
-
-		appendStringInfoString(&array, i == 0 ? "[" : ", ");
-		escape_json(&array, part ? part : "");
-	}
-	appendStringInfoChar(&array, ']');
-	return array.data;
+		parts[i] = SPI_getvalue(row, columns, number[i]);
+	return owner_join_key(ncols, parts);
 }
 
 static int

@@ -50,6 +50,7 @@ extern void owner_leave(OwnerScope *scope);
 extern void owner_run(Oid relid, const char *search_path, int lock_timeout_ms,
 					  int sql_timeout_ms, void (*fn) (void *arg), void *arg);
 extern void owner_key(OwnerKey *key, Oid relid);
+extern char *owner_join_key(int ncols, char **parts);
 extern char *owner_row_key(int ncols, const int *number, HeapTuple row,
 						   TupleDesc columns);
 extern void owner_emit_rows(int ncols, const int *number,

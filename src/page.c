@@ -6,7 +6,8 @@
  * The attendance table and the desired query over one range of keys, joined
  * by the application's own server as the table's owner: what a slice of a
  * comparison looks at.  The texts are made in sql/53-reconcile.sql; each is
- * planned for its range, since a range is large and the planning is not.
+ * planned for its range, since a range is large and the planning is not.  Rows
+ * are handed on as they come, and kept nowhere.
  *
  * May touch application tables, through owner.c; of our own it reads _source.
  *
@@ -20,6 +21,8 @@
 #include "fmgr.h"
 #include "funcapi.h"
 #include "miscadmin.h"
+#include "nodes/params.h"
+#include "tcop/dest.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
@@ -28,23 +31,25 @@
 
 #include "compat.h"
 #include "owner.h"
+#include "page.h"
 
 PG_FUNCTION_INFO_V1(rsvp_sync_page_end);
 PG_FUNCTION_INFO_V1(rsvp_sync_page);
 PG_FUNCTION_INFO_V1(rsvp_sync_present);
 
-/* Columns of a page after the key; those of the query are found by name. */
+/* Columns of _page() */
 enum
 {
-	PAGE_KEY, PAGE_PRESENT, PAGE_TELLABLE, PAGE_TOLD_URI, PAGE_TOLD_CID,
-	PAGE_TOLD_RKEY, PAGE_DESIRED
+	PAGE_KEY, PAGE_PRESENT, PAGE_TELLABLE, PAGE_TEXTS,
+	PAGE_TIMES = PAGE_TEXTS + PAGE_NTEXTS,
+	PAGE_NCOLS = PAGE_TIMES + PAGE_NTIMES
 };
-static const char *const page_columns[] = {
+
+/* Those of the query are found by name, the others by their place. */
+static const char *const query_columns[] = {
 	"did", "event_uri", "status", "withheld", "on_withheld", "starts_at",
 	"ends_at"
 };
-
-#define PAGE_NCOLS (PAGE_DESIRED + (int) lengthof(page_columns))
 
 /* What a statement over a range of a source needs. */
 typedef struct Range
@@ -133,10 +138,10 @@ execute(Range *range)
 }
 
 static void
-run_as_owner(Range *range, void (*fn) (void *arg))
+run_as_owner(Range *range, void (*fn) (void *arg), void *arg)
 {
 	owner_run(range->relid, range->search_path, OWNER_LOCK_TIMEOUT_MS,
-			  range->sql_timeout, fn, range);
+			  range->sql_timeout, fn, arg);
 }
 
 /* The key of row n of the result, whose key comes first. */
@@ -185,7 +190,7 @@ rsvp_sync_page_end(PG_FUNCTION_ARGS)
 	set_bound(&range, 1, NULL);
 	range.args[2] = Int64GetDatum(PG_GETARG_INT32(2) - 1);
 	range.nulls[2] = ' ';
-	run_as_owner(&range, find_end);
+	run_as_owner(&range, find_end, &range);
 	if (range.end != NULL)
 	{
 		MemoryContext spi = MemoryContextSwitchTo(caller);
@@ -199,32 +204,44 @@ rsvp_sync_page_end(PG_FUNCTION_ARGS)
 	PG_RETURN_TEXT_P(end);
 }
 
-/*
- * A column of the result as our text or timestamptz: as it is where it is
- * one, else through its text form, as owner.c has it.
- */
-static Datum
-page_value(HeapTuple row, TupleDesc columns, int number, Oid wanted,
-		   bool *isnull)
+/* A column of the result; number 0: the query has none of that name. */
+typedef struct PageColumn
+{
+	int			number;
+	bool		as_it_is;		/* it is a text or timestamptz already */
+	FmgrInfo	output;
+} PageColumn;
+
+/* Takes the rows of a page as the executor has them. */
+typedef struct PageReceiver
+{
+	DestReceiver pub;
+	Range	   *range;
+	MemoryContext context;		/* of what lives as long as the page */
+	MemoryContext per_row;
+	PageColumn	key[INDEX_MAX_KEYS];
+	PageColumn	text[PAGE_NTEXTS];
+	PageColumn	time[PAGE_NTIMES];
+	PageReader	fn;
+	void	   *arg;
+} PageReceiver;
+
+static void
+find_column(PageReceiver *receiver, PageColumn *column, TupleDesc columns,
+			int number, Oid wanted)
 {
 	Oid			type;
-	char	   *text;
+	Oid			output;
+	bool		varlena;
 
-	*isnull = true;
+	column->number = number;
 	if (number <= 0)
-		return (Datum) 0;
+		return;
 	type = TupleDescAttr(columns, number - 1)->atttypid;
-	if (type == wanted || (wanted == TEXTOID && type == VARCHAROID))
-		return SPI_getbinval(row, columns, number, isnull);
-	text = SPI_getvalue(row, columns, number);
-	if (text == NULL)
-		return (Datum) 0;
-	*isnull = false;
-	if (wanted == TEXTOID)
-		return CStringGetTextDatum(text);
-	return DirectFunctionCall3(timestamptz_in, CStringGetDatum(text),
-							   ObjectIdGetDatum(InvalidOid),
-							   Int32GetDatum(-1));
+	column->as_it_is = type == wanted ||
+		(wanted == TEXTOID && type == VARCHAROID);
+	getTypeOutputInfo(type, &output, &varlena);
+	fmgr_info_cxt(output, &column->output, receiver->context);
 }
 
 /*
@@ -232,62 +249,200 @@ page_value(HeapTuple row, TupleDesc columns, int number, Oid wanted,
  * about what the row was told, then those of the query.
  */
 static void
-fill_page(void *arg)
+begin_page(DestReceiver *self, int operation, TupleDesc columns)
 {
-	Range	   *range = arg;
-	TupleDesc	result = range->rsinfo->setDesc;
-	TupleDesc	columns;
-	int			number[PAGE_NCOLS] = {0};
-	MemoryContext per_row = AllocSetContextCreate(CurrentMemoryContext,
-												  "rsvp_sync page row",
-												  ALLOCSET_DEFAULT_SIZES);
+	PageReceiver *receiver = (PageReceiver *) self;
+	int			nkeys = receiver->range->key.ncols;
 
-	execute(range);
-	columns = SPI_tuptable->tupdesc;
-	for (int i = PAGE_PRESENT; i < PAGE_DESIRED; i++)
-		number[i] = range->key.ncols + i;
-	for (int i = PAGE_DESIRED; i < PAGE_NCOLS; i++)
-		number[i] = SPI_fnumber(columns, page_columns[i - PAGE_DESIRED]);
-	for (uint64 n = 0; n < SPI_processed; n++)
+	for (int i = 0; i < nkeys; i++)
+		find_column(receiver, &receiver->key[i], columns, i + 1, InvalidOid);
+	for (int i = 0; i < PAGE_NTEXTS; i++)
+		find_column(receiver, &receiver->text[i], columns, i < PAGE_DID ?
+					nkeys + PAGE_TEXTS + i : SPI_fnumber(columns,
+														 query_columns[i - PAGE_DID]),
+					TEXTOID);
+	for (int i = 0; i < PAGE_NTIMES; i++)
+		find_column(receiver, &receiver->time[i], columns,
+					SPI_fnumber(columns,
+								query_columns[PAGE_NTEXTS - PAGE_DID + i]),
+					TIMESTAMPTZOID);
+}
+
+static bool
+is_true(TupleTableSlot *slot, int number)
+{
+	return !slot->tts_isnull[number - 1] &&
+		DatumGetBool(slot->tts_values[number - 1]);
+}
+
+static Slice
+page_text(PageColumn *column, TupleTableSlot *slot)
+{
+	Datum		value;
+	struct varlena *text;
+	char	   *out;
+
+	if (column->number <= 0 || slot->tts_isnull[column->number - 1])
+		return (Slice) {NULL, 0};
+	value = slot->tts_values[column->number - 1];
+	if (column->as_it_is)
 	{
-		HeapTuple	row = SPI_tuptable->vals[n];
-		MemoryContext old = MemoryContextSwitchTo(per_row);
-		Datum		values[PAGE_NCOLS];
-		bool		nulls[PAGE_NCOLS] = {false};
-
-		values[PAGE_KEY] = CStringGetTextDatum(key_of_row(range, n));
-		for (int i = PAGE_PRESENT; i < PAGE_NCOLS; i++)
-			values[i] = page_value(row, columns, number[i],
-								   TupleDescAttr(result, i)->atttypid,
-								   &nulls[i]);
-		tuplestore_putvalues(range->rsinfo->setResult, result, values, nulls);
-		MemoryContextSwitchTo(old);
-		MemoryContextReset(per_row);
+		text = PG_DETOAST_DATUM_PACKED(value);
+		return (Slice) {VARDATA_ANY(text), VARSIZE_ANY_EXHDR(text)};
 	}
-	MemoryContextDelete(per_row);
+	out = OutputFunctionCall(&column->output, value);
+	return (Slice) {out, strlen(out)};
+}
+
+/* Through its text form where it is no timestamptz, as owner.c has it. */
+static NullableDatum
+page_time(PageColumn *column, TupleTableSlot *slot)
+{
+	NullableDatum time = {.isnull = true};
+
+	if (column->number <= 0 || slot->tts_isnull[column->number - 1])
+		return time;
+	time.isnull = false;
+	time.value = slot->tts_values[column->number - 1];
+	if (!column->as_it_is)
+		time.value =
+			DirectFunctionCall3(timestamptz_in,
+								CStringGetDatum(OutputFunctionCall(&column->output,
+																   time.value)),
+								ObjectIdGetDatum(InvalidOid),
+								Int32GetDatum(-1));
+	return time;
+}
+
+static Slice
+page_key(PageReceiver *receiver, TupleTableSlot *slot)
+{
+	int			nkeys = receiver->range->key.ncols;
+	char	   *parts[INDEX_MAX_KEYS];
+	char	   *key;
+
+	for (int i = 0; i < nkeys; i++)
+		parts[i] = OutputFunctionCall(&receiver->key[i].output,
+									  slot->tts_values[i]);
+	key = owner_join_key(nkeys, parts);
+	return (Slice) {key, strlen(key)};
+}
+
+static bool
+take_row(TupleTableSlot *slot, DestReceiver *self)
+{
+	PageReceiver *receiver = (PageReceiver *) self;
+	int			nkeys = receiver->range->key.ncols;
+	MemoryContext old;
+	PageRow		row;
+
+	slot_getallattrs(slot);
+	MemoryContextReset(receiver->per_row);
+	old = MemoryContextSwitchTo(receiver->per_row);
+	row.key = page_key(receiver, slot);
+	row.present = is_true(slot, nkeys + PAGE_PRESENT);
+	row.tellable = is_true(slot, nkeys + PAGE_TELLABLE);
+	for (int i = 0; i < PAGE_NTEXTS; i++)
+		row.text[i] = page_text(&receiver->text[i], slot);
+	for (int i = 0; i < PAGE_NTIMES; i++)
+		row.time[i] = page_time(&receiver->time[i], slot);
+	receiver->fn(receiver->arg, &row);
+	MemoryContextSwitchTo(old);
+	return true;
+}
+
+/* The receiver is a variable of page_read(): nothing is to be given back. */
+static void
+end_page(DestReceiver *self)
+{
+}
+
+static void
+execute_page(void *arg)
+{
+	PageReceiver *receiver = arg;
+	Range	   *range = receiver->range;
+	SPIExecuteOptions options = {
+		.read_only = true, .dest = &receiver->pub
+	};
+	ParamListInfo params = makeParamList(2);
+
+	for (int i = 0; i < 2; i++)
+	{
+		params->params[i].value = range->args[i];
+		params->params[i].isnull = range->nulls[i] == 'n';
+		params->params[i].pflags = PARAM_FLAG_CONST;
+		params->params[i].ptype = TEXTARRAYOID;
+	}
+	options.params = params;
+	SPI_execute_extended(range->sql, &options);
 }
 
 /*
- * rsvp_sync._page(source_id bigint, after text, until text): the rows of the
- * attendance table with keys after the one and up to the other.
+ * The rows of the attendance table with keys after the one and up to the
+ * other (NULL: no bound), each handed to fn.
  */
-Datum
-rsvp_sync_page(PG_FUNCTION_ARGS)
+void
+page_read(int64 source_id, const char *after, const char *until,
+		  PageReader fn, void *arg)
 {
-	Range		range = {PG_GETARG_INT64(0)};
-	char	   *after = text_arg(fcinfo, 1);
-	char	   *until = text_arg(fcinfo, 2);
+	Range		range = {source_id};
+	PageReceiver receiver = {
+		.pub = {
+			.receiveSlot = take_row, .rStartup = begin_page,
+			.rShutdown = end_page, .rDestroy = end_page,
+			.mydest = DestTuplestore
+		},
+		.range = &range, .fn = fn, .arg = arg
+	};
 
-	range.rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
-	InitMaterializedSRF(fcinfo, 0);
 	SPI_connect();
+	receiver.context = CurrentMemoryContext;
+	receiver.per_row = AllocSetContextCreate(CurrentMemoryContext,
+											 "rsvp_sync page row",
+											 ALLOCSET_DEFAULT_SIZES);
 	read_range(&range, "rsvp_sync._page_query(s, $2, $3)", after != NULL,
 			   until != NULL);
 	set_bound(&range, 0, after);
 	set_bound(&range, 1, until);
-	range.nulls[2] = 'n';
-	run_as_owner(&range, fill_page);
+	run_as_owner(&range, execute_page, &receiver);
 	SPI_finish();
+}
+
+static void
+emit_row(void *arg, const PageRow *row)
+{
+	ReturnSetInfo *rsinfo = arg;
+	Datum		values[PAGE_NCOLS];
+	bool		nulls[PAGE_NCOLS] = {false};
+
+	values[PAGE_KEY] =
+		PointerGetDatum(cstring_to_text_with_len(row->key.data, row->key.len));
+	values[PAGE_PRESENT] = BoolGetDatum(row->present);
+	values[PAGE_TELLABLE] = BoolGetDatum(row->tellable);
+	for (int i = 0; i < PAGE_NTEXTS; i++)
+	{
+		nulls[PAGE_TEXTS + i] = row->text[i].data == NULL;
+		if (row->text[i].data != NULL)
+			values[PAGE_TEXTS + i] =
+				PointerGetDatum(cstring_to_text_with_len(row->text[i].data,
+														 row->text[i].len));
+	}
+	for (int i = 0; i < PAGE_NTIMES; i++)
+	{
+		values[PAGE_TIMES + i] = row->time[i].value;
+		nulls[PAGE_TIMES + i] = row->time[i].isnull;
+	}
+	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
+}
+
+/* rsvp_sync._page(source_id bigint, after text, until text) */
+Datum
+rsvp_sync_page(PG_FUNCTION_ARGS)
+{
+	InitMaterializedSRF(fcinfo, 0);
+	page_read(PG_GETARG_INT64(0), text_arg(fcinfo, 1), text_arg(fcinfo, 2),
+			  emit_row, fcinfo->resultinfo);
 	return (Datum) 0;
 }
 
@@ -323,7 +478,7 @@ rsvp_sync_present(PG_FUNCTION_ARGS)
 	range.args[0] = PG_GETARG_DATUM(1);
 	range.nulls[0] = ' ';
 	range.nulls[1] = range.nulls[2] = 'n';
-	run_as_owner(&range, fill_present);
+	run_as_owner(&range, fill_present, &range);
 	SPI_finish();
 	return (Datum) 0;
 }

@@ -82,7 +82,8 @@ static Statement begin_stream = {"SELECT rsvp_sync._stream_begin()", 0};
 static Statement fold = {"SELECT rsvp_sync._fold_tallies()", 0};
 static Statement find_place = {
 	"SELECT p.last_us, COALESCE(p.same_host, false),"
-	" COALESCE(p.too_old, false) FROM rsvp_sync._stream_place($1) p", 1,
+	" COALESCE(p.too_old, false), COALESCE(p.known_us, 0)"
+	" FROM rsvp_sync._stream_place($1) p", 1,
 	{TEXTOID}
 };
 static Statement note_state = {
@@ -116,6 +117,9 @@ static bool proof_wanted = false;
 static int64 proof_us = 0;
 static TimestampTz proof_until = 0;
 static bool cursor_refused = false;
+
+/* A gap behind the newest event that we have is known, and minded. */
+static bool gap_known = false;
 
 /* There is no event yet to go on from. */
 static bool first_time = false;
@@ -217,6 +221,7 @@ report_gap(int64 from_us, int64 until_us, const char *why)
 	accounts = result_int8(0, 1, &isnull);
 	end_work();
 	proof_wanted = false;
+	gap_known = true;
 	ereport(LOG,
 			(errmsg("rsvp_sync stream: events may be missing: %s", why),
 			 errdetail("The records of " INT64_FORMAT " known accounts are"
@@ -324,6 +329,7 @@ read_place(void)
 {
 	Args		args = {0};
 	int64		last_us = 0;
+	int64		known_us = 0;
 	bool		same_host = false;
 	bool		too_old = false;
 	bool		isnull = true;
@@ -338,12 +344,14 @@ read_place(void)
 		last_us = result_int8(0, 1, &isnull);
 		same_host = strcmp(result_text(0, 2), "t") == 0;
 		too_old = strcmp(result_text(0, 3), "t") == 0;
+		known_us = result_int8(0, 4, &isnull);
 	}
 	end_work();
 
 	proof_wanted = false;
 	proof_until = 0;
 	first_time = last_us == 0;
+	gap_known = known_us > 0;
 	if (first_time)
 		return 0;
 	if (too_old)
@@ -351,7 +359,8 @@ read_place(void)
 	else
 	{
 		proof_wanted = true;
-		proof_us = last_us + (same_host ? DISORDER_US : SERVERS_DIFFER_US);
+		proof_us = Max(last_us, known_us) +
+			(same_host ? DISORDER_US : SERVERS_DIFFER_US);
 	}
 	if (cursor_refused)
 		return 0;
@@ -415,7 +424,7 @@ take_refusal(void)
 static void
 look_for_gap(const JetstreamEvent *event)
 {
-	if (event->kind == JETSTREAM_INFO &&
+	if (event->kind == JETSTREAM_INFO && !gap_known &&
 		strcmp(event->name, "OutdatedCursor") == 0)
 		report_gap(proof_us, 0, "the server does not go back so far");
 	if (!proof_wanted || event->time_us == 0)
@@ -426,11 +435,11 @@ look_for_gap(const JetstreamEvent *event)
 				   "the server has forgotten what we heard last");
 }
 
-/* The server is to have begun by now. */
+/* The server is to have begun by now; where a gap is known, it may take longer. */
 static void
 miss_proof(void)
 {
-	if (proof_wanted && proof_until != 0 &&
+	if (proof_wanted && !gap_known && proof_until != 0 &&
 		GetCurrentTimestamp() >= proof_until)
 		report_gap(proof_us, 0, "the server has nothing of what we heard last");
 }

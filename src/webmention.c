@@ -419,7 +419,7 @@ webmention_finished(HttpRequest *req)
 	if (mention == NULL)
 		return false;
 	mention->req = NULL;
-	host_call_ended(mention->host, host_now());
+	host_call_ended(mention->host, host_now(), 1);
 	mention_answer(mention, req);
 	http_free(req);
 	go_on(mention);

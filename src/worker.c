@@ -104,6 +104,9 @@ static Statement paused_sources = {
 static Statement compare_later = {
 	"SELECT rsvp_sync._compare_later($1)", 1, {INT8OID}
 };
+static Statement keys_listed = {
+	"SELECT rsvp_sync._listed($1, $2)", 2, {INT8OID, TEXTARRAYOID}
+};
 static Statement give_back = {
 	"SELECT rsvp_sync._end_lease($1, $2)", 2, {INT8OID, TEXTARRAYOID}
 };
@@ -196,6 +199,8 @@ typedef struct Batch
 {
 	int64		source_id;
 	List	   *keys;
+	List	   *alone;			/* of them, those that go alone, see batch.c */
+	List	   *listed;			/* ... whose accounts have just been listed */
 	dlist_head	jobs;			/* calls that planning them asks for */
 } Batch;
 
@@ -242,6 +247,17 @@ read_job(uint64 row)
 	return job;
 }
 
+static bool
+list_has(List *texts, const char *text)
+{
+	ListCell   *cell;
+
+	foreach(cell, texts)
+		if (strcmp(lfirst(cell), text) == 0)
+			return true;
+	return false;
+}
+
 static void
 plan_batch(void *arg)
 {
@@ -249,12 +265,19 @@ plan_batch(void *arg)
 	Args		args = {0};
 
 	args_int8(&args, batch->source_id);
+	if (batch->listed != NIL)
+	{
+		args_texts(&args, batch->listed);
+		run_statement(&keys_listed, &args);
+		args.n = 1;
+	}
 	args_texts(&args, batch->keys);
 	run_statement(&plan_keys, &args);
 	for (uint64 row = 0; row < SPI_processed; row++)
 	{
 		Job		   *job = read_job(row);
 
+		job->alone = list_has(batch->alone, job->key);
 		dlist_push_tail(&batch->jobs, &job->node);
 	}
 }
@@ -335,6 +358,11 @@ next_replans(dlist_head *replans)
 		if (job->source_id != batch->source_id)
 			continue;
 		batch->keys = lappend(batch->keys, pstrdup(job->key));
+		/* What had to be read first was in doubt, as a rule. */
+		if (job->alone || strcmp(job->action, "read") == 0)
+			batch->alone = lappend(batch->alone, llast(batch->keys));
+		if (job->listed)
+			batch->listed = lappend(batch->listed, llast(batch->keys));
 		dlist_delete(&job->node);
 		lane_free_job(job);
 	}

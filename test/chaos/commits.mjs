@@ -5,7 +5,8 @@
 //
 // Prints a JSON array of {at, did, rev, action, rkey, cid}, oldest first.
 // --unsequenced: instead the accounts whose repository is ahead of the
-// sequencer, [{did, rev}]: that PDS was killed between two of its databases.
+// sequencer, [{did, rev, writes}]: that PDS was killed between two of its
+// databases.  (writes: of the commit, as far as its records are still there.)
 // To be asked while the PDS is down.
 
 import { createRequire } from 'node:module'
@@ -27,7 +28,8 @@ if (flag === '--unsequenced') {
   const last = new Map(all.map(({ row, event }) => [row.did, event.rev]))
   const stores = (at) => fs.readdirSync(at, { withFileTypes: true }).flatMap((f) =>
     f.isDirectory() ? stores(path.join(at, f.name)) : f.name === 'store.sqlite' ? [path.join(at, f.name)] : [])
-  const roots = stores(path.join(dir, 'actors')).flatMap((file) => open(file).prepare('SELECT did, rev FROM repo_root').all())
+  const roots = stores(path.join(dir, 'actors')).flatMap((file) => open(file).prepare(`SELECT did, rev,
+    max(1, (SELECT count(*) FROM record WHERE "repoRev" = rev AND collection || '/' = '${COLLECTION}')) AS writes FROM repo_root`).all())
   console.log(JSON.stringify(roots.filter(({ did, rev }) => last.has(did) && rev > last.get(did))))
 } else {
   console.log(JSON.stringify(all.flatMap(({ row, event }) => event.ops

@@ -28,16 +28,18 @@ BEGIN
 END
 $$;
 
-/* What is different, by pages of two rows. */
+/* What is different, by pages of two rows; records one by one, or all at once. */
 CREATE FUNCTION model.pages(of_source bigint) RETURNS SETOF text
 LANGUAGE plpgsql AS $$
 DECLARE
 	pass rsvp_sync._pass;
+	records bigint := CASE WHEN random() < 0.5
+		THEN rsvp_sync._record_digests(1024) END;
 	slice record;
 BEGIN
 	pass.source_id := of_source;
 	LOOP
-		SELECT * INTO slice FROM rsvp_sync._next_slice(pass, 2);
+		SELECT * INTO slice FROM rsvp_sync._next_slice(pass, 2, records);
 		pass := slice.pass;
 		RETURN QUERY SELECT unnest(slice.differing);
 		EXIT WHEN pass.phase IS NULL;

@@ -21,6 +21,8 @@
 //                          per ('ip' or 'did'), costs ({ method: points },
 //                          default: 1 each) }; [] takes them away.  Every
 //                          answer carries the headers of the tightest one.
+//                          Where putRecord costs something, applyWrites costs
+//                          what the PDS takes for its writes.
 //
 // Requests of the tests' own client (client.mjs, by its User-Agent) are logged,
 // marked "own", and never hit by a fault.
@@ -29,6 +31,7 @@
 //   match       regular expression on the path with its query (default: all)
 //   method      GET, POST ...
 //   did         the access token's subject or the repo asked for
+//   says        regular expression on the request's body
 //   on          'pds' (default) or 'plc'
 //   skip        let so many matching requests pass first
 //   count       hit so many (default 1; -1: for ever)
@@ -47,17 +50,22 @@
 //   slowBps     trickle the answer, so many bytes a second
 
 import fs from 'node:fs'
+import { once } from 'node:events'
 import http from 'node:http'
 import { setTimeout as sleep } from 'node:timers/promises'
 
 const KEEP_BODY = 2_000_000 // bytes of a request or answer looked into for the log
 const KEEP_LOG = 200_000 // requests
 
+// What a PDS takes for each of the writes of one call
+const POINTS = { create: 3, update: 2, delete: 1 }
+
 const WRITE = /^com\.atproto\.repo\.((create|put|delete)Record|applyWrites)$/
 
 export const OWN_AGENT = 'rsvp-sync-test-client'
 
 const json = (text) => { try { return JSON.parse(text) } catch { return undefined } }
+const writesOf = (body) => (body?.writes ?? []).map((w) => ({ op: String(w?.$type).split('#').pop(), collection: w?.collection, rkey: w?.rkey, record: w?.value }))
 const subject = (req) => {
   const token = /^(?:Bearer|DPoP) [^.]+\.([^.]+)\./.exec(req.headers.authorization ?? '')
   return token ? json(Buffer.from(token[1], 'base64url').toString())?.sub : undefined
@@ -146,12 +154,14 @@ export class Bench {
     }
   }
 
-  #pick(req, name, entry) {
+  async #pick(req, name, entry) {
+    const text = this.#rules.some((r) => r.says) ? await this.#ahead(req) : ''
     for (const rule of this.#rules) {
       if ((rule.on ?? 'pds') !== name) continue
       if (rule.method && rule.method !== req.method) continue
       if (rule.did && rule.did !== entry.did && rule.did !== entry.repo) continue
       if (!new RegExp(rule.match ?? '').test(req.url)) continue
+      if (rule.says && !new RegExp(rule.says).test(text)) continue
       if ((rule.count ?? 1) === 0) continue
       if (rule.skip > 0) { rule.skip--; continue }
       rule.count = rule.count < 0 ? -1 : (rule.count ?? 1) - 1
@@ -159,14 +169,30 @@ export class Bench {
     }
   }
 
+  // The body of a request, as text; the server still finds it there.
+  async #ahead(req) {
+    const parts = []
+    for (let left = Number(req.headers['content-length']); left > 0;) {
+      const chunk = req.read()
+      if (!chunk) { await once(req, 'readable'); continue }
+      parts.push(chunk)
+      left -= chunk.length
+    }
+    const body = Buffer.concat(parts)
+    if (body.length) req.unshift(body)
+    return body.toString()
+  }
+
   // Takes the points of a request before it is served, as the PDS does: a
   // window of fixed length begins with its first request.  True: refused.
-  #spend(res, entry) {
+  async #spend(req, res, entry) {
+    const together = this.#limits.length > 0 && entry.call === 'com.atproto.repo.applyWrites' &&
+      writesOf(json(await this.#ahead(req))).reduce((sum, { op }) => sum + (POINTS[op] ?? 0), 0)
     const now = Date.now()
     let tightest
     for (const { points, window, per, costs, windows } of this.#limits) {
       const key = per === 'did' ? entry.did : 'ip'
-      const cost = costs ? costs[entry.call] ?? 0 : 1
+      const cost = !costs ? 1 : together && costs['com.atproto.repo.putRecord'] ? together : costs[entry.call] ?? 0
       if (!key || !cost) continue
       let w = windows.get(key)
       if (!w || w.ends <= now) windows.set(key, w = { used: 0, ends: now + window * 1000 })
@@ -189,8 +215,8 @@ export class Bench {
 
   async #handle(req, res, name, pass) {
     const entry = this.#enter(req, res, name)
-    if (!entry.own && name === 'pds' && this.#spend(res, entry)) return req.resume()
-    const rule = entry.own ? undefined : this.#pick(req, name, entry)
+    if (!entry.own && name === 'pds' && await this.#spend(req, res, entry)) return req.resume()
+    const rule = entry.own ? undefined : await this.#pick(req, name, entry)
     if (!rule) {
       this.#watch(res, entry)
       return pass(req, res)
@@ -341,9 +367,7 @@ export class Bench {
         const body = json(Buffer.concat(parts).toString()) ?? {}
         for (const k of ['repo', 'collection', 'rkey', 'identifier', 'swapRecord', 'swapCommit']) if (k in body) entry[k] = body[k]
         if (entry.call?.startsWith('com.atproto.repo.') && body.record) entry.record = body.record
-        if (Array.isArray(body.writes)) {
-          entry.writes = body.writes.map((w) => ({ op: String(w?.$type).split('#').pop(), collection: w?.collection, rkey: w?.rkey }))
-        }
+        if (Array.isArray(body.writes)) entry.writes = writesOf(body)
       }
       return push(chunk, encoding)
     }
@@ -378,6 +402,7 @@ export class Bench {
     entry.committed = Boolean(answer.commit)
     if (answer.cid) entry.cid = answer.cid
     if (answer.uri) entry.uri = answer.uri
+    answer.results?.forEach(({ cid, uri }, i) => { if (cid && entry.writes?.[i]) Object.assign(entry.writes[i], { cid, uri }) })
     if (answer.commit) entry.rev = answer.commit.rev
   }
 }

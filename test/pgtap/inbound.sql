@@ -365,6 +365,8 @@ UPDATE app.attendance SET status = 'rejected' WHERE event_id = 3 AND status = 'c
 SELECT is(plan(), 'nothing', 'he rejects: the record is the user''s');
 SELECT is(process(1, 3, 'going', '3gggggggggggg', -100), 'ignored', 'a replay of before');
 SELECT is(status(1, 3), 'rejected', '... does not change that');
+SELECT is(process(1, 3, 'interested', '3gggggggggggg', 400), 'unchanged', 'his user has another word for it: it is said that nothing changes');
+SELECT is((SELECT rsvp_sync.process_external_rsvp(payload(1, 3, 'going', '3gggggggggggg', 401), 'one') ->> 'message'), 'The application leaves the attendance as it is (rejected).', '... and what the row says');
 
 --
 -- Events that are not known yet
@@ -551,7 +553,7 @@ SELECT isnt((SELECT last_error FROM rsvp_sync.external_rsvp WHERE author = 'http
 
 -- One table's trouble, and another that has the record verified
 ALTER TABLE own.answers RENAME COLUMN word TO worde;
-SELECT ingest(1, 5, 'create', '3qqqqqqqqqqqq', record(1, 'going'));
+SELECT ingest(1, 505, 'create', '3qqqqqqqqqqqq', record(1, 'going'));
 SELECT is((SELECT state FROM rsvp_sync._inbound WHERE rkey = '3qqqqqqqqqqqq'), 'verify', 'another table''s query does not run: verified nevertheless');
 SELECT isnt((SELECT last_error FROM rsvp_sync._inbound WHERE rkey = '3qqqqqqqqqqqq'), NULL, '... and the trouble is told');
 ALTER TABLE own.answers RENAME COLUMN worde TO word;
@@ -632,13 +634,13 @@ SELECT is((SELECT state FROM rsvp_sync._inbound WHERE did = did(4)), 'verify', '
 DELETE FROM rsvp_sync._source WHERE attendance = 'own.more'::regclass;
 
 -- Where only a function knows the events, strangers' records are not read for nothing
-SELECT is(ingest(8, 12, 'create', '3xxxxxxxxxxxx', record(8, 'going')), 0::bigint, 'a stranger''s answer to an event that no function takes');
+SELECT is(ingest(8, 1012, 'create', '3xxxxxxxxxxxx', record(8, 'going')), 0::bigint, 'a stranger''s answer to an event that no function takes');
 SELECT is((SELECT count(*) FROM rsvp_sync._inbound WHERE did = did(8)), 0::bigint, '... is not verified');
 SELECT is((SELECT count(*) FROM rsvp_sync._stranger WHERE rkey = '3xxxxxxxxxxxx'), 1::bigint, '... but remembered');
 UPDATE rsvp_sync._source SET strangers_at = CASE WHEN attendance = 'own.answers'::regclass THEN now() END, strangers_from = NULL;
 SELECT is(rsvp_sync._ask_strangers(1000), true, '... asked again');
 SELECT is((SELECT count(*) FROM rsvp_sync._inbound WHERE rkey = '3xxxxxxxxxxxx'), 0::bigint, '... the function still does not take it');
-SELECT is(ingest(8, 13, 'create', '3yyyyyyyyyyyy', record(1, 'going')), 1::bigint, 'one to an event that it takes');
+SELECT is(ingest(8, 1013, 'create', '3yyyyyyyyyyyy', record(1, 'going')), 1::bigint, 'one to an event that it takes');
 SELECT is((SELECT state FROM rsvp_sync._inbound WHERE rkey = '3yyyyyyyyyyyy'), 'verify', '... is verified');
 SELECT is((SELECT count(*) FROM own.answers WHERE who = did(8)), 0::bigint, '... and until then the function has done nothing');
 CREATE OR REPLACE FUNCTION own.take(did text, event_uri text, status text, rsvp jsonb) RETURNS text LANGUAGE sql AS $$
@@ -654,7 +656,7 @@ DELETE FROM rsvp_sync._inbound WHERE did = did(8);
 INSERT INTO rsvp_sync._account (did, owner, auth, state) VALUES (did(3), 'regress_inbound', 'password', 'connected');
 CREATE FUNCTION asked(u integer, e integer) RETURNS text LANGUAGE sql AS $$
 SELECT string_agg(state || ' ' || rkey, ',') FROM rsvp_sync._inbound WHERE did = did(u) AND event_uri = uri(e) $$;
-SELECT is(ingest(3, 20, 'create', '3wwwwwwwwwwww', record(1, 'going'), true), 1::bigint, 'a record that all were told of');
+SELECT is(ingest(3, 1020, 'create', '3wwwwwwwwwwww', record(1, 'going'), true), 1::bigint, 'a record that all were told of');
 SELECT is((SELECT message FROM rsvp_sync.delete_external_rsvp(rsvp(3, '3wwwwwwwwwwww'), 'bluesky', 'two')), 'Successfully cancelled 1 attendance record(s) using RSVP URI', 'another tenant''s application says that it is gone');
 SELECT is(asked(3, 1), 'verify 3wwwwwwwwwwww', '... the record is to be read');
 SELECT rsvp_sync._merge_slots(ARRAY[did(3)], ARRAY[uri(1)], NULL, NULL, NULL);
@@ -676,13 +678,13 @@ SELECT rsvp_sync._merge_slots(ARRAY[did(3)], ARRAY[uri(1)], NULL, NULL, NULL);
 SELECT is(status(3, 1) || ' ' || asked(3, 1), 'confirmed verify 3wwwwwwwwwwww', '... is to be read, too, though it is negative');
 SELECT rsvp_sync._verified(did(3), '3wwwwwwwwwwww', rsvp_sync.record_cid(record(1, 'going')), record(1, 'going'), now());
 SELECT is((SELECT word FROM own.answers WHERE who = did(3)), 'going', '... and is not so');
-SELECT is(ingest(3, 60, 'update', '3wwwwwwwwwwww', record(1, 'interested'), true), 1::bigint, '... what the network says then is newer');
+SELECT is(ingest(3, 1060, 'update', '3wwwwwwwwwwww', record(1, 'interested'), true), 1::bigint, '... what the network says then is newer');
 SELECT is(status(3, 1), 'maybe', '... and counts');
-SELECT is(rsvp_sync.process_external_rsvp(payload(3, 1, 'notgoing', '3www2wwwwwwww', 61), 'two') ->> 'action', 'updated', 'another record, made up');
-SELECT is(ingest(3, 62, 'update', '3wwwwwwwwwwww', record(1, 'notgoing'), true), 1::bigint, '... does not hide');
+SELECT is(rsvp_sync.process_external_rsvp(payload(3, 1, 'notgoing', '3www2wwwwwwww', 1061), 'two') ->> 'action', 'updated', 'another record, made up');
+SELECT is(ingest(3, 1062, 'update', '3wwwwwwwwwwww', record(1, 'notgoing'), true), 1::bigint, '... does not hide');
 SELECT rsvp_sync._visited(did(3), NULL, jsonb_build_object('rkeys', '["3www2wwwwwwww"]'::jsonb, 'read', '[{"rkey": "3www2wwwwwwww"}]'::jsonb), now(), NULL, NULL, NULL);
 SELECT is(status(3, 1), 'cancelled', '... what is said there');
-SELECT is(rsvp_sync.process_external_rsvp(payload(3, 2, 'going', '3wwwwwwwwwwww', 63), 'two') ->> 'action', 'parked', 'a record that is said to be about another event now');
+SELECT is(rsvp_sync.process_external_rsvp(payload(3, 2, 'going', '3wwwwwwwwwwww', 1063), 'two') ->> 'action', 'parked', 'a record that is said to be about another event now');
 SELECT is(asked(3, 2), 'verify 3wwwwwwwwwwww', '... is to be read');
 
 -- What others say does not pile up
@@ -738,10 +740,22 @@ SELECT is((SELECT string_agg(format('%s %s', tenant, last_error IS NOT NULL AND 
 DELETE FROM rsvp_sync._source WHERE tenant = 'three';
 
 -- Slots without a record
-SELECT rsvp_sync._put_off(s, ARRAY[ROW(did(7), uri(1), NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, 'put_off', NULL, 'why')::rsvp_sync._meeting,
-	ROW(did(7), uri(2), NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, 'put_off', NULL, 'why')::rsvp_sync._meeting], 'apply', true, now())
+SELECT rsvp_sync._put_off(s, ARRAY[ROW(did(7), uri(1), NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, 'put_off', NULL, NULL, NULL, NULL, 'why')::rsvp_sync._meeting,
+	ROW(did(7), uri(2), NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, 'put_off', NULL, NULL, NULL, NULL, 'why')::rsvp_sync._meeting], 'apply', true, now())
 FROM rsvp_sync._source s WHERE source_id = :source;
 SELECT is((SELECT string_agg(format('%s %s', right(event_uri, 2), uri), ', ' ORDER BY event_uri) FROM rsvp_sync.inbound WHERE did = did(7)), 'e1 , e2 ', 'two events of one person that have to wait, without a record');
 DELETE FROM rsvp_sync._inbound;
+
+-- Texts that cannot be keys
+SET ROLE regress_inbound;
+CREATE TABLE own.two (a integer, b uuid, PRIMARY KEY (a, b));
+SELECT rsvp_sync.attach('own.two', 'SELECT a, b, NULL::text AS did, NULL::text AS event_uri, NULL::text AS status FROM own.two');
+SELECT throws_ok(format('SELECT rsvp_sync.%s(%L, %L)', f, t, k), '22023', format('"%s" cannot be a key of table %s', k, t), format('%s() with %s', f, k))
+FROM unnest('{sync_status,retry,discard,preview,explain_sync,rsvp_document}'::text[]) f
+CROSS JOIN (VALUES ('app.attendance', 'abc'), ('own.two', '[1'), ('own.two', '["1"]'), ('own.two', '["1", "x"]'), ('own.two', 'abc')) k (t, k);
+SELECT lives_ok(format('SELECT rsvp_sync.%s(%L, %L)', f, t, k), format('%s() with %s', f, k))
+FROM unnest('{sync_status,retry,discard,preview,explain_sync,rsvp_document}'::text[]) f
+CROSS JOIN (VALUES ('app.attendance', '123456'), ('own.two', '["1", "00000000-0000-0000-0000-000000000001"]')) k (t, k);
+RESET ROLE;
 
 SELECT * FROM finish();

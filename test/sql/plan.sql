@@ -50,6 +50,7 @@ INSERT INTO expected (part, what, start, differs, says) VALUES
 ('wish', '... takes the own record back', 'published', '{"local": null}', 'delete over c1 [own k going@c1] w'),
 ('wish', '... or one that may have been made', 'new', '{"local": null, "known": true, "doubt": true, "remote_rkey": "k"}', 'read [-@-]'),
 ('wish', '... not an adopted one', 'published', '{"local": null, "bond": "adopted"}', 'none withheld/status_not_published [adopted k going@c1]'),
+('wish', '... but one that may have been written just now', 'new', '{"local": null, "known": true, "doubt": true}', 'read withheld/status_not_published [-@-]'),
 ('wish', '... nor one found', 'found', '{"local": null}', 'none withheld/status_not_published [-@-]'),
 ('wish', 'the event is over', 'new', '{"past": true}', 'none withheld/past_event [-@-]'),
 ('wish', '... the record stays', 'published', '{"past": true}', 'none withheld/past_event [own k going@c1]'),
@@ -192,7 +193,7 @@ CREATE FUNCTION pg_temp.intent(key text, event text, more jsonb) RETURNS void LA
 INSERT INTO rsvp_sync._intent SELECT (jsonb_populate_record(NULL::rsvp_sync._intent, jsonb_build_object(
 	'source_id', (SELECT max(source_id) FROM rsvp_sync._source), 'key', key, 'did', 'did:plc:ewvi7nxzyoun6zhxrhs64oiz',
 	'event_uri', 'at://did:web:host.example/community.lexicon.calendar.event/' || event, 'live', true, 'local', 'going', 'local_at', '2026-01-01',
-	'first_local', 'going', 'wrote', false, 'sent_cids', '{}'::text[], 'doubt', false, 'truncated', false, 'approved', false,
+	'first_local', 'going', 'wrote', false, 'sent_cids', '{}'::text[], 'mirrors', false, 'doubt', false, 'truncated', false, 'approved', false,
 	'state', 'done', 'reason_code', 'published', 'writeback', false, 'writeback_failures', 0) || more)).*
 $$;
 -- What was sent for another key of the slot and never confirmed is taken over, too

@@ -96,6 +96,61 @@ UPDATE rsvp_sync._intent SET writeback = true WHERE source_id = :id AND key LIKE
 SELECT string_agg(differing, ', ') FROM reconcile_test.pass(:id);
 ROLLBACK;
 
+-- Keys in the order of their texts, about in it, and in none; intents that were
+-- written anew, are gone, or never were; records one by one and all at once
+SET SESSION AUTHORIZATION regress_reconcile;
+CREATE TABLE reconcile_test.number (key integer PRIMARY KEY, did text, event_uri text);
+CREATE TABLE reconcile_test.random (key uuid PRIMARY KEY, did text, event_uri text);
+CREATE TABLE reconcile_test.word (key text COLLATE "C" PRIMARY KEY, did text, event_uri text);
+INSERT INTO reconcile_test.number SELECT n, 'did:web:u' || n || '.example', 'at://did:web:o.example/x.y.z/1' FROM generate_series(1, 12000) n;
+INSERT INTO reconcile_test.random SELECT md5(n::text)::uuid, 'did:web:u' || n || '.example', 'at://did:web:o.example/x.y.z/2' FROM generate_series(1, 3000) n;
+INSERT INTO reconcile_test.word SELECT chr(65 + n % 60) || repeat('-', n % 5) || n, 'did:web:u' || n || '.example', 'at://did:web:o.example/x.y.z/3'
+FROM generate_series(1, 3000) n;
+SELECT count(rsvp_sync.attach('reconcile_test.' || t, format('SELECT key AS attendance_id, did, event_uri, ''confirmed'' AS status FROM reconcile_test.%I', t),
+	NULL, '{"writeback": false}')) FROM unnest('{number,random,word}'::text[]) t;
+RESET SESSION AUTHORIZATION;
+CREATE FUNCTION reconcile_test.found(at_once boolean) RETURNS TABLE (name text, keys bigint, one text)
+LANGUAGE plpgsql AS $$
+DECLARE
+	s rsvp_sync._source;
+	pass rsvp_sync._pass;
+	slice record;
+	found_keys text[];
+BEGIN
+	FOR s IN SELECT * FROM rsvp_sync._source t WHERE t.attendance_name ~ '(number|random|word)$' ORDER BY 1 LOOP
+		pass := NULL;
+		pass.source_id := s.source_id;
+		found_keys := '{}';
+		LOOP
+			SELECT * INTO slice FROM rsvp_sync._next_slice(pass, 2500, CASE WHEN at_once THEN rsvp_sync._record_digests(4096) END);
+			pass := slice.pass;
+			found_keys := found_keys || slice.differing;
+			EXIT WHEN pass.phase IS NULL;
+		END LOOP;
+		name := s.attendance::text || ' ' || pass.seen;
+		keys := cardinality(found_keys);
+		one := (SELECT min(k COLLATE "C") FROM unnest(found_keys) k);
+		RETURN NEXT;
+	END LOOP;
+END
+$$;
+BEGIN;
+SELECT * FROM reconcile_test.found(false);
+UPDATE rsvp_sync._intent i SET live = true, bond = 'own', rkey = '3k' || left(md5(key), 11), base_cid = 'bafy' || key, state = 'done',
+	reason_code = 'published' FROM rsvp_sync._source s WHERE s.source_id = i.source_id AND s.attendance_name ~ '(number|random|word)$';
+INSERT INTO rsvp_sync._observed (did, rkey, cid, event_uri, status, source)
+SELECT did, rkey, base_cid, event_uri, local, 'write' FROM rsvp_sync._intent WHERE bond IS NOT NULL;
+SELECT * FROM reconcile_test.found(false);
+SELECT * FROM reconcile_test.found(true);
+SELECT rsvp_sync._record_digests(64) IS NULL AS too_many;
+UPDATE rsvp_sync._observed SET cid = 'other' WHERE did LIKE '%77.example';
+DELETE FROM rsvp_sync._observed WHERE did LIKE '%88.example';
+UPDATE rsvp_sync._observed SET cid = NULL WHERE did LIKE '%99.example';
+DELETE FROM rsvp_sync._intent WHERE did LIKE '%66.example';
+SELECT * FROM reconcile_test.found(false);
+SELECT * FROM reconcile_test.found(true);
+ROLLBACK;
+
 -- Which is due: from the end of the last pass, give or take
 CREATE FUNCTION reconcile_test.due(of_source bigint, finished interval, backlog integer DEFAULT 10)
 RETURNS boolean LANGUAGE sql AS $$

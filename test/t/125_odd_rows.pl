@@ -43,7 +43,7 @@ is $app->sql("SELECT rsvp_sync.retry('numbered', '01')"), 1, '... for retry';
 $app->idle('retried');
 is $app->sql("SELECT string_agg(attendance_id, ' ' ORDER BY attendance_id) FROM rsvp_sync.status"), '1 2', '... which makes no second one of it';
 is $app->sql("SELECT count(*) FROM rsvp_sync.preview('numbered', '77')"), 0, 'preview of what is no row: none';
-is_deeply refused("SELECT rsvp_sync.sync_status('numbered', 'abc')"), [ '22P02', 'invalid input syntax for type integer: "abc"', 'a hint' ], 'what can be no key';
+is_deeply refused("SELECT rsvp_sync.sync_status('numbered', 'abc')"), [ '22023', '"abc" cannot be a key of table public.numbered', 'a hint' ], 'what can be no key';
 is $app->status('numbered', 2)->{reason}, 'The status NULL is an unmapped status: option status_map says nothing of it.', 'no status is not the status NULL';
 
 $app->sql('CREATE TABLE lettered (id uuid PRIMARY KEY, person int, status text)');
@@ -54,11 +54,21 @@ is $app->state('lettered', 'A0EEBC99-9C0B-4EF8-BB6D-6BB9BD380A11'), 'done/publis
 
 $app->sql('CREATE TABLE paired (a int, b int, person int, status text, PRIMARY KEY (a, b))');
 $app->attach(query('paired'));
-is_deeply refused(qq{SELECT rsvp_sync.sync_status('paired', '["1", "$_"]')}), [ '22023', qq{invalid key "["1", "$_"]"}, 'a hint' ], "a key of too many parts" for '1", "1';
+is_deeply refused(qq{SELECT rsvp_sync.sync_status('paired', '["1", "$_"]')}), [ '22023', qq{"["1", "$_"]" cannot be a key of table public.paired}, 'a hint' ], "a key of too many parts" for '1", "1';
 is_deeply refused("SELECT rsvp_sync.$_('no name')"), [ '42P01', sprintf('"no name" is neither a DID nor %sa table', /retry/ ? '' : 'a server nor '), 'a hint' ], "$_() of what is no name" for qw(retry pause resume);
 is_deeply refused("SELECT rsvp_sync.attach('paired', apply => '')"), [ '42883', 'there is no apply function ""', 'a hint' ], 'no name of a function';
 
 is_deeply refused(q{SELECT * FROM rsvp_sync.attach_all('nowhere', '{"bogus": 1}')}), [ '22023', 'unknown option "bogus"', 'a hint' ], 'attach_all looks at its options, also where there is no table';
+
+$app->sql("INSERT INTO numbered VALUES (4, 1, repeat('x', 1000000))");
+$app->idle('a long word');
+is length $app->status('numbered', 4)->{reason}, 274, 'of a status beyond all measure the beginning is told';
+$app->sql("DELETE FROM numbered WHERE id = 4");
+$app->sql("SELECT rsvp_sync.connect_account('did:key:zQ3shokFTS3brHcDQrn82RUDfCZESWL1ZdCEJwekUDPQiYBme', 'x');"
+	. "SELECT rsvp_sync.create_rsvp('did:key:zQ3shokFTS3brHcDQrn82RUDfCZESWL1ZdCEJwekUDPQiYBme', '$event->{uri}', 'going')");
+$app->idle('another kind of DID');
+is $app->sql("SELECT state, reason_code, reason FROM rsvp_sync.status WHERE did LIKE 'did:key:%'"), 'failed|unsupported_identifier|Only accounts of did:plc, or did:web without a path or port,'
+	. ' can be written to; this is not one: did:key:zQ3shokFTS3brHcDQrn82RUDfCZESWL1ZdCEJwekUDPQiYBme', 'a DID of a kind that has no PDS: a sentence says so';
 
 # --- times that no record can say
 

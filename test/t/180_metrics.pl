@@ -75,6 +75,13 @@ sub logged {
 			$n{'calls delete'}++;
 			$n{'done delete'}++ if $entry->{committed};
 			$n{'error InvalidSwap'}++ if refused($entry);
+		} elsif ($call eq 'applyWrites') {
+			for my $write (@{ $entry->{writes} }) {
+				my $what = $write->{op} eq 'delete' ? 'delete' : 'create ' . $write->{record}{status} =~ s/.*#//r;
+				$n{"calls $what"}++;
+				$n{"done $what"}++ if $entry->{committed};
+			}
+			$n{'error InvalidSwap'}++ if refused($entry);
 		} elsif ($call eq 'listRecords' && ($entry->{status} // 0) == 200 && !$entry->{fault} && !$entry->{cursor}) {
 			$n{'calls list'}++;
 			$n{'done list'}++;

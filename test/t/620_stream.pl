@@ -150,6 +150,28 @@ ok wait_for { +($second->asked)[-1]{url} !~ /cursor/ }, 'is asked for what comes
 $second->faults;
 ok $second->wait_listener, 'and listened to';
 
+# As long as nothing that came after it is written down, it is the same gap.
+my $place = $app->admin('SELECT max(time_us) FROM rsvp_sync._stream');
+ok wait_for { $second->events(commit_event('did:web:between.example', '3jui7kd54zh2y', rsvp_record($event->{uri}, 'going')));
+	$app->admin("SELECT max(time_us) > $place FROM rsvp_sync._stream") eq 't' }, 'events come again';
+$app->admin('DELETE FROM public.to_read');
+alter("SET rsvp_sync.jetstream_url = ''");
+ok wait_for { !$second->listeners }, 'nobody listens';
+$later = int(1e6 * time);
+$second->events(map { commit_event("did:web:again$_.example", '3jui7kd54zh2y', rsvp_record($event->{uri}, 'going'), time_us => $later + $_) } 1 .. 200);
+$second->faults(mute => 1);
+my $log_size = $pg->log_size;
+alter(sprintf "SET rsvp_sync.jetstream_url = '%s'", $second->v2);
+ok $pg->wait_for_log(qr/events may be missing: the server does not go back so far/, $log_size), 'a cursor that is too old for the server, which begins later';
+for (1 .. 3) {
+	my $asked = () = $second->asked;
+	$second->kick;
+	ok wait_for { $second->asked > $asked && $second->listeners }, 'cut before anything is said';
+}
+$second->faults;
+ok wait_for { row('did:web:again200.example') =~ /^confirmed/ }, 'what the server remembers comes in the end';
+is $app->admin("SELECT count(*) FROM public.to_read WHERE did = 'did:web:before.example' AND why = 'gap'"), 1, 'all whom we know are read once';
+
 # --- silence
 
 my $muted = $pg->log_size;

@@ -127,6 +127,21 @@ test_bounds(void)
 	   b.list[0].reset_at == NOW + 400000, "the next begins with its first");
 }
 
+static void
+test_free(void)
+{
+	Budgets		b = {0};
+
+	ok(budget_free(&b, NOW) > 1000000, "nothing is known: all is free");
+	learn(&b, 3000, 300, 1600, 100000, NOW);
+	ok(budget_free(&b, NOW) == 100, "100 points above half a limit are");
+	learn(&b, 5000, 3600, 2540, 100000, NOW);
+	ok(budget_free(&b, NOW) == 40, "of two limits the tighter one counts");
+	budget_spend(&b, 90, NOW);
+	ok(budget_free(&b, NOW) == 0, "below half nothing is");
+	ok(budget_free(&b, NOW + 200000) == 1500, "in the next window all is again");
+}
+
 /*
  * A whole window against a server that counts: as much as it allows, evenly,
  * and never refused.
@@ -162,6 +177,7 @@ main(void)
 	test_headers();
 	test_learning();
 	test_bounds();
+	test_free();
 	test_window(3000, 300);
 	test_window(300, 20);
 	test_window(30, 300);

@@ -68,11 +68,11 @@ sub transaction {
 	return "BEGIN; @{[ $insert->(1) ]} SAVEPOINT a; @{[ $update->() ]} SAVEPOINT b; $delete ROLLBACK TO a; @{[ $update->() ]} RELEASE a; COMMIT;" if $die < 81;
 	return "BEGIN; @{[ $update->() ]} $delete @{[ $insert->(2) ]} ROLLBACK;" if $die < 85;
 	return "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM $table; @{[ $insert->(1) ]} @{[ $update->() ]} SELECT pg_sleep(0.05); @{[ $update->(qq{$here}) ]} COMMIT;" if $die < 92;
-	return "UPDATE $table SET note = clock_timestamp() WHERE $here;" if $die < 94;
-	return "BEGIN; @{[ $update->(qq{\"userId\" = $user AND id % 3 = @{[ int rand 3 ]}}) ]} COMMIT;" if $die < 97;    # in bulk
-	return qq{DELETE FROM $table WHERE "userId" = $user AND id % 4 = @{[ int rand 4 ]};} if $die < 98;
+	return "UPDATE $table SET note = clock_timestamp() WHERE $here;" if $die < 93;
+	return "BEGIN; @{[ $update->(qq{\"userId\" = $user AND id % 3 = @{[ int rand 3 ]}}) ]} COMMIT;" if $die < 96;    # in bulk
+	return qq{DELETE FROM $table WHERE "userId" = $user AND id % 4 = @{[ int rand 4 ]};} if $die < 97;
 	return sprintf q{INSERT INTO %s (status, "eventId", "userId") SELECT '%s', n, %d FROM generate_series(%d, %d) n
-		WHERE NOT EXISTS (SELECT FROM %1$s WHERE "eventId" = n AND "userId" = %3$d);}, $table, pick(@STATUS), $user, $event, $event + 4 > $me->{events} ? $me->{events} : $event + 4;
+		WHERE NOT EXISTS (SELECT FROM %1$s WHERE "eventId" = n AND "userId" = %3$d);}, $table, pick(@STATUS), $user, $event, $event + 9 > $me->{events} ? $me->{events} : $event + 9;
 }
 
 # A session, as soon as there is a server

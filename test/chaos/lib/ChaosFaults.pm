@@ -46,12 +46,12 @@ my %ANSWERS = (
 	'429' => sub { { status => 429, headers => { 'retry-after' => 1 }, body => { error => 'RateLimitExceeded', message => 'Rate Limit Exceeded' } } },
 	'429 with a reset' => sub { { status => 429, headers => { 'ratelimit-limit' => 10, 'ratelimit-remaining' => 0, 'ratelimit-reset' => int(time) + 2 },
 		body => { error => 'RateLimitExceeded', message => 'Rate Limit Exceeded' } } },
-	'expired token' => sub { { status => 400, match => 'Record$|refreshSession', method => 'POST', body => { error => 'ExpiredToken', message => 'Token has expired' } } },
-	'401' => sub { { status => 401, match => 'putRecord', body => 'Unauthorized' } },
+	'expired token' => sub { { status => 400, match => 'Record$|applyWrites|refreshSession', method => 'POST', body => { error => 'ExpiredToken', message => 'Token has expired' } } },
+	'401' => sub { { status => 401, match => 'putRecord|applyWrites', body => 'Unauthorized' } },
 	'InvalidSwap' => sub { { status => 400, match => 'putRecord|deleteRecord', body => { error => 'InvalidSwap', message => 'Record was at bafyother' } } },
-	'InvalidSwap of the head' => sub { { status => 400, match => 'putRecord|deleteRecord', body => { error => 'InvalidSwap', message => 'Commit was at bafyother' } } },
+	'InvalidSwap of the head' => sub { { status => 400, match => 'putRecord|deleteRecord|applyWrites', body => { error => 'InvalidSwap', message => 'Commit was at bafyother' } } },
 );
-my @CALLS = (('putRecord') x 5, ('deleteRecord') x 2, ('getRecord') x 2, 'getLatestCommit', 'listRecords', 'Session', 'xrpc');
+my @CALLS = (('putRecord') x 4, ('applyWrites') x 4, ('deleteRecord') x 2, ('getRecord') x 2, 'getLatestCommit', 'listRecords', 'Session', 'xrpc');
 
 sub new {
 	my ($class, $app, %opt) = @_;
@@ -163,7 +163,7 @@ sub pds_killed {
 	kill 'KILL', $pid;
 	wait_for { !alive($pid) } or die "the PDS lives on\n";
 	$self->{pds_gone} = 1;
-	$self->{unsequenced} += @{ commits($self->{pds}, '--unsequenced') };
+	$self->{unsequenced} += $_->{writes} for @{ commits($self->{pds}, '--unsequenced') };
 	return 1;
 }
 

@@ -187,8 +187,16 @@ SQL
 sub commits {
 	my ($self) = @_;
 	return @{ $self->{commits} //= do {
-		my %own = map { ($_->{rev} => 1) } grep { $_->{own} && $_->{rev} } @{ $self->log };
-		[ map { { %$_, own => $own{ $_->{rev} } } } @{ ChaosFaults::commits($self->{pds}) } ];
+		my %own = map { ($_->{rev} => $_->{own} // 0) } grep { $_->{rev} } @{ $self->log };
+		# The PDS was killed before it could answer the other application: that
+		# request's record key is not in the log, whose account it was is.
+		my @cut = grep { $_->{own} && !defined $_->{status} && ($_->{call} // '') =~ /(?:put|delete)Record/ } @{ $self->log };
+		my $is_cut = sub {
+			my ($commit) = @_;
+			my $at = seconds($commit->{at});
+			return grep { $_->{did} eq $commit->{did} && $at >= seconds($_->{time}) && $at < seconds($_->{time}) + 10 } @cut;
+		};
+		[ map { { %$_, own => $own{ $_->{rev} } // !!$is_cut->($_) } } @{ ChaosFaults::commits($self->{pds}) } ];
 	} };
 }
 
@@ -205,7 +213,7 @@ FROM changes c JOIN users u ON u.id = c.user_id JOIN events e ON e.id = c.event_
 SQL
 	my %slot;
 	for my $entry (@{ $self->log }) {
-		$slot{"$entry->{repo} $entry->{rkey}"} = $entry->{record}{subject}{uri} if ($entry->{call} // '') =~ /putRecord/ && $entry->{record};
+		$slot{"$entry->{repo} $_->{rkey}"} = $_->{record}{subject}{uri} for grep { $_->{record} } ($entry->{call} // '') =~ /putRecord/ ? $entry : @{ $entry->{writes} // [] };
 	}
 	for my $commit ($self->commits) {
 		next if $commit->{own};
@@ -270,11 +278,11 @@ sub error_of {
 	my ($entry) = @_;
 	my $fault = $entry->{fault} // '';
 	return if $entry->{own} || !defined $entry->{status} || !$entry->{ended} || $fault =~ /truncate|slowBps/;
+	# Whoever answers a probe is there, whatever he says.
+	return if ($entry->{call} // '') eq 'com.atproto.server.describeServer' && $entry->{status} !~ /^50[234]/;
 	return 'unreadable_answer' if $fault =~ /garbage/ && $entry->{status} == 200;
 	return 'too_large' if $fault =~ /bigBytes/ && $entry->{status} == 200;
 	return if $entry->{status} < 400;
-	# Whoever answers a probe is there, whatever he says.
-	return if ($entry->{call} // '') eq 'com.atproto.server.describeServer' && $entry->{status} !~ /^50[234]/;
 	# A record that is not there is what one may learn by asking.
 	return if ($entry->{error} // '') eq 'RecordNotFound' && ($entry->{call} // '') !~ /put/;
 	return $entry->{error} // "http_$entry->{status}";

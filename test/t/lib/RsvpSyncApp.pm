@@ -156,7 +156,7 @@ sub said { my ($self, $account) = @_; return word($self->record($account)) }
 # our writes since the log was cleared, as "put account-index rkey ..."
 sub writes {
 	my ($self) = @_;
-	return map { $_->{call} =~ s/.*\.(\w+)Record$/$1/r } $self->{pds}->writes(on => 'pds');
+	return map { $_->{op} ? $_->{op} eq 'delete' ? 'delete' : 'put' : $_->{call} =~ s/.*\.(\w+)Record$/$1/r } $self->{pds}->writes(on => 'pds');
 }
 
 # every call that could write, whether or not it did

@@ -671,10 +671,12 @@ sub log {
 }
 sub clear_log { return $_[0]->ask(DELETE => '/_test/log') }
 
-# writes(): the writes that changed a repository (whatever the client got told)
+# writes(): the writes that changed a repository (whatever the client got told);
+# each of those that were sent together has the call's entry with its own op
+# (create, update, delete), collection, rkey, record and cid
 sub writes {
 	my ($self, %want) = @_;
-	return grep { $_->{committed} } $self->log(%want);
+	return map { my $call = $_; $call->{writes} ? map { { %$call, %$_ } } @{ $call->{writes} } : $call } grep { $_->{committed} } $self->log(%want);
 }
 
 # down() refuses connections and breaks those there are; up() listens again
