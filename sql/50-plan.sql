@@ -194,7 +194,6 @@ SELECT coalesce(CASE code
 	WHEN 'sending' THEN 'A request for this row is under way.'
 	WHEN 'retrying' THEN 'The last try failed; another one follows.'
 	WHEN 'failed' THEN 'Given up; retry() tries again.'
-	WHEN 'refused' THEN 'The PDS refuses the record for good.'
 	WHEN 'unsupported_identifier' THEN 'Only accounts of did:plc, or did:web without a path or port, can be written to; this is not one:'
 	WHEN 'discarded' THEN 'Given up for good by discard(); a change of the row tries again.'
 	ELSE code END, '')
