@@ -11,7 +11,7 @@
 
 /* While an account is written to, its document is looked at this often. */
 CREATE FUNCTION rsvp_sync._identity_fresh() RETURNS interval
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+LANGUAGE sql STABLE
 RETURN interval '5 minutes';
 REVOKE ALL ON FUNCTION rsvp_sync._identity_fresh() FROM PUBLIC;
 COMMENT ON FUNCTION rsvp_sync._identity_fresh() IS

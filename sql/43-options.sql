@@ -166,18 +166,21 @@ COMMENT ON FUNCTION rsvp_sync._sql_timeout(jsonb) IS
  */
 
 CREATE FUNCTION rsvp_sync._default_status_map(kind text) RETURNS jsonb
-LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
+LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp
 AS $$
-	SELECT CASE kind
-		WHEN 'plan' THEN p.map
-		WHEN 'openmeet' THEN p.map || '{"pending": null, "waitlist": null}'
-		ELSE p.map || '{"going": "going", "interested": "interested",
-			"notgoing": "notgoing"}'
-		END
-	FROM (VALUES ('{"confirmed": "going", "attended": "going",
+DECLARE
+	map jsonb := '{"confirmed": "going", "attended": "going",
 		"maybe": "interested", "pending": "interested",
 		"waitlist": "interested", "cancelled": "notgoing",
-		"invited": null, "rejected": null}'::jsonb)) AS p (map)
+		"invited": null, "rejected": null}';
+BEGIN
+	RETURN CASE kind
+		WHEN 'plan' THEN map
+		WHEN 'openmeet' THEN map || '{"pending": null, "waitlist": null}'
+		ELSE map || '{"going": "going", "interested": "interested",
+			"notgoing": "notgoing"}'
+		END;
+END
 $$;
 REVOKE ALL ON FUNCTION rsvp_sync._default_status_map(text) FROM PUBLIC;
 COMMENT ON FUNCTION rsvp_sync._default_status_map(text) IS

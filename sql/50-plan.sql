@@ -108,23 +108,23 @@ COMMENT ON FUNCTION rsvp_sync._pending_in_transaction() IS
 /* The RSVP value of a record, or NULL for a token we do not know. */
 CREATE FUNCTION rsvp_sync._status_word(record jsonb) RETURNS text
 LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
-SET search_path = pg_catalog, pg_temp
-AS $$
-SELECT pg_catalog.substring(record ->> 'status',
-	'^(?:[a-zA-Z0-9.-]+#)?(going|interested|notgoing)$')
-$$;
+RETURN substring(record ->> 'status',
+	'^(?:[a-zA-Z0-9.-]+#)?(going|interested|notgoing)$');
 COMMENT ON FUNCTION rsvp_sync._status_word(jsonb) IS
 'going, interested or notgoing of an RSVP record; NULL: unknown token.';
 
 /* The event of a record; a bare string is tolerated as subject. */
 CREATE FUNCTION rsvp_sync._subject_uri(record jsonb) RETURNS text
-LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
 AS $$
-SELECT CASE WHEN length(s.uri) <= 2000 THEN s.uri END
-FROM (SELECT CASE jsonb_typeof(record -> 'subject')
-	WHEN 'string' THEN record ->> 'subject'
-	WHEN 'object' THEN record -> 'subject' ->> 'uri' END) s (uri)
+DECLARE
+	uri text := CASE jsonb_typeof(record -> 'subject')
+		WHEN 'string' THEN record ->> 'subject'
+		WHEN 'object' THEN record -> 'subject' ->> 'uri' END;
+BEGIN
+	RETURN CASE WHEN length(uri) <= 2000 THEN uri END;
+END
 $$;
 COMMENT ON FUNCTION rsvp_sync._subject_uri(jsonb) IS
 'at-uri of the event an RSVP record is about; NULL where it is longer than an index takes (2000 characters), which no event''s is.';
@@ -317,6 +317,65 @@ AS 'MODULE_PATHNAME', 'rsvp_sync_is_listed';
 COMMENT ON FUNCTION rsvp_sync._is_listed(text) IS
 'Are the account''s records in _observed current? Always false outside the worker.';
 
+/* on_cancel, or on_delete, for who may delete a record and who may not. */
+CREATE FUNCTION rsvp_sync._may_remove(how text, may_delete boolean,
+	row_gone boolean)
+RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN CASE WHEN NOT row_gone
+	THEN CASE WHEN may_delete THEN coalesce(how, 'notgoing')
+		ELSE 'notgoing' END
+	WHEN may_delete OR how = 'keep' THEN coalesce(how, 'delete')
+	ELSE 'never' END;
+COMMENT ON FUNCTION rsvp_sync._may_remove(text, boolean, boolean) IS
+'Option on_cancel, or, for a row that is gone, on_delete, as far as the user''s consent allows it.';
+
+/* Only its user can help; but he may have, without telling us. */
+CREATE FUNCTION rsvp_sync._seeming_state(state text, checked_at timestamptz)
+RETURNS text
+LANGUAGE sql STABLE PARALLEL SAFE
+RETURN CASE WHEN state IN ('deactivated', 'takendown')
+	AND checked_at < now() - interval '1 day' THEN 'unverified' ELSE state END;
+COMMENT ON FUNCTION rsvp_sync._seeming_state(text, timestamptz) IS
+'State of an account as planning takes it: one that was out of order a day ago is tried again.';
+
+/*
+ * A row that says what the network has told it, and no more.  It speaks once
+ * it says something else; not when a host lets stand what it was told, or
+ * takes it back.
+ */
+CREATE FUNCTION rsvp_sync._mirrors(here_before boolean, mirrored boolean,
+	old_local text, new_local text, heard_status text, by_network boolean)
+RETURNS boolean
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN CASE WHEN NOT here_before THEN by_network
+	WHEN old_local IS NOT DISTINCT FROM new_local THEN mirrored
+	ELSE by_network OR mirrored
+		AND coalesce(new_local = heard_status, new_local IS NULL) END;
+COMMENT ON FUNCTION rsvp_sync._mirrors(boolean, boolean, text, text, text, boolean) IS
+'Does a row only mirror the network? here_before: it was planned before, in this slot; then mirrored: it did so then; the values it had and has; the status of the record it was told of.';
+
+/*
+ * Of two keys in one slot, does the other one speak for it?  The one changed
+ * later.  But what another table's key mirrors may be this one's own word: that
+ * is no rival, unless it has the record.  And a mirror stands back for whoever
+ * speaks elsewhere.
+ */
+CREATE FUNCTION rsvp_sync._is_rival(same_source boolean, mirrors boolean,
+	bond text, doubt boolean, own_mirrors boolean, own_bond text,
+	own_doubt boolean, later boolean)
+RETURNS boolean
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN CASE WHEN same_source THEN later
+	WHEN own_mirrors AND (NOT mirrors OR bond IS NOT NULL OR doubt)
+	THEN true
+	WHEN mirrors AND (bond IS NULL OR own_bond IS NOT NULL
+		OR coalesce(own_doubt, false))
+	THEN false
+	ELSE later END;
+COMMENT ON FUNCTION rsvp_sync._is_rival(boolean, boolean, text, boolean, boolean, text, boolean, boolean) IS
+'Does another live key of the slot speak for it, rather than this one? later: it changed later. own_...: of this one.';
+
 CREATE FUNCTION rsvp_sync._evaluate(of_source bigint, keys text[],
 	all_listed boolean)
 RETURNS SETOF rsvp_sync._evaluation
@@ -374,8 +433,7 @@ BEGIN
 				AND NOT coalesce((src.options
 					->> 'publish_past_events')::boolean, false) AS past,
 			map ->> w.status AS local, coalesce(map ? w.status, false) AS mapped,
-			CASE WHEN i.key IS NOT NULL
-				THEN ROW(i.*)::rsvp_sync._intent END AS intent,
+			CASE WHEN i.key IS NOT NULL THEN ROW(i.*)::rsvp_sync._intent END AS intent,
 			i.key IS NOT NULL AS known,
 			i.did IS NOT DISTINCT FROM w.did
 				AND i.event_uri IS NOT DISTINCT FROM w.event_uri AS same_slot,
@@ -398,22 +456,12 @@ BEGIN
 				AND (k.intent).did IS NOT NULL
 				AND (k.intent).event_uri IS NOT NULL AS moved,
 			CASE WHEN old_slot THEN (k.intent).did ELSE k.new_did END AS did,
-			CASE WHEN old_slot THEN (k.intent).event_uri
-				ELSE k.new_event_uri END AS event_uri,
-			CASE WHEN k.known AND k.same_slot
-				AND (k.intent).local IS NOT DISTINCT FROM k.local
-				THEN (k.intent).local_at ELSE k.changed_at END AS local_at,
-			/*
-			 * A row that says what the network has told it, and no more: it
-			 * speaks once it says something else, not when a host lets stand
-			 * what it was told, or takes it back.
-			 */
-			CASE WHEN NOT (k.known AND k.same_slot) THEN k.by_network
-				WHEN (k.intent).local IS NOT DISTINCT FROM k.local
-				THEN (k.intent).mirrors
-				ELSE k.by_network OR (k.intent).mirrors AND coalesce(
-					k.local = (k.intent).heard_status, k.local IS NULL)
-				END AS mirrors
+			CASE WHEN old_slot THEN (k.intent).event_uri ELSE k.new_event_uri END AS event_uri,
+			CASE WHEN k.known AND k.same_slot AND (k.intent).local IS NOT DISTINCT
+				FROM k.local THEN (k.intent).local_at ELSE k.changed_at END AS local_at,
+			rsvp_sync._mirrors(k.known AND k.same_slot, (k.intent).mirrors,
+				(k.intent).local, k.local, (k.intent).heard_status,
+				k.by_network) AS mirrors
 		FROM known k
 		CROSS JOIN LATERAL (SELECT k.known AND NOT (k.present AND k.same_slot)
 			AND ((k.intent).bond IS NOT NULL OR (k.intent).doubt
@@ -426,10 +474,7 @@ BEGIN
 		 */
 		SELECT k.*, speaks.granted, a.leaving IS NOT NULL AS leaving,
 			coalesce(a.leaving = 'erase', false) AS erased,
-			/* Only its user can help; but he may have, without telling us. */
-			CASE WHEN a.state IN ('deactivated', 'takendown')
-				AND a.checked_at < now() - interval '1 day'
-				THEN 'unverified' ELSE a.state END AS account,
+			rsvp_sync._seeming_state(a.state, a.checked_at) AS account,
 			giver.g AS giver,
 			/* What the user has not consented to cannot be asked for. */
 			coalesce(oa.may_delete, true) AS may_delete,
@@ -454,26 +499,16 @@ BEGIN
 				OR coalesce((SELECT true FROM rsvp_sync._account_grant g
 					WHERE g.did = a.did AND pg_has_role(speaker.role, g.grantee,
 						'USAGE') LIMIT 1), false), false) AS granted) speaks
-		/*
-		 * A key changed later speaks for this slot.  What another table's key
-		 * mirrors may be this one's own word: that is no rival, unless it has
-		 * the record.  And a mirror stands back for whoever speaks elsewhere.
-		 */
+		/* Another key speaks for this slot. */
 		LEFT JOIN LATERAL (
 			SELECT r.key FROM rsvp_sync._intent r
 			WHERE r.did = k.did AND r.event_uri = k.event_uri AND r.live
 				AND (r.source_id, r.key) <> (of_source, k.key)
 				AND NOT k.old_slot
-				AND CASE
-					WHEN k.mirrors AND r.source_id <> of_source
-						AND (NOT r.mirrors OR r.bond IS NOT NULL OR r.doubt)
-					THEN true
-					WHEN r.mirrors AND r.source_id <> of_source
-						AND (r.bond IS NULL OR (k.intent).bond IS NOT NULL
-							OR coalesce((k.intent).doubt, false))
-					THEN false
-					ELSE (r.local_at, r.source_id, r.key)
-						> (k.local_at, of_source, k.key) END
+				AND rsvp_sync._is_rival(r.source_id = of_source, r.mirrors,
+					r.bond, r.doubt, k.mirrors, (k.intent).bond,
+					(k.intent).doubt, (r.local_at, r.source_id, r.key)
+						> (k.local_at, of_source, k.key))
 			LIMIT 1) rival ON true
 		/* One that has the record of this slot: it is taken over. */
 		LEFT JOIN LATERAL (
@@ -542,13 +577,8 @@ BEGIN
 			k.present, k.withheld, k.on_withheld,
 			k.new_did IS NOT NULL, rsvp_sync.is_did(k.new_did),
 			k.new_event_uri IS NOT NULL,
-			rsvp_sync.is_at_uri(k.new_event_uri)
-				AND (rsvp_sync.parse_at_uri(k.new_event_uri)).rkey IS NOT NULL
-				AND rsvp_sync.is_did(
-					(rsvp_sync.parse_at_uri(k.new_event_uri)).authority),
-			k.mapped, k.local,
-			k.past, k.by_network, k.known,
-			NOT k.old_slot,
+			rsvp_sync._is_record_of_did(k.new_event_uri),
+			k.mapped, k.local, k.past, k.by_network, k.known, NOT k.old_slot,
 			CASE WHEN k.replaced AND k.bond IS NOT NULL THEN 'adopted' ELSE k.bond END,
 			coalesce(k.wrote, false) AND NOT k.replaced,
 			k.base_local, coalesce(k.base_cid, CASE WHEN NOT k.present
@@ -559,18 +589,12 @@ BEGIN
 			coalesce(k.remote_cid = ANY (k.sent_cids), false),
 			rehearsal OR all_listed OR coalesce(rsvp_sync._is_listed(k.did), false),
 			coalesce(k.local_at >= k.remote_at, false),
-			k.account,
-			k.erased OR k.granted,
-			CASE WHEN k.may_delete
-				THEN coalesce(src.options ->> 'on_cancel', 'notgoing')
-				ELSE 'notgoing' END,
-			CASE WHEN k.may_delete OR src.options ->> 'on_delete' = 'keep'
-				THEN coalesce(src.options ->> 'on_delete', 'delete')
-				ELSE 'never' END,
+			k.account, k.erased OR k.granted,
+			rsvp_sync._may_remove(src.options ->> 'on_cancel', k.may_delete, false),
+			rsvp_sync._may_remove(src.options ->> 'on_delete', k.may_delete, true),
 			coalesce(src.options ->> 'conflict', 'latest'),
 			src.state = 'detaching',
-			coalesce((k.intent).truncated AND (NOT k.present OR k.old_slot),
-				false),
+			coalesce((k.intent).truncated AND (NOT k.present OR k.old_slot), false),
 			coalesce((k.intent).approved, false) OR k.leaving,
 			/* What is held stays so, however long ago that was. */
 			over_limit AND NOT k.counted

@@ -96,8 +96,10 @@ COMMENT ON FUNCTION rsvp_sync._genuine(rsvp_sync._change_log[]) IS
  * Log to queue.  Exactly the rows this statement sees are deleted, never
  * "all up to an id": ids do not commit in order.
  */
-CREATE FUNCTION rsvp_sync._drain(at_most integer) RETURNS TABLE (
-	drained bigint, repeatable bigint[])
+CREATE FUNCTION rsvp_sync._drain(at_most integer,
+	incarnation bigint DEFAULT NULL)
+RETURNS TABLE (drained bigint, repeatable bigint[], of_source bigint,
+	at_once text[])
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 /* With another plan, made for a short log, each row is compared with each ctid. */
@@ -108,6 +110,8 @@ DECLARE
 	settle interval := make_interval(secs => extract(epoch FROM
 		current_setting('rsvp_sync.settle_time')::interval));
 	entry rsvp_sync._change_log;
+	said record;
+	hurry boolean;
 BEGIN
 	WITH gone AS (
 		DELETE FROM rsvp_sync._change_log
@@ -121,45 +125,73 @@ BEGIN
 		RETURN NEXT;
 		RETURN;
 	END IF;
-	entries := rsvp_sync._genuine(entries);
-
-	INSERT INTO rsvp_sync._queue AS q (source_id, key, priority, due_at,
-		changed_at, by_network)
-	SELECT e.source_id, e.key,
-		min(CASE WHEN e.op = 'l' OR e.bulk THEN 1 ELSE 0 END),
-		now() + CASE WHEN bool_or(e.op = 'c') THEN settle
-			ELSE interval '0' END,
-		/* Found by comparing: when it changed, nobody knows. */
-		max(CASE WHEN e.op = 'l' THEN coalesce((
-				SELECT i.local_at FROM rsvp_sync._intent i
-				WHERE i.source_id = e.source_id AND i.key = e.key),
-				e.changed_at)
-			ELSE e.changed_at END), bool_and(e.op = 'n')
+	/* Most are of attendance tables themselves, and nothing but keys. */
+	SELECT bool_or(e.relation <> 0 AND (e.dep <> 0
+			OR e.relation IS DISTINCT FROM s.attendance::oid)) AS doubtful,
+		bool_or(e.op NOT IN ('c', 'n', 'l')) AS marked,
+		bool_or(e.repeatable) AS repeatable,
+		bool_and(e.op = 'c' AND NOT e.bulk AND s.state = 'active'
+			AND s.failures = 0 AND NOT s.missed
+			AND (s.retry_at IS NULL OR s.retry_at <= now())) AS ordinary,
+		min(e.source_id) AS first, max(e.source_id) AS last
+	INTO said
 	FROM unnest(entries) e
-	JOIN rsvp_sync._source s ON s.source_id = e.source_id
-	WHERE e.op IN ('c', 'n', 'l') AND e.key IS NOT NULL
-	GROUP BY e.source_id, e.key
-	ON CONFLICT (source_id, key) DO UPDATE SET
-		priority = least(q.priority, excluded.priority),
-		due_at = excluded.due_at,
-		changed_at = greatest(q.changed_at, excluded.changed_at),
-		by_network = q.by_network AND excluded.by_network,
-		generation = q.generation + 1, attempts = 0, last_error = NULL,
-		counted = false;
+	LEFT JOIN rsvp_sync._source s ON s.source_id = e.source_id;
+	IF said.doubtful THEN
+		entries := rsvp_sync._genuine(entries);
+	END IF;
+	hurry := coalesce(incarnation IS NOT NULL AND said.ordinary
+		AND said.first = said.last AND drained < at_most
+		AND settle = interval '0', false);
 
-	FOR entry IN SELECT DISTINCT ON (e.source_id, e.op, e.dep, e.key) e.*
-		FROM unnest(entries) e WHERE e.op NOT IN ('c', 'n', 'l')
-	LOOP
-		PERFORM rsvp_sync._drain_marker(entry);
-	END LOOP;
+	WITH put AS (
+		INSERT INTO rsvp_sync._queue AS q (source_id, key, priority, due_at,
+			changed_at, by_network, lease)
+		SELECT e.source_id, e.key,
+			min(CASE WHEN e.op = 'l' OR e.bulk THEN 1 ELSE 0 END),
+			now() + CASE WHEN bool_or(e.op = 'c') THEN settle
+				ELSE interval '0' END,
+			/* Found by comparing: when it changed, nobody knows. */
+			max(CASE WHEN e.op = 'l' THEN coalesce((
+					SELECT i.local_at FROM rsvp_sync._intent i
+					WHERE i.source_id = e.source_id AND i.key = e.key),
+					e.changed_at)
+				ELSE e.changed_at END), bool_and(e.op = 'n'),
+			CASE WHEN hurry THEN incarnation END
+		FROM unnest(entries) e
+		JOIN rsvp_sync._source s ON s.source_id = e.source_id
+		WHERE e.op IN ('c', 'n', 'l') AND e.key IS NOT NULL
+		GROUP BY e.source_id, e.key
+		ON CONFLICT (source_id, key) DO UPDATE SET
+			priority = least(q.priority, excluded.priority),
+			due_at = excluded.due_at,
+			changed_at = greatest(q.changed_at, excluded.changed_at),
+			by_network = q.by_network AND excluded.by_network,
+			generation = q.generation + 1, attempts = 0, last_error = NULL,
+			counted = false
+		RETURNING q.key, q.generation
+	)
+	/* One that was there already may be under way. */
+	SELECT array_agg(p.key) INTO at_once FROM put p
+	WHERE hurry AND p.generation = 0;
+	of_source := said.first;
 
-	SELECT array_agg(DISTINCT e.source_id) INTO repeatable
-	FROM unnest(entries) e WHERE e.repeatable;
+	IF said.marked THEN
+		FOR entry IN SELECT DISTINCT ON (e.source_id, e.op, e.dep, e.key) e.*
+			FROM unnest(entries) e WHERE e.op NOT IN ('c', 'n', 'l')
+		LOOP
+			PERFORM rsvp_sync._drain_marker(entry);
+		END LOOP;
+	END IF;
+	IF said.repeatable THEN
+		SELECT array_agg(DISTINCT e.source_id) INTO repeatable
+		FROM unnest(entries) e WHERE e.repeatable;
+	END IF;
 	RETURN NEXT;
 END
 $$;
-COMMENT ON FUNCTION rsvp_sync._drain(integer) IS
-'Moves what the change log shows into the queue. repeatable: sources changed by transactions with a transaction-wide snapshot.';
+COMMENT ON FUNCTION rsvp_sync._drain(integer, bigint) IS
+'Moves what the change log shows into the queue. repeatable: sources changed by transactions with a transaction-wide snapshot. at_once: if there are few changes, all of one source, and nothing else, its keys, leased for this incarnation.';
 
 /* What is not the key of an attendance row. */
 CREATE FUNCTION rsvp_sync._drain_marker(entry rsvp_sync._change_log)
@@ -791,8 +823,18 @@ AS $$
 DECLARE
 	es rsvp_sync._evaluation[];
 	work rsvp_sync._work[];
+	straight rsvp_sync._work[];
 	rehearsal boolean := current_setting('rsvp_sync.mode') = 'dry_run';
 BEGIN
+	straight := rsvp_sync._plan_straight(of_source, keys);
+	IF straight IS NOT NULL THEN
+		RETURN QUERY SELECT * FROM unnest(straight);
+		IF cardinality(straight) = cardinality(keys) THEN
+			RETURN;
+		END IF;
+		keys := ARRAY(SELECT unnest(keys) EXCEPT
+			SELECT w.key FROM unnest(straight) w);
+	END IF;
 	keys := rsvp_sync._hold_intents(of_source, keys);
 	SELECT array_agg(e) INTO es
 	FROM rsvp_sync._evaluate(of_source, keys, false) e;
@@ -1074,7 +1116,10 @@ BEGIN
 		CASE WHEN e.key = ANY (gave_way) THEN '?'
 			WHEN (e.s).remote_sent OR (e.d).reason_code = 'published'
 			THEN (e.s).remote_cid
-			WHEN e.key = ANY (takers) THEN (e.d).base_cid END,
+			WHEN e.key = ANY (takers) THEN coalesce((SELECT g.heard_cid
+				FROM rsvp_sync._intent g WHERE g.source_id = e.from_source
+					AND g.key = e.from_key AND g.heard_cid = '?'),
+				(e.d).base_cid, '?') END,
 		CASE WHEN e.key = ANY (gave_way) THEN NULL
 			WHEN (e.s).remote_sent OR (e.d).reason_code = 'published'
 			THEN (e.s).remote_status
@@ -1324,7 +1369,10 @@ BEGIN
 	JOIN rsvp_sync._intent i ON i.did = e.did AND i.event_uri = e.event_uri
 	WHERE (e.d).live AND (e.d).state IS DISTINCT FROM 'superseded'
 		AND i.live AND i.state <> 'superseded'
-		AND (i.local_at, i.source_id, i.key) < (e.local_at, of_source, e.key)
+		AND ((i.local_at, i.source_id, i.key) < (e.local_at, of_source, e.key)
+			/* What was told of a record is younger than what made it. */
+			OR i.mirrors AND i.source_id <> of_source
+				AND (NOT e.mirrors OR (e.d).bond IS NOT NULL))
 	ON CONFLICT (source_id, key) DO UPDATE SET generation = q.generation + 1;
 END
 $$;

@@ -223,8 +223,7 @@ BEGIN
 		WHERE i.source_id = w_source AND i.key = w_key AND i.rkey = w_rkey;
 		PERFORM rsvp_sync._merge_learnt(w_did,
 			ARRAY[rsvp_sync._subject_uri(w_record)]);
-	END IF;
-	IF NOT overtaken THEN
+	ELSE
 		PERFORM rsvp_sync._merge_overtaken(ARRAY[w_did], ARRAY[w_rkey],
 			ARRAY[w_cid]);
 	END IF;

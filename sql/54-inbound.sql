@@ -84,13 +84,12 @@ COMMENT ON FUNCTION rsvp_sync._arrivals(text[], text[], text[], text[], text[], 
 /* Sources that take answers from the network. */
 CREATE FUNCTION rsvp_sync._listeners() RETURNS SETOF rsvp_sync._source
 LANGUAGE sql STABLE
-SET search_path = pg_catalog, pg_temp
-AS $$
+BEGIN ATOMIC
 SELECT s.* FROM rsvp_sync._source s
 WHERE s.state <> 'detaching'
 	AND (s.kind IN ('plan', 'openmeet') OR s.apply IS NOT NULL)
-ORDER BY s.source_id
-$$;
+ORDER BY s.source_id;
+END;
 COMMENT ON FUNCTION rsvp_sync._listeners() IS
 'Attached tables to which an RSVP made elsewhere could be applied.';
 
@@ -203,6 +202,9 @@ ON CONFLICT (did, rkey) DO UPDATE SET
 			AND o.heard_by IS NOT NULL
 		THEN rsvp_sync._rev_till_now(o.rev) ELSE o.rev END),
 	changed_at = CASE WHEN o.cid IS NOT DISTINCT FROM excluded.cid
+			AND o.rev IS NULL AND excluded.rev IS NOT NULL
+		THEN greatest(o.changed_at, excluded.changed_at)
+		WHEN o.cid IS NOT DISTINCT FROM excluded.cid
 			AND coalesce(excluded.rev <= o.rev, true)
 		THEN o.changed_at
 		/* So that no older record speaks for others instead. */
@@ -222,7 +224,8 @@ WHERE CASE WHEN o.cid IS NOT DISTINCT FROM excluded.cid
 		 * Said again: of several records it may be the newest now.  But that
 		 * is not for one tenant's application to say of what all know.
 		 */
-		OR excluded.rev > o.rev
+		/* (Nor when: a record that was listed or read has no rev yet.) */
+		OR (excluded.rev > o.rev OR o.rev IS NULL AND excluded.rev IS NOT NULL)
 			AND (excluded.heard_by IS NULL OR o.heard_by IS NOT NULL)
 		OR o.heard_by IS NOT NULL AND (excluded.heard_by IS NULL
 			OR NOT o.heard_by @> excluded.heard_by)

@@ -163,9 +163,10 @@ BEGIN
 			AND coalesce(src.source_id = ANY (r.heard_by), true)
 		ORDER BY r.changed_at DESC NULLS LAST, r.rkey DESC LIMIT 1) o ON true
 	LEFT JOIN LATERAL (SELECT r.* FROM rsvp_sync._observed r
-		WHERE r.did = s.did AND r.event_uri = s.event_uri
-			AND o.cid IS NULL
-			AND r.cid IS NULL
+		WHERE r.did = s.did AND o.cid IS NULL
+			/* Or it is about another event now. */
+			AND (r.event_uri = s.event_uri AND r.cid IS NULL
+				OR r.event_uri <> s.event_uri AND r.rkey = i.rkey)
 			AND coalesce(src.source_id = ANY (r.heard_by), true)
 		ORDER BY r.changed_at DESC NULLS LAST, r.rkey DESC LIMIT 1) t ON true
 	LEFT JOIN LATERAL (SELECT r.rkey, r.cid FROM rsvp_sync._observed r
@@ -277,7 +278,7 @@ BEGIN
 		d.local, b.bond, b.kept AND w.wrote,
 		CASE WHEN b.kept THEN w.rkey WHEN b.bond IS NOT NULL THEN m.rkey END,
 		d.local, CASE WHEN b.kept THEN w.remote_cid ELSE m.cid END,
-		coalesce(m.cid, ''), m.status, m.key IS DISTINCT FROM m.taken_key
+		coalesce(m.cid, ''), m.status, m.seen_key IS DISTINCT FROM m.taken_key
 			OR m.local IS DISTINCT FROM d.local, 'done', 'from_network',
 		from_network, now(),
 		b.bond IS NOT NULL OR w.bond IS NOT NULL, now()
@@ -364,9 +365,10 @@ BEGIN
 	UPDATE rsvp_sync._intent i SET
 		heard_cid = coalesce(m.cid, ''), heard_status = m.status,
 		base_local = CASE WHEN settled AND m.local IS NOT DISTINCT FROM
-			coalesce(m.status, 'notgoing') THEN m.local ELSE i.base_local END,
+			coalesce(m.status, 'notgoing') THEN m.local
+			WHEN refused THEN m.status ELSE i.base_local END,
 		base_cid = CASE WHEN settled AND (m.cid IS NULL OR i.rkey = m.rkey
-				OR i.bond IS NULL) THEN m.cid ELSE i.base_cid END,
+				OR i.bond IS NULL) OR refused THEN m.cid ELSE i.base_cid END,
 		bond = CASE WHEN settled AND m.cid IS NULL THEN NULL
 			WHEN settled AND adopts THEN 'adopted' ELSE i.bond END,
 		rkey = CASE WHEN settled AND m.cid IS NULL THEN NULL
@@ -377,6 +379,9 @@ BEGIN
 	CROSS JOIN LATERAL (SELECT n.* FROM rsvp_sync._intent n
 		WHERE n.source_id = src.source_id AND n.key = m.key LIMIT 1) n
 	CROSS JOIN LATERAL (SELECT m.verdict = 'agree' AND NOT n.doubt AS settled,
+		/* Neither side has him come: whatever the row says next is news. */
+		m.verdict = 'local' AND m.local IS NULL AND m.status = 'notgoing'
+			AND n.bond = 'adopted' AND n.rkey = m.rkey AND NOT n.doubt AS refused,
 		n.bond IS NULL AND m.cid IS NOT NULL AND m.local = m.status
 			AND NOT EXISTS (SELECT FROM rsvp_sync._intent g
 				WHERE g.did = m.did AND g.event_uri = m.event_uri

@@ -681,6 +681,34 @@ REVOKE ALL ON FUNCTION rsvp_sync._find_attendance(jsonb, jsonb) FROM PUBLIC;
 COMMENT ON FUNCTION rsvp_sync._find_attendance(jsonb, jsonb) IS
 'private: SELECT of attendance rows, their key, status, its meaning and whether their source columns are right: $1 events, $2 users, $3 to $6 source type, id, url and data';
 
+/* By what a row was told of its record, or what it was imported from. */
+CREATE FUNCTION rsvp_sync._find_told(shape jsonb) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT format('SELECT q.n, %s FROM unnest($1::text[], $2::text[])'
+			' WITH ORDINALITY AS q (us, uri, n) JOIN %s a ON %s'
+			' WHERE q.uri IN (%s) ORDER BY 1, 2',
+		rsvp_sync._ref_text('a', t.a, t.key, true),
+		rsvp_sync._live_relation(t.a),
+		rsvp_sync._ref_match('a', t.a, shape #> '{user,via}', 'q.us'), u.uris)
+	FROM (SELECT r.a, (SELECT jsonb_agg(jsonb_build_array(k.attnum, k.name)
+				ORDER BY k.place) FROM rsvp_sync._key_columns(
+				(shape ->> 'attendance')::oid) k)
+		FROM (SELECT rsvp_sync._relation_ref((shape ->> 'attendance')::oid))
+			AS r (a)) AS t (a, key)
+	CROSS JOIN LATERAL (SELECT string_agg(c.uri, ', ') FROM (VALUES
+		(rsvp_sync._spare_column('a', t.a, shape #> '{writeback,uri,column}')
+			|| coalesce('::jsonb ->> ' || quote_literal(
+				shape #>> '{writeback,uri,path}'), '::text')),
+		(rsvp_sync._spare_column('a', t.a,
+			shape #> '{apply,attendance,source_id}') || '::text'))
+		AS c (uri)) AS u (uris)
+	WHERE u.uris IS NOT NULL
+$$;
+REVOKE ALL ON FUNCTION rsvp_sync._find_told(jsonb) FROM PUBLIC;
+COMMENT ON FUNCTION rsvp_sync._find_told(jsonb) IS
+'private: SELECT of attendance rows by the at-uri written in them: $1 users, $2 uris; NULL if there is no such column';
+
 CREATE FUNCTION rsvp_sync._count_going(shape jsonb, map jsonb) RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
 AS $$

@@ -34,6 +34,14 @@ REVOKE ALL ON FUNCTION rsvp_sync._known_events(bigint, text[]) FROM PUBLIC;
 COMMENT ON FUNCTION rsvp_sync._known_events(bigint, text[]) IS
 'private: which of these events a source''s application has, asked as its owner. No row: it does not have it. event_key NULL: that only its apply function can tell. A source that takes nothing in (a query of its own, without an apply function) has none';
 
+CREATE FUNCTION rsvp_sync._told_row(source bigint, did text, uri text)
+RETURNS text
+LANGUAGE c VOLATILE STRICT SET search_path = pg_catalog, pg_temp
+AS 'MODULE_PATHNAME', 'rsvp_sync_told_row';
+REVOKE ALL ON FUNCTION rsvp_sync._told_row(bigint, text, text) FROM PUBLIC;
+COMMENT ON FUNCTION rsvp_sync._told_row(bigint, text, text) IS
+'private: which of a person''s attendance rows says that it stands for this record, asked as the table''s owner; NULL: none, or the schema is not recognised';
+
 /* What is asked of us, in columns; did and url tell where it comes from. */
 CREATE FUNCTION rsvp_sync._apply_facts(dids text[], event_uris text[],
 	statuses text[], rsvps text[])
@@ -150,6 +158,7 @@ BEGIN
 				|| rsvp_sync._spare_column(NULL, shape #> '{user,rel}',
 					shape #> '{apply,user,provider}'), NULL
 		UNION ALL SELECT 'members', rsvp_sync._find_members(shape), NULL
+		UNION ALL SELECT 'told', rsvp_sync._find_told(shape), NULL
 		UNION ALL SELECT 'attendance',
 			rsvp_sync._find_attendance(shape, map), NULL
 		UNION ALL SELECT 'count', rsvp_sync._count_going(shape, map), NULL

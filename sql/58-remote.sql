@@ -142,14 +142,16 @@ COMMENT ON FUNCTION rsvp_sync._visits_take_over() IS
  * or waits for a visit under way.
  */
 CREATE FUNCTION rsvp_sync._visits_next_due() RETURNS timestamptz
-LANGUAGE sql STABLE
+LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off SET enable_bitmapscan = off
 AS $$
-SELECT least((SELECT min(b.due_at) FROM rsvp_sync._inbound b
-		WHERE b.state = 'verify' AND b.due_at > now()),
-	(SELECT min(r.due_at) FROM rsvp_sync._reading r
-	WHERE r.due_at > now()))
+BEGIN
+	RETURN least((SELECT min(b.due_at) FROM rsvp_sync._inbound b
+			WHERE b.state = 'verify' AND b.due_at > now()),
+		(SELECT min(r.due_at) FROM rsvp_sync._reading r
+		WHERE r.due_at > now()));
+END
 $$;
 COMMENT ON FUNCTION rsvp_sync._visits_next_due() IS
 'private: when an account is to be visited next';

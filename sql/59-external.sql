@@ -342,12 +342,18 @@ AS $$
 DECLARE
 	a rsvp_sync._arrival := rsvp_sync._payload_arrival(payload);
 	of_handle text := rsvp_sync._payload_handle(payload);
-	intake rsvp_sync._intake := rsvp_sync._take_in(ARRAY[a], 'application',
-		true, sources);
+	intake rsvp_sync._intake;
 	told record;
 	known text;
 	known_status text;
 BEGIN
+	/* Told without its cid: if it says what is known, it is that. */
+	IF a.cid LIKE '?%' AND a.rev IS NULL THEN
+		a.cid := coalesce((SELECT o.cid FROM rsvp_sync._observed o
+			WHERE o.did = a.did AND o.rkey = a.rkey
+				AND o.event_uri = a.event_uri AND o.status = a.status), a.cid);
+	END IF;
+	intake := rsvp_sync._take_in(ARRAY[a], 'application', true, sources);
 	IF EXISTS (SELECT FROM rsvp_sync._forgotten f
 		WHERE f.digest = sha256(convert_to(a.did, 'UTF8'))) THEN
 		RETURN rsvp_sync._external_result('ignored', NULL, NULL,
@@ -677,6 +683,70 @@ $$;
 COMMENT ON FUNCTION rsvp_sync._remember_bonded(text, text) IS
 'private: puts a record that an attendance row is bound to back into observed';
 
+/*
+ * A record that nobody has told us of, which a row says it stands for: it was
+ * published or taken in before the table was attached.  It is as if we had
+ * been told of it before it went.
+ */
+CREATE FUNCTION rsvp_sync._remember_told(of_did text, of_rkey text, uri text,
+	sources bigint[])
+RETURNS boolean
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	a rsvp_sync._arrival;
+	s rsvp_sync._source;
+	intake rsvp_sync._intake;
+	row_key text;
+	says text;
+BEGIN
+	FOR s IN SELECT * FROM rsvp_sync._listeners() l
+		WHERE l.source_id = ANY (sources)
+	LOOP
+		SELECT d.key, d.event_uri,
+			rsvp_sync._status_map(s.source_id) ->> d.status
+		INTO row_key, a.event_uri, says
+		FROM rsvp_sync._desired(s.source_id,
+			ARRAY[rsvp_sync._told_row(s.source_id, of_did, uri)]) d
+		/* A shadow user's row need not say whose it is. */
+		WHERE coalesce(d.did, of_did) = of_did AND d.event_uri IS NOT NULL;
+		IF FOUND THEN
+			a.did := of_did;
+			a.rkey := of_rkey;
+			a.cid := '?' || md5(uri);
+			a.status := coalesce(says, 'going');
+			a.at := now();
+			/* As attach() has it for a row that it finds. */
+			INSERT INTO rsvp_sync._intent (source_id, key, did, event_uri,
+				local, local_at, first_local, base_local, state, reason_code,
+				reason)
+			VALUES (s.source_id, row_key, of_did, a.event_uri, says, a.at,
+				says, says, 'withheld', 'not_backfilled',
+				rsvp_sync._reason('not_backfilled'))
+			ON CONFLICT DO NOTHING;
+			intake := rsvp_sync._take_in(ARRAY[a], 'application', true,
+				sources);
+			IF EXISTS (SELECT FROM rsvp_sync._merge_slots(intake.dids,
+					intake.uris, sources, NULL, NULL) m
+				WHERE (m.meeting).error IS NOT NULL
+					OR (m.meeting).verdict = 'put_off')
+			THEN
+				DELETE FROM rsvp_sync._observed o
+				WHERE o.did = of_did AND o.rkey = of_rkey;
+				DELETE FROM rsvp_sync._inbound b
+				WHERE b.did = of_did AND b.rkey = of_rkey;
+				RETURN false;
+			END IF;
+			RETURN true;
+		END IF;
+	END LOOP;
+	RETURN true;
+END
+$$;
+COMMENT ON FUNCTION rsvp_sync._remember_told(text, text, text, bigint[]) IS
+'private: puts a record into observed that an attendance row of these sources says it stands for; false: nothing can be applied to that row now';
+
 CREATE FUNCTION rsvp_sync._delete_record(source_id text, sources bigint[],
 	OUT success boolean, OUT message text)
 LANGUAGE plpgsql VOLATILE
@@ -702,9 +772,18 @@ BEGIN
 	SELECT o.cid, o.event_uri INTO was FROM rsvp_sync._observed o
 	WHERE o.did = a.did AND o.rkey = a.rkey;
 	IF NOT FOUND THEN
-		DELETE FROM rsvp_sync._stranger t
-		WHERE t.did = a.did AND t.rkey = a.rkey;
-		RETURN;
+		IF NOT rsvp_sync._remember_told(a.did, a.rkey, source_id, sources) THEN
+			success := false;
+			message := 'Not deleted: its attendance cannot be cancelled now. Delete it again later';
+			RETURN;
+		END IF;
+		SELECT o.cid, o.event_uri INTO was FROM rsvp_sync._observed o
+		WHERE o.did = a.did AND o.rkey = a.rkey;
+		IF NOT FOUND THEN
+			DELETE FROM rsvp_sync._stranger t
+			WHERE t.did = a.did AND t.rkey = a.rkey;
+			RETURN;
+		END IF;
 	END IF;
 	intake := rsvp_sync._take_in(ARRAY[a], 'application', true, sources);
 	IF intake.changed = 0 THEN

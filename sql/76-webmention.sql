@@ -396,23 +396,25 @@ COMMENT ON FUNCTION rsvp_sync._lease_webmentions(bigint, integer) IS
 
 /* When there is something to do again, or NULL. */
 CREATE FUNCTION rsvp_sync._next_webmention() RETURNS timestamptz
-LANGUAGE sql STABLE
+LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off SET enable_bitmapscan = off
 AS $$
-SELECT least(
-	(SELECT w.due_at FROM rsvp_sync._webmention w
-	WHERE w.lease IS NULL AND w.due_at IS NOT NULL
-		AND w.due_at > now()
-	ORDER BY w.due_at LIMIT 1),
-	(SELECT w.status_due FROM rsvp_sync._webmention w
-	WHERE w.lease IS NULL AND w.status_due IS NOT NULL
-		AND w.status_due > now()
-	ORDER BY w.status_due LIMIT 1),
-	(SELECT w.due_at FROM rsvp_sync._webmention_in w
-	WHERE w.lease IS NULL AND w.due_at IS NOT NULL
-		AND w.due_at > now()
-	ORDER BY w.due_at LIMIT 1))
+BEGIN
+	RETURN least(
+		(SELECT w.due_at FROM rsvp_sync._webmention w
+		WHERE w.lease IS NULL AND w.due_at IS NOT NULL
+			AND w.due_at > now()
+		ORDER BY w.due_at LIMIT 1),
+		(SELECT w.status_due FROM rsvp_sync._webmention w
+		WHERE w.lease IS NULL AND w.status_due IS NOT NULL
+			AND w.status_due > now()
+		ORDER BY w.status_due LIMIT 1),
+		(SELECT w.due_at FROM rsvp_sync._webmention_in w
+		WHERE w.lease IS NULL AND w.due_at IS NOT NULL
+			AND w.due_at > now()
+		ORDER BY w.due_at LIMIT 1));
+END
 $$;
 COMMENT ON FUNCTION rsvp_sync._next_webmention() IS
 'When the worker has to look at webmentions again without being told.';

@@ -205,7 +205,9 @@ BEGIN
 	RETURN (SELECT i.id
 	FROM rsvp_sync._as_list(value) WITH ORDINALITY AS v (item, place)
 	CROSS JOIN LATERAL (
-		SELECT v.item #>> '{}' WHERE jsonb_typeof(v.item) = 'string'
+		SELECT w.word #>> '{}'
+		FROM (VALUES (v.item), (v.item -> '@value')) AS w (word)
+		WHERE jsonb_typeof(w.word) = 'string'
 		UNION ALL
 		SELECT coalesce(p.value ->> 'href', p.value ->> '@id', p.value #>> '{}')
 		FROM unnest(names) WITH ORDINALITY AS n (name, place)
@@ -223,7 +225,8 @@ COMMENT ON FUNCTION rsvp_sync._as_id(jsonb, text[]) IS
 'private: the text of an ActivityStreams value, or of an object the first of these properties';
 
 /*
- * The events that an object of an RSVP names.  An invitation stands for its event; what is of another type is none.
+ * The events that an object of an RSVP names.  An invitation stands for its
+ * event, a Link may lead to one; what is of another type is none.
  */
 CREATE FUNCTION rsvp_sync._as_events(object jsonb) RETURNS SETOF text
 LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE ROWS 1
@@ -231,13 +234,13 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
 	RETURN QUERY
-	SELECT rsvp_sync._as_id(e.item, 'id', 'url')
+	SELECT rsvp_sync._as_id(e.item, 'id', 'url', 'href')
 	FROM rsvp_sync._as_list(object) o (item)
 	CROSS JOIN LATERAL rsvp_sync._as_list(CASE
 		WHEN 'Invite' = ANY (rsvp_sync._as_types(o.item))
 		THEN rsvp_sync._as_get(o.item, 'object') ELSE o.item END) e (item)
 	WHERE jsonb_typeof(e.item) = 'string' AND e.item <> '""'
-		OR 'Event' = ANY (rsvp_sync._as_types(e.item))
+		OR rsvp_sync._as_types(e.item) && '{Event,Link}'
 		OR rsvp_sync._as_types(e.item) = '{}'
 			AND rsvp_sync._as_id(e.item, 'id', 'url') IS NOT NULL;
 END
@@ -254,18 +257,22 @@ LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE ROWS 1
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-	said jsonb := activity;
-	actor jsonb := coalesce(rsvp_sync._as_get(activity, 'actor'),
-		rsvp_sync._as_get(activity, 'attributedTo'));
+	/* As JSON-LD expands a document, it is an array of what is in it. */
+	whole CONSTANT jsonb := CASE WHEN jsonb_typeof(activity) = 'array'
+		AND jsonb_array_length(activity) = 1 THEN activity -> 0
+		ELSE activity END;
+	said jsonb := whole;
+	actor jsonb := coalesce(rsvp_sync._as_get(whole, 'actor'),
+		rsvp_sync._as_get(whole, 'attributedTo'));
 	inner_actor text;
 	source jsonb;
 	known CONSTANT text[] := '{Accept,TentativeAccept,Reject,Join,Leave,Invite}';
 BEGIN
 	source_type := 'activitypub';
-	undone := 'Undo' = ANY (rsvp_sync._as_types(activity));
+	undone := 'Undo' = ANY (rsvp_sync._as_types(whole));
 	author_url := rsvp_sync._as_id(actor, 'id', 'url');
 	IF undone THEN
-		SELECT v INTO said FROM rsvp_sync._as_list(rsvp_sync._as_get(activity, 'object')) v
+		SELECT v INTO said FROM rsvp_sync._as_list(rsvp_sync._as_get(whole, 'object')) v
 		LIMIT 1;
 		inner_actor := rsvp_sync._as_id(rsvp_sync._as_get(said, 'actor'), 'id', 'url');
 		/* Nobody takes back what somebody else has said. */
@@ -285,8 +292,8 @@ BEGIN
 	author_name := coalesce(rsvp_sync._as_id(rsvp_sync._as_get(actor, 'name')),
 		rsvp_sync._as_id(rsvp_sync._as_get(actor, 'preferredUsername')));
 	author_photo := rsvp_sync._as_id(rsvp_sync._as_get(actor, 'icon'), 'url');
-	published := rsvp_sync._instant(rsvp_sync._as_id(rsvp_sync._as_get(activity, 'published')));
-	updated := rsvp_sync._instant(rsvp_sync._as_id(rsvp_sync._as_get(activity, 'updated')));
+	published := rsvp_sync._instant(rsvp_sync._as_id(rsvp_sync._as_get(whole, 'published')));
+	updated := rsvp_sync._instant(rsvp_sync._as_id(rsvp_sync._as_get(whole, 'updated')));
 	source := rsvp_sync._as_get(said, 'source');
 	content := coalesce(
 		CASE WHEN source ->> 'mediaType' = 'text/plain' THEN source ->> 'content' END,

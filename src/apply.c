@@ -44,14 +44,15 @@
 
 static const char *const step_names[APPLY_STEPS] = {
 	"function", "own_events", "imported_events", "foreign_events",
-	"identity", "users", "create_users", "members", "attendance", "count",
-	"update", "insert"
+	"identity", "users", "create_users", "members", "told", "attendance",
+	"count", "update", "insert"
 };
 
 static HTAB *sources = NULL;
 
 PG_FUNCTION_INFO_V1(rsvp_sync_apply);
 PG_FUNCTION_INFO_V1(rsvp_sync_known_events);
+PG_FUNCTION_INFO_V1(rsvp_sync_told_row);
 
 /*
  * Sources
@@ -603,4 +604,38 @@ rsvp_sync_known_events(PG_FUNCTION_ARGS)
 			});
 	SPI_finish();
 	return (Datum) 0;
+}
+
+/*
+ * _told_row(source, did, uri)
+ */
+
+static void
+call_find_told(void *arg)
+{
+	apply_find_told(arg);
+}
+
+Datum
+rsvp_sync_told_row(PG_FUNCTION_ARGS)
+{
+	ApplyItem	item = {0};
+	ApplyItem  *items[1] = {&item};
+	ApplyBatch	batch = {NULL, items, 1};
+	Datum		key = (Datum) 0;
+
+	SPI_connect();
+	batch.source = find_source(PG_GETARG_INT64(0));
+	item.did = text_to_cstring(PG_GETARG_TEXT_PP(1));
+	item.provider = "bluesky";
+	item.uri = text_to_cstring(PG_GETARG_TEXT_PP(2));
+	if (batch.source->steps[STEP_TOLD].sql != NULL)
+		as_owner(batch.source, batch.source->search_path, call_find_told,
+				 &batch);
+	if (item.key != NULL)
+		key = SPI_datumTransfer(CStringGetTextDatum(item.key), false, -1);
+	SPI_finish();
+	if (item.key == NULL)
+		PG_RETURN_NULL();
+	PG_RETURN_DATUM(key);
 }

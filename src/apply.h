@@ -25,6 +25,7 @@ typedef enum ApplyStep
 	STEP_USERS,
 	STEP_CREATE_USERS,
 	STEP_MEMBERS,
+	STEP_TOLD,
 	STEP_ATTENDANCE,
 	STEP_COUNT,
 	STEP_UPDATE,
@@ -106,5 +107,6 @@ typedef struct ApplyBatch
 
 extern void apply_rows(ApplyBatch *batch);
 extern void apply_find_events(ApplyBatch *batch);
+extern void apply_find_told(ApplyBatch *batch);
 
 #endif							/* RSVP_SYNC_APPLY_H */

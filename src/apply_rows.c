@@ -543,6 +543,26 @@ compare_with_seen(ApplyItem *item)
 		 (item->was == NULL || strcmp(item->seen, item->was) != 0));
 }
 
+/* The person's rows that say themselves which record they stand for. */
+void
+apply_find_told(ApplyBatch *batch)
+{
+	ApplyBatch	some;
+	Datum		args[2];
+
+	find_users(batch, STEP_IDENTITY);
+	find_users(batch, STEP_USERS);
+	some = pick(batch, has_user);
+	if (some.n == 0)
+		return;
+	args[0] = TEXTS(&some, user);
+	args[1] = TEXTS(&some, uri);
+	run_step(some.source, STEP_TOLD, 2, args);
+	for (uint64 r = 0; r < SPI_processed; r++)
+		item_of(&some, r)->key = result(r, 2);
+	SPI_freetuptable(SPI_tuptable);
+}
+
 /*
  * Who may come
  */

@@ -60,6 +60,7 @@ rsvp_sync_in_worker(PG_FUNCTION_ARGS)
  * an insert of the same key waits for it; so it is asked for before.
  */
 PG_FUNCTION_INFO_V1(rsvp_sync_intents_being_made);
+PG_FUNCTION_INFO_V1(rsvp_sync_never_planned);
 
 /* A table of ours, its primary key, and room for a row. */
 typedef struct Keyed
@@ -97,9 +98,16 @@ is_anothers(TransactionId xid)
 		!TransactionIdIsCurrentTransactionId(xid);
 }
 
-/* Is a row of this key being inserted or, if so asked, changed by another? */
+/* Whose row of a key is asked for. */
+typedef enum Whose
+{
+	BEING_MADE,					/* one that another transaction inserts, */
+	IN_USE,						/* or changes, */
+	ANYBODYS					/* or any that is there, or may be */
+} Whose;
+
 static bool
-is_being_made(const Keyed *keyed, ScanKeyData *scan_keys, bool or_changed)
+has_row(const Keyed *keyed, ScanKeyData *scan_keys, Whose whose)
 {
 	SnapshotData dirty;
 	IndexScanDesc scan;
@@ -110,8 +118,8 @@ is_being_made(const Keyed *keyed, ScanKeyData *scan_keys, bool or_changed)
 	index_rescan(scan, scan_keys, 2, NULL, 0);
 	while (!found && index_getnext_slot(scan, ForwardScanDirection,
 										keyed->slot))
-		found = is_anothers(dirty.xmin) ||
-			(or_changed && is_anothers(dirty.xmax));
+		found = whose == ANYBODYS || is_anothers(dirty.xmin) ||
+			(whose == IN_USE && is_anothers(dirty.xmax));
 	ExecClearTuple(keyed->slot);
 	index_endscan(scan);
 	return found;
@@ -124,8 +132,9 @@ key_text(ScanKeyData *key, int column, Datum value)
 						   DEFAULT_COLLATION_OID, F_TEXTEQ, value);
 }
 
-Datum
-rsvp_sync_intents_being_made(PG_FUNCTION_ARGS)
+/* Of the keys those that have such an intent, or those that have none. */
+static Datum
+keys_by_intent(FunctionCallInfo fcinfo, Whose whose, bool have)
 {
 	Keyed		intents = open_keyed("_intent");
 	ScanKeyData scan_keys[2];
@@ -141,12 +150,24 @@ rsvp_sync_intents_being_made(PG_FUNCTION_ARGS)
 	for (int i = 0; i < nkeys; i++)
 	{
 		key_text(&scan_keys[1], 2, keys[i]);
-		if (is_being_made(&intents, scan_keys, false))
+		if (has_row(&intents, scan_keys, whose) == have)
 			result = accumArrayResult(result, keys[i], false, TEXTOID,
 									  CurrentMemoryContext);
 	}
 	close_keyed(&intents);
 	PG_RETURN_DATUM(makeArrayResult(result, CurrentMemoryContext));
+}
+
+Datum
+rsvp_sync_intents_being_made(PG_FUNCTION_ARGS)
+{
+	return keys_by_intent(fcinfo, BEING_MADE, true);
+}
+
+Datum
+rsvp_sync_never_planned(PG_FUNCTION_ARGS)
+{
+	return keys_by_intent(fcinfo, ANYBODYS, false);
 }
 
 /*
@@ -180,7 +201,7 @@ rsvp_sync_records_in_use(PG_FUNCTION_ARGS)
 		key_text(&scan_keys[0], 1, dids[i]);
 		key_text(&scan_keys[1], 2, rkeys[i]);
 		for (int t = 0; t < lengthof(names) && !in_use; t++)
-			in_use = is_being_made(&tables[t], scan_keys, true);
+			in_use = has_row(&tables[t], scan_keys, IN_USE);
 		if (in_use)
 			result = accumArrayResult(result, Int32GetDatum(i + 1), false,
 									  INT4OID, CurrentMemoryContext);

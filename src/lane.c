@@ -5,9 +5,10 @@
  *
  * A lane makes one account's calls in order, one at a time: a session first
  * (session.c), the head of the repository and its RSVP records before a new
- * record key is used (listing.c), then its jobs (job.c).  What is not an
- * account's own matter is a task (task.c).  What is under way is call.c's
- * matter, what may be sent and what had better wait manners.c's.
+ * record key is used (listing.c), then its jobs (job.c), several writes by one
+ * call where they wait (batch.c).  What is not an account's own matter is a
+ * task (task.c).  What is under way is call.c's matter, what may be sent and
+ * what had better wait manners.c's.
  *
  * None of these rooms touches a table.  What is learnt leaves as an Outcome;
  * the worker writes outcomes down and plans the keys again that waited for

@@ -2,7 +2,7 @@
  *
  * lane_state.h
  *		What the rooms behind lane.h share: lane, task, session, listing, job,
- *		host, outcome.
+ *		batch, host, outcome.
  *
  *-------------------------------------------------------------------------
  */

@@ -22,6 +22,7 @@
 #include "url.h"
 
 #define BLANKS " \t\n\f\r"
+#define NBSP "\xc2\xa0"
 
 /* ------------------------------------------------------------------------
  * Items and properties
@@ -110,15 +111,26 @@ mf_property(const xmlNode *item, const xmlNode *prev, const char *classes)
  * Values
  * ------------------------------------------------------------------------ */
 
+/* How many bytes of blank these begin with; a no-break space is one, too. */
+static size_t
+blank_at(const char *text, size_t len)
+{
+	if (len >= strlen(NBSP) && memcmp(text, NBSP, strlen(NBSP)) == 0)
+		return strlen(NBSP);
+	return len > 0 && strchr(BLANKS, *text) ? 1 : 0;
+}
+
 static char *
 trimmed(Arena *arena, const char *text)
 {
-	size_t		len;
+	size_t		len = strlen(text);
+	size_t		n;
 
-	text += strspn(text, BLANKS);
-	len = strlen(text);
-	while (len > 0 && strchr(BLANKS, text[len - 1]))
-		len--;
+	for (; (n = blank_at(text, len)) > 0; text += n)
+		len -= n;
+	while ((len > 0 && (n = blank_at(text + len - 1, 1)) > 0) ||
+		   (len > 1 && (n = blank_at(text + len - 2, 2)) > 1))
+		len -= n;
 	return arena_copy(arena, text, len);
 }
 

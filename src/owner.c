@@ -91,9 +91,14 @@ PG_FUNCTION_INFO_V1(rsvp_sync_explain_key);
 PG_FUNCTION_INFO_V1(rsvp_sync_dependent_keys);
 PG_FUNCTION_INFO_V1(rsvp_sync_source_changed);
 
+/* What it is already need not be restored. */
 static void
 pin(const char *name, const char *value)
 {
+	const char *now = GetConfigOption(name, true, false);
+
+	if (now != NULL && strcmp(now, value) == 0)
+		return;
 	(void) set_config_option(name, value, PGC_USERSET, PGC_S_SESSION,
 							 GUC_ACTION_SAVE, true, 0, false);
 }

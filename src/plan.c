@@ -127,7 +127,7 @@ wish_of_row(const Situation *s, Decision *d)
 		say(d, "none", "withheld", "status_not_published");
 		if (d->bond == NULL)
 			d->base_local = NULL;	/* both say nothing: they agree */
-		/* What may have been written, and is not known yet, would be its own. */
+		/* A record of ours, or one that may have been made. */
 		return is(d->bond, "own") || (d->bond == NULL && s->doubt) ?
 			WISH_NONE : WISH_LEAVE;
 	}

@@ -81,8 +81,9 @@ rsvp_sync_parse_at_uri(PG_FUNCTION_ARGS)
 }
 
 /*
- * _is_record_of_did(uri): an at-uri of a record, under a DID; what an event's
- * has to be.  Where many rows are compared, one call instead of five.
+ * _is_record_of_did(uri): an at-uri of a record, under a DID, and not of a part
+ * of it; what an event's has to be.  Where many rows are compared, one call
+ * instead of five.
  */
 PG_FUNCTION_INFO_V1(rsvp_sync_is_record_of_did);
 Datum
@@ -93,6 +94,6 @@ rsvp_sync_is_record_of_did(PG_FUNCTION_ARGS)
 
 	PG_RETURN_BOOL(syntax_parse_at_uri(VARDATA_ANY(value),
 									   VARSIZE_ANY_EXHDR(value), &uri) &&
-				   uri.rkey.data != NULL &&
+				   uri.rkey.data != NULL && uri.fragment.data == NULL &&
 				   syntax_is_did(uri.authority.data, uri.authority.len));
 }

@@ -53,6 +53,10 @@
 
 /* Log rows taken by one transaction. */
 #define DRAIN_BATCH		5000
+/* Changes that somebody made by himself, and not very many at once. */
+#define FEW_CHANGES		16
+/* After their calls have left, what else there is to do waits this long. */
+#define REST_MS			10
 /* However quiet it is, the log is looked at this often. */
 #define POLL_MS			5000
 #define POLL_BLIND_MS	250
@@ -74,6 +78,10 @@
 
 static Statement drain = {
 	"SELECT d.drained, d.repeatable FROM rsvp_sync._drain($1) d", 1, {INT4OID}
+};
+static Statement drain_few = {
+	"SELECT d.drained, d.repeatable, d.of_source, d.at_once"
+	" FROM rsvp_sync._drain($1, $2) d", 2, {INT4OID, INT8OID}
 };
 static Statement lease = {
 	"SELECT l.source_id, l.keys FROM rsvp_sync._lease($1, $2, $3) l", 3,
@@ -183,6 +191,9 @@ static TimestampTz crowded_until = 0;
 
 /* Keys of several sources wait. */
 static bool others_wait = false;
+
+/* The last look at the queue left no key there that was due. */
+static bool caught_up = false;
 
 /* Not in a copy, nor where all is off or paused. */
 static bool sending_now = false;
@@ -315,11 +326,10 @@ batch_failed(Batch *batch, ErrorData *error)
  * Jobs count only once their intents are recorded: an error rolls those back,
  * and the jobs with them.
  */
-static void
-plan_source(Batch *batch)
+static bool
+try_to_plan(Batch *batch)
 {
 	ErrorData  *error;
-	Args		args = {0};
 
 	dlist_init(&batch->jobs);
 	error = guarded(plan_batch, batch);
@@ -329,10 +339,21 @@ plan_source(Batch *batch)
 			MemoryContextDelete(dlist_container(Job, node,
 												dlist_pop_head_node(&batch->jobs))->context);
 		batch_failed(batch, error);
-		return;
+		return false;
 	}
 	while (!dlist_is_empty(&batch->jobs))
 		dlist_push_tail(&planned, dlist_pop_head_node(&batch->jobs));
+	return true;
+}
+
+static void
+plan_source(Batch *batch)
+{
+	ErrorData  *error;
+	Args		args = {0};
+
+	if (!try_to_plan(batch))
+		return;
 	error = guarded(note_that_it_works, batch);
 	if (error == NULL)
 		return;
@@ -478,6 +499,7 @@ lease_and_plan(void)
 	ListCell   *cell;
 	int			leased = 0;
 
+	caught_up = false;
 	see_others();
 	if (room <= 0)
 		return;
@@ -498,6 +520,7 @@ lease_and_plan(void)
 		batches = lappend(batches, batch);
 	}
 	more = more || leased == room || (background > 0 && leased >= background);
+	caught_up = !more && background > 0;
 	foreach(cell, batches)
 		plan_source(lfirst(cell));
 }
@@ -537,27 +560,70 @@ verify_identities(void)
 		lane_check_handle(result_text(row, 1), result_text(row, 2));
 }
 
+/* Sources that transactions with a transaction-wide snapshot have changed. */
+static void
+note_repeatable(void)
+{
+	bool		isnull;
+	Datum		sources = SPI_getbinval(SPI_tuptable->vals[0],
+										SPI_tuptable->tupdesc, 2, &isnull);
+
+	if (!isnull)
+		writeback_note_repeatable(DatumGetArrayTypeP(sources));
+}
+
+/* Besides keys, somebody may have paused something. */
+static void
+note_drained(int64 drained)
+{
+	note_repeatable();
+	if (drained == 0)
+		return;
+	recall_paused();
+	waiting_read_pauses();
+}
+
 static void
 drain_log(void)
 {
 	Args		args = {0};
 	bool		isnull;
-	Datum		repeatable;
 	int64		drained;
 
 	args_int4(&args, DRAIN_BATCH);
 	run_statement(&drain, &args);
 	drained = result_int8(0, 1, &isnull);
 	more = drained == DRAIN_BATCH;
-	repeatable = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc,
-							   2, &isnull);
-	if (!isnull)
-		writeback_note_repeatable(DatumGetArrayTypeP(repeatable));
-	if (drained > 0)
+	note_drained(drained);
+}
+
+/*
+ * Keys that can be planned before anything else is looked at; NULL: whatever
+ * the log had is in the queue.
+ */
+static Batch *
+drain_and_lease(void)
+{
+	Args		args = {0};
+	Batch	   *batch;
+	Datum		keys;
+	bool		isnull;
+
+	args_int4(&args, FEW_CHANGES);
+	args_int8(&args, incarnation);
+	run_statement(&drain_few, &args);
+	keys = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 4,
+						 &isnull);
+	if (isnull)
 	{
-		recall_paused();
-		waiting_read_pauses();
+		note_drained(result_int8(0, 1, &isnull));
+		return NULL;
 	}
+	batch = palloc0(sizeof(Batch));
+	batch->keys = text_list(keys);
+	batch->source_id = result_int8(0, 3, &isnull);
+	note_repeatable();
+	return batch;
 }
 
 /* Nobody can wake us where the library was not preloaded. */
@@ -656,11 +722,27 @@ share_sources(void)
 	return false;
 }
 
+/* Does somebody change what is attached? */
+static bool
+is_away(void)
+{
+	return GetCurrentTimestamp() < away_until;
+}
+
+/* What was planned is committed. */
+static void
+add_planned(void)
+{
+	while (!dlist_is_empty(&planned))
+		lane_add(dlist_container(Job, node, dlist_pop_head_node(&planned)));
+}
+
 static void
 work(void)
 {
 	MemoryContext old;
 	bool		sending;
+	bool		quiet;
 
 	begin_work("rsvp_sync: looking at the queue");
 	process_leave_if_dropped();
@@ -668,6 +750,7 @@ work(void)
 		return;
 	renew_plans();
 	old = MemoryContextSwitchTo(turn_context);
+	quiet = dlist_is_empty(lane_outcomes());
 	waiting_park();				/* before what may let them go */
 	answers_supply_credentials();
 	answers_record();
@@ -686,7 +769,12 @@ work(void)
 		lease_and_plan();
 	}
 	else
+	{
 		stand_down();
+		/* From the log to the queue, at each of the application's commits. */
+		if (quiet)
+			commit_without_flush();
+	}
 	webmention_work(incarnation, sending);
 	answers_record();
 	meter_flush();
@@ -697,8 +785,57 @@ work(void)
 	lane_outcomes_recorded();
 	told = false;
 	writeback_poke();
-	while (!dlist_is_empty(&planned))
-		lane_add(dlist_container(Job, node, dlist_pop_head_node(&planned)));
+	add_planned();
+}
+
+/*
+ * Somebody has just changed something, and this process had nothing to do: as
+ * a rule that is one row, whose call can leave before anything else is looked
+ * at.
+ */
+static bool
+may_hurry(void)
+{
+	return told && caught_up && sending_now &&
+		rsvp_sync_mode == MODE_LIVE && !is_away() &&
+		lane_jobs() < FEW_CHANGES && dlist_is_empty(lane_outcomes()) &&
+		dlist_is_empty(lane_replans()) && dlist_is_empty(lane_parked());
+}
+
+/*
+ * False: there is nothing that could leave so soon.  What might keep it from
+ * being sent (a pause, a copy made a database of its own) is in the log, too,
+ * and then nothing of that is leased here.
+ */
+static bool
+hurry(void)
+{
+	MemoryContext old;
+	Batch	   *batch = NULL;
+
+	if (!may_hurry())
+		return false;
+	begin_work("rsvp_sync: looking at the log");
+	process_leave_if_dropped();
+	if (!share_sources())
+		return true;
+	old = MemoryContextSwitchTo(turn_context);
+	batch = drain_and_lease();
+	if (batch == NULL)
+		commit_without_flush();
+	else if (try_to_plan(batch))
+	{
+		TimestampTz rest = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+													   REST_MS);
+
+		more = told = false;
+		wake_at = Min(wake_at, rest);
+	}
+	MemoryContextSwitchTo(old);
+	end_work();
+	MemoryContextReset(turn_context);
+	add_planned();
+	return batch != NULL;
 }
 
 /* One step of a refresh, committed before the lane hears of it. */
@@ -743,13 +880,6 @@ harvest(void)
 	while ((req = http_finished()) != NULL)
 		if (!webmention_finished(req))
 			lane_finished(req);
-}
-
-/* Does somebody change what is attached? */
-static bool
-is_away(void)
-{
-	return GetCurrentTimestamp() < away_until;
 }
 
 /*
@@ -889,7 +1019,7 @@ turn(void)
 	settle();
 	if (lane_may_go_on())
 		start_calls();
-	if (work_to_do())
+	if (work_to_do() && !hurry())
 		work();
 	settle();
 	start_calls();

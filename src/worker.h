@@ -44,6 +44,7 @@ extern int64 result_int8(uint64 row, int column, bool *isnull);
 /* One short transaction, as autovacuum and apply workers bracket theirs. */
 extern void begin_work(const char *what);
 extern void end_work(void);
+extern void commit_without_flush(void);
 extern void renew_plans(void);
 
 /* Run fn(arg) in a subtransaction; the error it raised, or NULL. */

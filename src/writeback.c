@@ -264,19 +264,15 @@ plan_update(void)
 	update.plan = plan;
 }
 
-/* Update the row; runs as its owner. */
+/* Runs as the owner: SPI_processed says whether the row was changed. */
 static void
-update_row(void *arg)
+update_one(const OwnerKey *key, Row *row)
 {
-	Row		   *row = arg;
-	OwnerKey	key;
 	Args		args = {0};
-	char	  **parts;
+	char	  **parts = owner_split_key(key, row->key);
 	List	   *part_list = NIL;
 
-	owner_key(&key, row->relid);
-	parts = owner_split_key(&key, row->key);
-	for (int i = 0; i < key.ncols; i++)
+	for (int i = 0; i < key->ncols; i++)
 		part_list = lappend(part_list, parts[i]);
 	args_texts(&args, part_list);
 	args_text(&args, row->uri);
@@ -284,10 +280,70 @@ update_row(void *arg)
 	args_text(&args, row->rkey);
 	args.nulls[args.n] = row->never_synced ? 'n' : ' ';
 	args.values[args.n++] = row->synced_at;
+	/* What the application's own triggers change is a change like any. */
+	changelog_mute(row->source_id, row->key);
+	SPI_execute_plan(update.plan, args.values, args.nulls, false, 0);
+}
+
+static void
+get_ready(OwnerKey *key, Oid relid)
+{
+	owner_key(key, relid);
 	run_statement(&all_immediate, NULL);
 	if (update.plan == NULL)
 		plan_update();
-	SPI_execute_plan(update.plan, args.values, args.nulls, false, 0);
+}
+
+/* Update the row; runs as its owner. */
+static void
+update_row(void *arg)
+{
+	Row		   *row = arg;
+	OwnerKey	key;
+
+	get_ready(&key, row->relid);
+	update_one(&key, row);
+}
+
+/* Several rows of one table that are told together. */
+typedef struct Telling
+{
+	List	   *rows;
+	TimestampTz stop;
+	List	   *told;			/* keys of those that were changed */
+	List	   *left;			/* rows that were not, for whatever reason */
+} Telling;
+
+static void
+update_rows(void *arg)
+{
+	Telling    *telling = arg;
+	OwnerKey	key;
+	ListCell   *cell;
+
+	get_ready(&key, ((Row *) linitial(telling->rows))->relid);
+	foreach(cell, telling->rows)
+	{
+		Row		   *row = lfirst(cell);
+
+		if (GetCurrentTimestamp() > telling->stop)
+			break;
+		update_one(&key, row);
+		if (SPI_processed > 0)
+			telling->told = lappend(telling->told, row->key);
+		else
+			telling->left = lappend(telling->left, row);
+	}
+}
+
+static void
+tell_together(void *arg)
+{
+	Telling    *telling = arg;
+	Row		   *row = linitial(telling->rows);
+
+	owner_run(row->relid, row->search_path, LOCK_TIMEOUT_MS, 0, update_rows,
+			  telling);
 }
 
 static void
@@ -353,8 +409,6 @@ tell_or_postpone(Row *row)
 
 	if (update.sql == NULL || !get_rel_name(row->relid))
 		return true;
-	/* What the application's own triggers change is a change like any. */
-	changelog_mute(row->source_id, row->key);
 	error = guarded(tell_row, row);
 	changelog_mute(0, NULL);
 	if (error == NULL)
@@ -377,6 +431,30 @@ mark_told(int64 source_id, List *keys)
 	run_statement(&rows_told, &args);
 }
 
+/*
+ * What is the same for all of them is done once.  A row that is not changed
+ * by that (somebody has it, or it is right already) is left to be told by itself,
+ * and after an error all are.
+ */
+static void
+tell_most(Telling *telling)
+{
+	Row		   *row = linitial(telling->rows);
+	ErrorData  *error;
+
+	telling->left = telling->rows;
+	if (list_length(telling->rows) == 1 || update.sql == NULL ||
+		!get_rel_name(row->relid))
+		return;
+	telling->left = NIL;
+	error = guarded(tell_together, telling);
+	changelog_mute(0, NULL);
+	if (error == NULL)
+		return;
+	telling->told = NIL;
+	telling->left = telling->rows;
+}
+
 /* Tell the rows; an error undoes all of it if somebody came along. */
 static void
 tell_rows(void *arg)
@@ -384,24 +462,26 @@ tell_rows(void *arg)
 	List	   *rows = arg;
 	ErrorData  *error = guarded(find_update,
 								&((Row *) linitial(rows))->source_id);
-	TimestampTz stop = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
-												   BATCH_MS);
-	List	   *told = NIL;
+	Telling		telling = {.rows = rows,.left = rows};
 	ListCell   *cell;
 
-	foreach(cell, rows)
+	telling.stop = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+											   BATCH_MS);
+	if (error == NULL)
+		tell_most(&telling);
+	foreach(cell, telling.left)
 	{
 		Row		   *row = lfirst(cell);
 
 		if (error != NULL)
 			postpone(row, error->message);
 		else if (tell_or_postpone(row))
-			told = lappend(told, row->key);
-		if (GetCurrentTimestamp() > stop)
+			telling.told = lappend(telling.told, row->key);
+		if (GetCurrentTimestamp() > telling.stop)
 			break;
 	}
-	if (told != NIL)
-		mark_told(((Row *) linitial(rows))->source_id, told);
+	if (telling.told != NIL)
+		mark_told(((Row *) linitial(rows))->source_id, telling.told);
 	if (isolation_is_known() ? !isolation_shut() : batch_disturbs(rows))
 		ereport(ERROR, (errcode(ERRCODE_LOCK_NOT_AVAILABLE),
 						errmsg("the table is in use")));
@@ -437,8 +517,7 @@ writeback_step(void)
 		end_work();
 		return false;
 	}
-	(void) set_config_option("synchronous_commit", "off", PGC_USERSET,
-							 PGC_S_SESSION, GUC_ACTION_LOCAL, true, 0, false);
+	commit_without_flush();
 	rows = read_rows();
 	if (rows == NIL)
 		try_again_in(IDLE_MS);

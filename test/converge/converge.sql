@@ -349,6 +349,8 @@ BEGIN
 			OR r.value = r.own
 			/* Other words for what the application holds an answer as. */
 			OR r.value = r.base_local AND r.reason_code = 'from_network'
+			/* ... also after that was taken back for a while. */
+			OR r.value = r.base_local AND (SELECT a.was = 'rejected' FROM conv.audit a WHERE a.id = r.id ORDER BY a.n DESC LIMIT 1)
 			/* Withdrawn, and another client's record is left. */
 			OR r.value = 'notgoing' AND r.reason_code = 'withdrawn'
 			OR r.remote_cid IS NULL AND (r.value = 'notgoing' OR r.user_id = 4 OR r.reason_code IN ('not_backfilled', 'from_network')), false) THEN

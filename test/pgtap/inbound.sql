@@ -281,7 +281,7 @@ UPDATE rsvp_sync._source SET options = options - 'conflict';
 -- The row changed, its record then says what nobody knows, and another one what was heard before.
 CREATE FUNCTION said_before(of_key text, ago interval) RETURNS void LANGUAGE sql AS $$
 SELECT rsvp_sync._drain(100);
-UPDATE rsvp_sync._queue SET changed_at = now() - ago, lease = NULL, due_at = 'infinity' WHERE key = of_key;
+UPDATE rsvp_sync._queue SET changed_at = to_timestamp((SELECT at FROM began)) - ago, lease = NULL, due_at = 'infinity' WHERE key = of_key;
 $$;
 UPDATE began SET at = extract(epoch FROM now());
 UPDATE app.attendance SET status = 'cancelled' WHERE id = :row5;
@@ -343,6 +343,14 @@ SELECT rsvp_sync._ingest('stream', ARRAY[did(4), did(4)], ARRAY[rev(-8), rev(-7)
 SELECT is((SELECT format('%s %s', cid IS NULL, status IS NULL) FROM rsvp_sync._observed WHERE rkey = '3ttttttttttt2'), 't t', 'what came and went at once leaves a tombstone');
 SELECT is(status(4, 2), NULL, '... and nothing else');
 SELECT is(ingest(4, -8, 'create', '3ttttttttttt2', record(2, 'notgoing'), true), 0::bigint, 'said again it is older than that');
+
+-- Listed, then told of by the stream, then of what it was before
+SELECT rsvp_sync._observe(did(4), '3ttttttttttt4', rsvp_sync.record_cid(record(2, 'perhaps')), record(2, 'perhaps'), NULL, 'list', now() - interval '1 day');
+SELECT is(ingest(4, -4, 'update', '3ttttttttttt4', record(2, 'perhaps'), true), 1::bigint, 'what was only listed gets its rev');
+SELECT is(ingest(4, -6, 'create', '3ttttttttttt4', record(2, 'going'), true), 0::bigint, '... so that what it was before is known to be older');
+SELECT is(status(4, 2), NULL, '... and not applied');
+SELECT is(ingest(4, -4, 'update', '3ttttttttttt4', record(2, 'perhaps'), true), 0::bigint, '... once');
+SELECT is(ingest(4, -3, 'delete', '3ttttttttttt4', NULL, true), 1::bigint, 'it goes');
 
 --
 -- Answers that are held
@@ -553,7 +561,7 @@ SELECT isnt((SELECT last_error FROM rsvp_sync.external_rsvp WHERE author = 'http
 
 -- One table's trouble, and another that has the record verified
 ALTER TABLE own.answers RENAME COLUMN word TO worde;
-SELECT ingest(1, 505, 'create', '3qqqqqqqqqqqq', record(1, 'going'));
+SELECT ingest(1, 3000, 'create', '3qqqqqqqqqqqq', record(1, 'going'));
 SELECT is((SELECT state FROM rsvp_sync._inbound WHERE rkey = '3qqqqqqqqqqqq'), 'verify', 'another table''s query does not run: verified nevertheless');
 SELECT isnt((SELECT last_error FROM rsvp_sync._inbound WHERE rkey = '3qqqqqqqqqqqq'), NULL, '... and the trouble is told');
 ALTER TABLE own.answers RENAME COLUMN worde TO word;

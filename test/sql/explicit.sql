@@ -21,6 +21,7 @@ SELECT rsvp_sync.create_rsvp('alice.example.com', :'event', 'going');
 SELECT rsvp_sync.create_rsvp(:'did', NULL, 'going');
 SELECT rsvp_sync.create_rsvp(:'did', 'https://example.com/event', 'going');
 SELECT rsvp_sync.create_rsvp(:'did', 'at://did:plc:z72i7hdynmk6r22z27h6tvur/community.lexicon.calendar.event', 'going');
+SELECT rsvp_sync.create_rsvp(:'did', :'event' || '#/name', 'going');
 SELECT rsvp_sync.create_rsvp(:'did', 'at://alice.example.com/community.lexicon.calendar.event/3kiyh2tsbk22a', 'going');
 SELECT rsvp_sync.create_rsvp(:'did', :'event', NULL);
 SELECT rsvp_sync.create_rsvp(:'did', :'event', 'maybe');

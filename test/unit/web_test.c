@@ -279,6 +279,9 @@ static const char *const posts[][3] = {
 	/* Values */
 	{"data", ENTRY("<data class='p-rsvp' value='yes'>is going</data>"), YES},
 	{"capitals and blanks", ENTRY("<span class='p-rsvp'>\n YES </span>"), YES},
+	{"no-break spaces around it", ENTRY("<span class='p-rsvp'>&nbsp; YES\xc2\xa0 &nbsp;</span>"), YES},
+	{"nothing but no-break spaces", ENTRY("<span class='p-rsvp'>&nbsp;&nbsp;</span>"), MENTION},
+	{"half a no-break space", ENTRY("<span class='p-rsvp'>yes\xe0</span>"), MENTION "rsvp=yes\xc3\xa0|"},
 	{"interested", ENTRY("<data class='p-rsvp' value='Interested'>x</data>"), MENTION "rsvp=interested|status=interested|"},
 	{"an unknown word", ENTRY("<data class='p-rsvp' value='Remote'>x</data>"), MENTION "rsvp=remote|"},
 	{"an empty word", ENTRY("<data class='p-rsvp' value=''>yes</data>"), MENTION},
