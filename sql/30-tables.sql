@@ -87,6 +87,7 @@ CREATE TABLE rsvp_sync._intent (
 	writeback boolean NOT NULL DEFAULT false,	-- the attendance row is still to be told
 	writeback_at timestamptz,		-- not before
 	writeback_failures integer NOT NULL DEFAULT 0,
+	writeback_error text,			-- of the last of them
 	PRIMARY KEY (source_id, key)
 ) WITH (fillfactor = 80);
 CREATE INDEX _intent_slot ON rsvp_sync._intent (did, event_uri);

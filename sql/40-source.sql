@@ -199,6 +199,7 @@ LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
 	rel record;
+	relative regclass;
 BEGIN
 	PERFORM rsvp_sync._check_owner(caller, attendance);
 	PERFORM rsvp_sync._lock_attach(attendance);
@@ -219,6 +220,24 @@ BEGIN
 			USING ERRCODE = 'wrong_object_type',
 				HINT = 'No other process can see its rows. Attach a permanent '
 					'table.';
+	END IF;
+	/* Its triggers are the same, and two sources would speak for one row. */
+	relative := (SELECT s.attendance FROM rsvp_sync._source s
+		WHERE s.attendance <> _check_attendance.attendance
+			AND s.state <> 'detaching'
+			AND s.attendance IN (SELECT a.relid
+				FROM pg_partition_ancestors(_check_attendance.attendance) a
+				UNION ALL
+				SELECT t.relid
+				FROM pg_partition_tree(_check_attendance.attendance) t)
+		LIMIT 1);
+	IF relative IS NOT NULL THEN
+		RAISE EXCEPTION 'table % is attached, and shares rows with %',
+			relative, attendance
+			USING ERRCODE = 'object_not_in_prerequisite_state',
+				HINT = format('A partitioned table is attached as a whole; to '
+					'attach this one instead: SELECT rsvp_sync.detach(%L).',
+					relative);
 	END IF;
 	IF NOT EXISTS (SELECT FROM rsvp_sync._key_columns(attendance)) THEN
 		RAISE EXCEPTION 'table % has no primary key', attendance

@@ -230,12 +230,26 @@ BEGIN
 			AND x.indisprimary AND a.attnum = ANY (x.indkey))
 		AND (parts[2] IS NULL OR rsvp_sync._column_type(attendance,
 			jsonb_build_array(a.attnum)) = 'jsonb'::regtype);
-	IF ref IS NULL THEN
+	IF ref IS NULL OR parts[2] = '' THEN
 		PERFORM rsvp_sync._bad_option('writeback',
 			jsonb_build_object(what, target),
 			format('Table %s has no %s column "%s".', attendance,
 				CASE WHEN parts[2] IS NULL THEN 'such' ELSE 'jsonb' END,
 				parts[1]));
+	END IF;
+	/* Else every write-back would fail, and nobody would see it. */
+	IF parts[2] IS NULL AND NOT EXISTS (SELECT FROM pg_type t
+		WHERE t.oid = rsvp_sync._column_type(attendance, ref)
+			AND (t.typcategory = 'S'
+				OR what = 'synced_at' AND t.typcategory = 'D'))
+	THEN
+		PERFORM rsvp_sync._bad_option('writeback',
+			jsonb_build_object(what, target),
+			format('Column "%s" has type %s; %s.', parts[1],
+				format_type(rsvp_sync._column_type(attendance, ref), NULL),
+				CASE what WHEN 'synced_at'
+					THEN 'a timestamp or a text is needed'
+					ELSE 'a text is needed' END));
 	END IF;
 	RETURN jsonb_build_object('column', ref, 'path', parts[2]);
 END

@@ -289,7 +289,11 @@ BEGIN
 	IF apply IS NULL THEN
 		RETURN s;
 	END IF;
-	parts := parse_ident(regexp_replace(apply, '\s*\(.*$', ''));
+	BEGIN
+		parts := parse_ident(regexp_replace(apply, '\s*\(.*$', ''));
+	EXCEPTION WHEN invalid_parameter_value THEN
+		parts := '{}';			/* no name: no such function */
+	END;
 	SELECT p.oid, format('%I.%I(text, text, text, jsonb)', n.nspname,
 			p.proname) INTO found_oid, s.apply
 	FROM unnest(CASE WHEN cardinality(parts) = 1 THEN path
@@ -306,7 +310,7 @@ BEGIN
 	ORDER BY f.place
 	LIMIT 1;
 	IF found_oid IS NULL THEN
-		RAISE EXCEPTION 'there is no apply function %', apply
+		RAISE EXCEPTION 'there is no apply function "%"', apply
 			USING ERRCODE = 'undefined_function',
 				HINT = 'It has the arguments (did text, event_uri text, '
 					'status text, rsvp jsonb) and returns text, the key.';

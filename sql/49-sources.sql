@@ -17,6 +17,8 @@ BEGIN
 			USING ERRCODE = 'null_value_not_allowed',
 				HINT = 'Give a LIKE pattern of schema names, as in ''tenant\_%''.';
 	END IF;
+	/* Also where no table takes them. */
+	PERFORM rsvp_sync._check_options(coalesce(options, '{}'));
 	FOR attendance IN
 		SELECT c.oid
 		FROM pg_class c JOIN pg_namespace s ON s.oid = c.relnamespace

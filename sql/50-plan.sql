@@ -130,10 +130,12 @@ COMMENT ON FUNCTION rsvp_sync._subject_uri(jsonb) IS
 'at-uri of the event an RSVP record is about; NULL where it is longer than an index takes (2000 characters), which no event''s is.';
 
 CREATE FUNCTION rsvp_sync._datetime(at timestamptz) RETURNS text
-LANGUAGE sql STABLE STRICT PARALLEL SAFE
-RETURN to_char(at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"');
+LANGUAGE sql STABLE PARALLEL SAFE
+RETURN CASE WHEN at >= '0001-01-01 00:00:00+00'
+		AND at < '10000-01-01 00:00:00+00'
+	THEN to_char(at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"') END;
 COMMENT ON FUNCTION rsvp_sync._datetime(timestamptz) IS
-'A datetime as AT Protocol records have it: UTC, milliseconds.';
+'A datetime as AT Protocol records have it: UTC, milliseconds; NULL for what they cannot say (infinity, years of other than four digits).';
 
 /* Sentences for the stable reason codes. */
 CREATE FUNCTION rsvp_sync._reason(code text, detail text DEFAULT NULL)
@@ -152,8 +154,8 @@ SELECT coalesce(CASE code
 	WHEN 'invalid_did' THEN 'What the query gives as DID is not a DID.'
 	WHEN 'no_event_uri' THEN 'The event of this row has no at-uri.'
 	WHEN 'invalid_event_uri' THEN 'What the query gives as event_uri is not the at-uri of a record.'
-	WHEN 'unmapped_status' THEN format('The status %L is an unmapped status: option status_map says nothing of it.', detail)
-	WHEN 'status_not_published' THEN format('The status %L is not published.', detail)
+	WHEN 'unmapped_status' THEN format('The status %L is an unmapped status: option status_map says nothing of it.', left(detail, 200))
+	WHEN 'status_not_published' THEN format('The status %L is not published.', left(detail, 200))
 	WHEN 'past_event' THEN 'The event is over (past event); option publish_past_events is off.'
 	WHEN 'superseded' THEN 'Another row speaks for this user and event.'
 	WHEN 'moved' THEN 'The row moved to another event or user; the old record is withdrawn first.'
@@ -192,6 +194,7 @@ SELECT coalesce(CASE code
 	WHEN 'sending' THEN 'A request for this row is under way.'
 	WHEN 'retrying' THEN 'The last try failed; another one follows.'
 	WHEN 'failed' THEN 'Given up; retry() tries again.'
+	WHEN 'unsupported_identifier' THEN 'Only accounts of did:plc, or did:web without a path or port, can be written to; this is not one:'
 	WHEN 'discarded' THEN 'Given up for good by discard(); a change of the row tries again.'
 	ELSE code END, '')
 	|| CASE WHEN detail IS NOT NULL
@@ -605,7 +608,8 @@ BEGIN
 		k.heir_key, (k.giver).source_id, (k.giver).key, k.rkey,
 		coalesce(k.mirrors, false), k.record,
 		coalesce(k.record ->> 'createdAt', k.record_created_at,
-			rsvp_sync._datetime(coalesce(k.created_at, k.changed_at))),
+			rsvp_sync._datetime(k.created_at),
+			rsvp_sync._datetime(k.changed_at)),
 		coalesce(CASE WHEN rsvp_sync.is_cid(k.event_cid) THEN k.event_cid END,
 			e.cid, CASE WHEN rsvp_sync._subject_uri(k.record) = k.event_uri
 				THEN k.record -> 'subject' ->> 'cid' END),

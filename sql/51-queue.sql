@@ -1129,9 +1129,9 @@ BEGIN
 			WHEN 'queued' THEN queued
 			WHEN 'published' THEN published
 			WHEN 'unmapped_status'
-			THEN rsvp_sync._reason(c.code, coalesce(e.status, 'NULL'))
+			THEN rsvp_sync._reason(c.code, e.status)
 			WHEN 'status_not_published'
-			THEN rsvp_sync._reason(c.code, coalesce(e.status, 'NULL'))
+			THEN rsvp_sync._reason(c.code, e.status)
 			ELSE rsvp_sync._reason(c.code) END,
 		/*
 		 * Nothing to send: a new row that takes a record over is told here,

@@ -410,7 +410,8 @@ SET enable_seqscan = off SET enable_hashjoin = off
 SET enable_mergejoin = off SET enable_bitmapscan = off
 AS $$
 BEGIN
-	UPDATE rsvp_sync._intent i SET writeback = false, writeback_failures = 0
+	UPDATE rsvp_sync._intent i SET writeback = false, writeback_failures = 0,
+		writeback_error = NULL
 	WHERE i.ctid = ANY (ARRAY(SELECT (SELECT n.ctid FROM rsvp_sync._intent n
 			WHERE n.source_id = of_source AND n.key = k)
 		FROM unnest(keys) k));

@@ -369,6 +369,28 @@ $$;
 COMMENT ON FUNCTION rsvp_sync._check_key(rsvp_sync._source, text) IS
 'private: invalid_parameter_value if this text cannot be a key of the attendance table';
 
+/* A key as it is kept: '01' is row 1, and a uuid may come in capitals. */
+CREATE FUNCTION rsvp_sync._kept_key(src rsvp_sync._source, given text)
+RETURNS text
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	/* Known rows need no query: it may be broken. */
+	IF given IS NULL OR EXISTS (SELECT FROM rsvp_sync._intent i
+			WHERE i.source_id = src.source_id AND i.key = given)
+		OR EXISTS (SELECT FROM rsvp_sync._queue q
+			WHERE q.source_id = src.source_id AND q.key = given) THEN
+		RETURN given;
+	END IF;
+	PERFORM rsvp_sync._check_key(src, given);
+	RETURN coalesce((SELECT d.key
+		FROM rsvp_sync._desired(src.source_id, ARRAY[given]) d), given);
+END
+$$;
+COMMENT ON FUNCTION rsvp_sync._kept_key(rsvp_sync._source, text) IS
+'private: the text under which a row that somebody names is known, or the name itself where there is no such row; errors of _check_key()';
+
 CREATE FUNCTION rsvp_sync._sync_status(caller oid, attendance regclass,
 	attendance_id text, OUT state text, OUT reason_code text,
 	OUT reason text, OUT uri text, OUT cid text, OUT status text,
@@ -379,22 +401,20 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
 	src rsvp_sync._source := rsvp_sync._source_of(attendance);
+	kept text;
 BEGIN
 	PERFORM rsvp_sync._check_reader(caller, attendance, attendance_id);
+	kept := rsvp_sync._kept_key(src, attendance_id);
 	SELECT v.state, v.reason_code, v.reason, v.uri, v.cid, v.status,
 		v.attempts, v.next_attempt_at, v.last_error, v.synced_at
 	INTO state, reason_code, reason, uri, cid, status, attempts,
 		next_attempt_at, last_error, synced_at
 	FROM rsvp_sync.status v
 	WHERE v.source_id = src.source_id
-		AND v.attendance_id = _sync_status.attendance_id;
-	IF FOUND THEN
-		RETURN;
-	END IF;
-	PERFORM rsvp_sync._check_key(src, _sync_status.attendance_id);
-	IF _sync_status.attendance_id IS NOT NULL
+		AND v.attendance_id = kept;
+	IF NOT FOUND AND kept IS NOT NULL
 		AND EXISTS (SELECT FROM rsvp_sync._desired(src.source_id,
-			ARRAY[_sync_status.attendance_id])) THEN
+			ARRAY[kept])) THEN
 		/* Known to the application, not to the worker yet. */
 		state := 'waiting';
 		reason_code := 'queued';
@@ -428,7 +448,7 @@ DECLARE
 	src rsvp_sync._source := rsvp_sync._source_of(attendance);
 BEGIN
 	PERFORM rsvp_sync._check_reader(caller, attendance, of_key);
-	PERFORM rsvp_sync._check_key(src, of_key);
+	of_key := rsvp_sync._kept_key(src, of_key);
 	RETURN QUERY
 	SELECT e.key, e.did, e.event_uri, CASE (e.d).action
 			WHEN 'none' THEN 'nothing' WHEN 'forget' THEN 'nothing'
@@ -445,6 +465,9 @@ BEGIN
 	CROSS JOIN LATERAL (SELECT CASE
 		WHEN (e.d).action IN ('put', 'delete', 'read') THEN NULL
 		ELSE (SELECT c.code FROM rsvp_sync._standing(e) c) END AS code) x
+	/* Nor a row of the table, nor known. */
+	WHERE (e.s).present OR EXISTS (SELECT FROM rsvp_sync._intent i
+		WHERE i.source_id = src.source_id AND i.key = e.key)
 	ORDER BY e.key;
 END
 $$;

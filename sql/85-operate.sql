@@ -109,7 +109,7 @@ BEGIN
 	IF attendance_id IS NULL THEN
 		RETURN rsvp_sync._retry_keys(caller, src.source_id, NULL);
 	END IF;
-	PERFORM rsvp_sync._check_key(src, attendance_id);
+	attendance_id := rsvp_sync._kept_key(src, attendance_id);
 	PERFORM rsvp_sync._retry_webmentions(caller, src.source_id, NULL,
 		attendance_id);
 	/* Named by itself, a key is looked at however it stands. */
@@ -193,7 +193,7 @@ BEGIN
 			USING ERRCODE = 'null_value_not_allowed',
 				HINT = 'Give the key of one row; view failed has it.';
 	END IF;
-	PERFORM rsvp_sync._check_key(src, attendance_id);
+	attendance_id := rsvp_sync._kept_key(src, attendance_id);
 	UPDATE rsvp_sync._intent i SET reason_code = 'discarded',
 		reason = rsvp_sync._reason('discarded')
 	WHERE i.source_id = src.source_id AND i.key = _discard.attendance_id
@@ -346,6 +346,22 @@ $$;
 COMMENT ON FUNCTION rsvp_sync._what_is_published(bigint, text) IS
 'private: a sentence about the record of an attendance row';
 
+/* A lock that is in the way is nobody's trouble; what comes again is. */
+CREATE FUNCTION rsvp_sync._untold(of_source bigint, of_key text)
+RETURNS text
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+SELECT format('The row has not been told of its record: %s. It is tried again at %s.',
+	rtrim(i.writeback_error, '.'),
+	to_char(i.writeback_at AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS "UTC"'))
+FROM rsvp_sync._intent i
+WHERE i.source_id = of_source AND i.key = of_key
+	AND i.writeback AND i.writeback_failures >= 3
+$$;
+COMMENT ON FUNCTION rsvp_sync._untold(bigint, text) IS
+'private: a sentence about a write-back that fails; NULL: it does not';
+
 CREATE FUNCTION rsvp_sync._explain_sync(caller oid, attendance regclass,
 	attendance_id text)
 RETURNS text
@@ -360,6 +376,7 @@ BEGIN
 	PERFORM rsvp_sync._check_reader(caller, attendance, attendance_id);
 	PERFORM rsvp_sync._check_key(src, attendance_id);
 	BEGIN
+		attendance_id := rsvp_sync._kept_key(src, attendance_id);
 		SELECT * INTO st FROM rsvp_sync._sync_status(caller, attendance,
 			attendance_id);
 	EXCEPTION WHEN OTHERS THEN
@@ -383,6 +400,7 @@ BEGIN
 			AND strpos(coalesce(st.reason, ''), st.last_error) = 0
 			THEN format('The last try ended with %s.',
 				rtrim(st.last_error, '.')) END,
+		rsvp_sync._untold(src.source_id, attendance_id),
 		rsvp_sync._outlook(st.state, st.reason_code, st.attempts,
 			st.next_attempt_at),
 		rsvp_sync._advice(st.state, st.reason_code, attendance::text,
@@ -689,6 +707,14 @@ SELECT 'warning', 'held', s.attendance::text,
 	format('SELECT * FROM rsvp_sync.held; if they are meant: SELECT rsvp_sync.approve_withdrawals(%L).', s.attendance)
 FROM rsvp_sync._intent i JOIN rsvp_sync._source s ON s.source_id = i.source_id
 WHERE i.state = 'held'
+GROUP BY s.attendance
+UNION ALL
+SELECT 'warning', 'writeback', s.attendance::text,
+	format('%s rows could not be told of their records (%s).', count(*),
+		max(i.writeback_error)),
+	format('Put option writeback, the columns or the triggers of %s right; each row is tried again by itself, within the hour.', s.attendance)
+FROM rsvp_sync._intent i JOIN rsvp_sync._source s ON s.source_id = i.source_id
+WHERE i.writeback AND i.writeback_failures >= 3
 GROUP BY s.attendance
 UNION ALL
 SELECT 'warning', 'inbound', coalesce(s.attendance::text, current_database()),

@@ -15,6 +15,7 @@
 #include "funcapi.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
+#include "utils/varlena.h"
 
 #include "definer.h"
 #include "registry.h"
@@ -39,11 +40,15 @@ find_table(const char *name, Datum *oid_text)
 {
 	LOCAL_FCINFO(call, 1);
 	Datum		relation;
+	List	   *parts;
 	const char *dot = strchr(name, '.');
 
 	/* A handle, not a table of a database: for a better error. */
 	if (dot != NULL && strchr(dot + 1, '.') != NULL &&
 		strchr(name, '"') == NULL)
+		return false;
+	/* Nor can to_regclass() make anything of what is no name at all. */
+	if (!SplitIdentifierString(pstrdup(name), '.', &parts) || parts == NIL)
 		return false;
 	InitFunctionCallInfoData(*call, NULL, 1, InvalidOid, NULL, NULL);
 	call->args[0].value = CStringGetTextDatum(name);

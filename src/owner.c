@@ -255,7 +255,8 @@ owner_split_key(const OwnerKey *key, const char *text)
 											   CStringGetDatum(text)));
 	for (int i = 0; i < key->ncols; i++)
 	{
-		JsonbValue *item = JB_ROOT_IS_ARRAY(array) ?
+		JsonbValue *item = JB_ROOT_IS_ARRAY(array) &&
+			JB_ROOT_COUNT(array) == key->ncols ?
 			getIthJsonbValueFromContainer(&array->root, i) : NULL;
 
 		if (item == NULL || item->type != jbvString)
@@ -540,6 +541,33 @@ owner_row_key(int ncols, const int *number, HeapTuple row,
 	return owner_join_key(ncols, parts);
 }
 
+static int
+compare_keys(const void *a, const void *b)
+{
+	return strcmp(*(char *const *) a, *(char *const *) b);
+}
+
+/*
+ * A join that multiplies rows: which of them counts nobody could say, and
+ * planned twice a key would wait for itself.
+ */
+static void
+refuse_twice(char **keys, uint64 nkeys)
+{
+	if (nkeys < 2)
+		return;
+	qsort(keys, nkeys, sizeof(char *), compare_keys);
+	for (uint64 i = 1; i < nkeys; i++)
+		if (strcmp(keys[i - 1], keys[i]) == 0)
+			ereport(ERROR,
+					(errcode(ERRCODE_CARDINALITY_VIOLATION),
+					 errmsg("the desired query returns more than one row for"
+							" key \"%s\"", keys[i]),
+					 errhint("Write it so that each row of the attendance"
+							 " table is in it once, as by a LEFT JOIN LATERAL"
+							 " (... LIMIT 1), and attach again.")));
+}
+
 /* What the query gave, into the result of our own function. */
 static void
 emit_rows(OwnerQuery *query, ReturnSetInfo *rsinfo)
@@ -549,6 +577,9 @@ emit_rows(OwnerQuery *query, ReturnSetInfo *rsinfo)
 	int			number[DESIRED_NCOLS];
 	int			key[INDEX_MAX_KEYS];
 	char	   *values[1 + DESIRED_NCOLS];
+	char	  **keys = MemoryContextAllocHuge(CurrentMemoryContext,
+										 (SPI_processed + 1) * sizeof(char *));
+	uint64		nkeys = 0;
 	MemoryContext per_row = AllocSetContextCreate(CurrentMemoryContext,
 												  "rsvp_sync desired row",
 												  ALLOCSET_SMALL_SIZES);
@@ -570,8 +601,12 @@ emit_rows(OwnerQuery *query, ReturnSetInfo *rsinfo)
 			tuplestore_puttuple(rsinfo->setResult,
 								BuildTupleFromCStrings(input, values));
 		MemoryContextSwitchTo(old);
+		if (values[0] != NULL)
+			keys[nkeys++] = pstrdup(values[0]);
 		MemoryContextReset(per_row);
 	}
+	refuse_twice(keys, nkeys);
+	pfree(keys);
 	MemoryContextDelete(per_row);
 }
 

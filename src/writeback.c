@@ -79,9 +79,10 @@ static Statement not_told = {
 	" writeback_at = pg_catalog.now() OPERATOR(pg_catalog.+)"
 	" LEAST('1 hour', '1 second'::pg_catalog.interval"
 	" OPERATOR(pg_catalog.*) (2 OPERATOR(pg_catalog.^)"
-	" LEAST(writeback_failures, 12)))"
+	" LEAST(writeback_failures, 12))),"
+	" writeback_error = pg_catalog.left($3, 1000)"
 	" WHERE source_id OPERATOR(pg_catalog.=) $1"
-	" AND key OPERATOR(pg_catalog.=) $2", 2, {INT8OID, TEXTOID}
+	" AND key OPERATOR(pg_catalog.=) $2", 3, {INT8OID, TEXTOID, TEXTOID}
 };
 
 /* A row to be told. */
@@ -390,12 +391,13 @@ find_update(void *arg)
 }
 
 static void
-postpone(Row *row)
+postpone(Row *row, const char *why)
 {
 	Args		args = {0};
 
 	args_int8(&args, row->source_id);
 	args_text(&args, row->key);
+	args_text(&args, why);
 	run_statement(&not_told, &args);
 }
 
@@ -415,7 +417,7 @@ tell_or_postpone(Row *row)
 			(errmsg("row %s of source " INT64_FORMAT
 					" could not be told: %s",
 					row->key, row->source_id, error->message)));
-	postpone(row);
+	postpone(row, error->message);
 	return false;
 }
 
@@ -472,7 +474,7 @@ tell_rows(void *arg)
 		Row		   *row = lfirst(cell);
 
 		if (error != NULL)
-			postpone(row);
+			postpone(row, error->message);
 		else if (tell_or_postpone(row))
 			telling.told = lappend(telling.told, row->key);
 		if (GetCurrentTimestamp() > telling.stop)
