@@ -55,6 +55,9 @@
 #define DRAIN_BATCH		5000
 /* Changes that somebody made by himself, and not very many at once. */
 #define FEW_CHANGES		16
+/* Looks for due keys that do not begin at the front */
+#define LOOKS_ONWARD	64
+#define KNOWN_SOURCES	16
 /* After their calls have left, what else there is to do waits this long. */
 #define REST_MS			10
 /* However quiet it is, the log is looked at this often. */
@@ -84,8 +87,9 @@ static Statement drain_few = {
 	" FROM rsvp_sync._drain($1, $2) d", 2, {INT4OID, INT8OID}
 };
 static Statement lease = {
-	"SELECT l.source_id, l.keys FROM rsvp_sync._lease($1, $2, $3) l", 3,
-	{INT8OID, INT4OID, INT4OID}
+	"SELECT l.source_id, l.keys, l.earliest"
+	" FROM rsvp_sync._lease($1, $2, $3, $4, $5::pg_catalog.int8[]) l", 5,
+	{INT8OID, INT4OID, INT4OID, TIMESTAMPTZOID, TEXTARRAYOID}
 };
 static Statement release_leases = {
 	"SELECT rsvp_sync._release_leases($1)", 1, {INT8OID}
@@ -120,7 +124,8 @@ static Statement give_back = {
 };
 static Statement several_wait = {
 	"SELECT pg_catalog.count(*) OPERATOR(pg_catalog.>) 1 FROM"
-	" (SELECT FROM rsvp_sync._waiting_sources() LIMIT 2) w", 0
+	" (SELECT FROM rsvp_sync._waiting_sources($1::pg_catalog.int8[]) LIMIT 2) w",
+	1, {TEXTARRAYOID}
 };
 static Statement may_send = {
 	"SELECT NOT rsvp_sync._copied() AND NOT EXISTS (SELECT"
@@ -474,16 +479,58 @@ background_room(void)
 	return Min(window() * 2 / 3 - lane_background_jobs(), BACKGROUND_BATCH);
 }
 
+/*
+ * What was leased stays in the index of what is due until no snapshot can see
+ * it there any more, and each look from the front walks over all of it.  So
+ * while there is plenty, a look begins where the first key of the last one
+ * was; what is due before that waits for the next one from the front.
+ */
+static struct
+{
+	int			left;			/* 0: the next one is from the front */
+	TimestampTz since;
+	int			nsources;		/* they had some */
+	int64		sources[KNOWN_SOURCES];
+}			onward;
+
+static void
+args_known_sources(Args *args)
+{
+	List	   *known = NIL;
+
+	for (int i = 0; onward.left > 0 && i < onward.nsources; i++)
+		known = lappend(known, psprintf(INT64_FORMAT, onward.sources[i]));
+	args_texts(args, known);
+}
+
+/* plenty: the last look found all that it asked for. */
+static void
+go_onward(List *batches, TimestampTz earliest, bool plenty)
+{
+	ListCell   *cell;
+
+	onward.left = !plenty ? 0 : onward.left > 0 ? onward.left - 1 : LOOKS_ONWARD;
+	if (list_length(batches) > KNOWN_SOURCES)
+		onward.left = 0;
+	onward.since = earliest;
+	onward.nsources = 0;
+	if (onward.left > 0)
+		foreach(cell, batches)
+			onward.sources[onward.nsources++] = ((Batch *) lfirst(cell))->source_id;
+}
+
 /* Is there anybody to make room for? */
 static void
 see_others(void)
 {
+	Args		args = {0};
 	bool		isnull;
 
 	others_wait = false;
 	if (lane_jobs() <= window() / 2)
 		return;
-	run_statement(&several_wait, NULL);
+	args_known_sources(&args);
+	run_statement(&several_wait, &args);
 	others_wait = DatumGetBool(SPI_getbinval(SPI_tuptable->vals[0],
 											 SPI_tuptable->tupdesc, 1,
 											 &isnull));
@@ -492,6 +539,9 @@ see_others(void)
 static void
 lease_and_plan(void)
 {
+	TimestampTz earliest = DT_NOEND;
+	bool		from_front = onward.left == 0;
+	bool		plenty;
 	int			room = window() - lane_jobs();
 	int			background = Max(background_room(), 0);
 	Args		args = {0};
@@ -506,10 +556,13 @@ lease_and_plan(void)
 	args_int8(&args, incarnation);
 	args_int4(&args, room);
 	args_int4(&args, Min(room, background));
+	args_int8(&args, from_front ? DT_NOBEGIN : onward.since);
+	args_known_sources(&args);
 	run_statement(&lease, &args);
 	for (uint64 row = 0; row < SPI_processed; row++)
 	{
 		Batch	   *batch = palloc0(sizeof(Batch));
+		TimestampTz first;
 		bool		isnull;
 
 		batch->source_id = result_int8(row, 1, &isnull);
@@ -518,8 +571,13 @@ lease_and_plan(void)
 											  &isnull));
 		leased += list_length(batch->keys);
 		batches = lappend(batches, batch);
+		first = result_int8(row, 3, &isnull);
+		if (!isnull)
+			earliest = Min(earliest, first);
 	}
-	more = more || leased == room || (background > 0 && leased >= background);
+	plenty = leased == room || (background > 0 && leased >= background);
+	more = more || plenty || !from_front;
+	go_onward(batches, earliest, plenty);
 	caught_up = !more && background > 0;
 	foreach(cell, batches)
 		plan_source(lfirst(cell));
