@@ -205,7 +205,7 @@ sub commits {
 # nothing is sent twice, and what another application said is not corrected.
 sub unprovoked {
 	my ($self) = @_;
-	my (%changes, %writes, @wrong);
+	my (%changes, %writes, %told, @wrong);
 	push @{ $changes{"$_->{did} $_->{uri}"} }, seconds($_->{at}) for $self->rows(<<'SQL');
 SELECT c.at AT TIME ZONE 'UTC' AS at, u.preferences #>> '{bluesky,did}' AS did,
 	'at://' || (e."sourceData" ->> 'did') || '/community.lexicon.calendar.event/' || (e."sourceData" ->> 'rkey') AS uri
@@ -221,7 +221,8 @@ SQL
 		my $slot = "$commit->{did} $uri";
 		my $n = ++$writes{$slot};
 		my $due = grep { $_ <= seconds($commit->{at}) } @{ $changes{$slot} // [] };
-		push @wrong, "$slot: write $n ($commit->{action} $commit->{rkey} at $commit->{at}) after $due changes" if $n > $due;
+		next if $n <= $due;
+		push @wrong, "$slot: write $n ($commit->{action} $commit->{rkey} at $commit->{at}) after $due changes" . ($self->{trace} && !$told{$slot}++ ? $self->slot_story($commit->{did}, $uri) : '');
 	}
 	return @wrong;
 }
