@@ -211,13 +211,16 @@ SELECT c.at AT TIME ZONE 'UTC' AS at, u.preferences #>> '{bluesky,did}' AS did,
 	'at://' || (e."sourceData" ->> 'did') || '/community.lexicon.calendar.event/' || (e."sourceData" ->> 'rkey') AS uri
 FROM changes c JOIN users u ON u.id = c.user_id JOIN events e ON e.id = c.event_id ORDER BY c.at
 SQL
-	my %slot;
+	# The other application may take a record key once more, for another event.
+	my %about;
 	for my $entry (@{ $self->log }) {
-		$slot{"$entry->{repo} $_->{rkey}"} = $_->{record}{subject}{uri} for grep { $_->{record} } ($entry->{call} // '') =~ /putRecord/ ? $entry : @{ $entry->{writes} // [] };
+		push @{ $about{"$entry->{repo} $_->{rkey}"} }, [ seconds($entry->{time}), $_->{record}{subject}{uri} ]
+			for grep { $_->{record} } ($entry->{call} // '') =~ /putRecord/ ? $entry : @{ $entry->{writes} // [] };
 	}
 	for my $commit ($self->commits) {
 		next if $commit->{own};
-		my $uri = $slot{"$commit->{did} $commit->{rkey}"} or next;
+		my @till_then = grep { $_->[0] <= seconds($commit->{at}) } @{ $about{"$commit->{did} $commit->{rkey}"} // [] } or next;
+		my $uri = $till_then[-1][1];
 		my $slot = "$commit->{did} $uri";
 		my $n = ++$writes{$slot};
 		my $due = grep { $_ <= seconds($commit->{at}) } @{ $changes{$slot} // [] };
