@@ -437,7 +437,7 @@ BEGIN
 	 */
 	IF sure THEN
 		UPDATE rsvp_sync._intent i SET doubt = false,
-			sent_cids = array_remove(i.sent_cids, w.cid)
+			sent_cids = array_remove(i.sent_cids, coalesce(w.cid, ''))
 		FROM (SELECT v.cid, (SELECT n.ctid FROM rsvp_sync._intent n
 				WHERE n.source_id = of_source AND n.key = v.key) AS place
 			FROM unnest(keys, cids) v (key, cid) OFFSET 0) w
@@ -1117,8 +1117,9 @@ BEGIN
 		(e.s).wrote OR (e.s).remote_sent,
 		coalesce(w.rkey, (e.d).rkey, e.rkey),
 		e.record_created_at, (e.d).base_local, (e.d).base_cid,
-		CASE WHEN w.cid IS NULL OR w.cid = ANY (sent.cids) THEN sent.cids
-			ELSE sent.cids || w.cid END,
+		/* '': a deletion, of which no earlier one is in doubt any more. */
+		CASE WHEN w.key IS NULL OR w.cid = ANY (sent.cids) THEN sent.cids
+			ELSE array_remove(sent.cids, '') || coalesce(w.cid, '') END,
 		CASE WHEN w.key IS NULL THEN (e.s).sent_local ELSE w.sent_local END,
 		(e.s).doubt AND NOT (e.d).confirmed OR w.key IS NOT NULL,
 		/* What both sides agree on is heard; so is what it takes over. */
