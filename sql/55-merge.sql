@@ -332,13 +332,18 @@ BEGIN
 		/* A row that goes on saying what it said before is not a mirror. */
 		mirrors = i.mirrors OR excluded.mirrors,
 		sent_cids = '{}', sent_local = NULL, doubt = false, approved = false,
-		/* Withheld or not to be published: planning knows why. */
-		state = CASE WHEN i.state = 'withheld' THEN i.state
-			ELSE excluded.state END,
-		reason_code = CASE WHEN i.state = 'withheld' THEN i.reason_code
-			ELSE excluded.reason_code END,
-		reason = CASE WHEN i.state = 'withheld' THEN i.reason
-			ELSE excluded.reason END,
+		/*
+		 * Withheld or not to be published: planning knows why.  Unless that
+		 * was only for want of a word.
+		 */
+		(state, reason_code, reason) = (SELECT
+			CASE WHEN k.withheld THEN i.state ELSE excluded.state END,
+			CASE WHEN k.withheld THEN i.reason_code
+				ELSE excluded.reason_code END,
+			CASE WHEN k.withheld THEN i.reason ELSE excluded.reason END
+			FROM (SELECT i.state = 'withheld' AND (excluded.local IS NULL
+				OR i.reason_code NOT IN ('not_backfilled', 'never_published'))
+				AS withheld) k),
 		failed_at = NULL, failed_attempts = NULL, failed_error = NULL,
 		synced_at = excluded.synced_at,
 		writeback = i.writeback OR i.rkey IS DISTINCT FROM excluded.rkey

@@ -853,6 +853,16 @@ SELECT is(plan(), 'put notgoing', '... and is sent');
 SELECT written(:'row13', -1);
 DELETE FROM rsvp_sync._queue;
 
+-- Declined, and answered elsewhere later; the host has to approve.
+UPDATE app.events SET "requireApproval" = true WHERE id = 18;
+SELECT said_here(18, 'cancelled') AS row18 \gset
+SELECT plan();
+SELECT is(standing(:'row18'), 'withheld/never_published', 'declined, and nothing is there');
+SELECT is(ingest(5, 3000, 'create', '3ddddddddddd2', record(18, 'going'), true), 1::bigint, 'then somebody else''s record says going');
+SELECT is(status(5, 18), 'pending', '... which waits for the host');
+SELECT is(plan(), 'nothing', '... and is not changed');
+SELECT is(standing(:'row18'), 'done/from_network', '... nor withheld');
+
 -- Our own record, and another tenant's application that tells of it
 SET ROLE regress_inbound;
 CREATE OR REPLACE FUNCTION own.take(did text, event_uri text, status text, rsvp jsonb) RETURNS text LANGUAGE sql AS $$
