@@ -275,7 +275,8 @@ CREATE TYPE rsvp_sync._evaluation AS (
 	s rsvp_sync.situation,
 	d rsvp_sync.decision,
 	old_state text,
-	old_reason_code text
+	old_reason_code text,
+	was_synced boolean				-- once, both sides said the same
 );
 
 /*
@@ -620,7 +621,8 @@ BEGIN
 		k.sent_cids, k.attempts, k.changed_at, k.s,
 		CASE WHEN k.told_only THEN rsvp_sync._read_before_put(rsvp_sync.plan(k.s),
 			k.s, k.rumour) ELSE rsvp_sync.plan(k.s) END,
-		(k.intent).state, (k.intent).reason_code
+		(k.intent).state, (k.intent).reason_code,
+		(k.intent).synced_at IS NOT NULL
 	FROM situated k
 	LEFT JOIN LATERAL (SELECT n.cid FROM rsvp_sync._event n WHERE n.uri
 		= k.event_uri AND n.read_at > now() - interval '1 day' LIMIT 1) e ON true;
@@ -643,7 +645,7 @@ SELECT CASE
 		WHEN (e.d).action <> 'none' OR e.old_state = 'done'
 			OR e.old_reason_code IN ('not_backfilled', 'never_published')
 		THEN coalesce(e.old_state, 'waiting')
-		WHEN (e.d).bond IS NOT NULL OR e.mirrors THEN 'done'
+		WHEN (e.d).bond IS NOT NULL OR e.mirrors OR e.was_synced THEN 'done'
 		ELSE 'withheld' END,
 	CASE
 		/* A reason of the application's own words has one code for all. */
@@ -659,8 +661,11 @@ SELECT CASE
 		/* They were left to differ, by the key that had the record before. */
 		WHEN (e.d).bond IS NOT NULL THEN 'remote_newer'
 		WHEN e.mirrors THEN 'from_network'
-		/* Nothing was there when it was declined, as the merge has found. */
-		WHEN (e.s).local = 'notgoing' THEN 'never_published'
+		/* It is not withheld any more: why it was not published before. */
+		WHEN e.was_synced THEN CASE (e.s).local WHEN 'notgoing'
+			THEN 'withdrawn' ELSE 'deleted_elsewhere' END
+		WHEN (e.s).local = 'notgoing' AND (e.s).remote_cid IS NULL
+		THEN 'never_published'
 		ELSE 'not_backfilled' END;
 END;
 COMMENT ON FUNCTION rsvp_sync._standing(rsvp_sync._evaluation) IS

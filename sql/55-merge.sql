@@ -8,11 +8,11 @@ CREATE FUNCTION rsvp_sync._merge(present boolean, withdrawing boolean,
 	local text, base_local text, heard boolean, heard_cid text,
 	heard_status text, remote_cid text, remote_status text,
 	remote_sent boolean, local_newer boolean, conflict text,
-	verified boolean)
+	verified boolean, remote_other boolean DEFAULT false)
 RETURNS text
 LANGUAGE C IMMUTABLE PARALLEL SAFE
 AS 'MODULE_PATHNAME', 'rsvp_sync_merge';
-COMMENT ON FUNCTION rsvp_sync._merge(boolean, boolean, text, text, boolean, text, text, text, text, boolean, boolean, text, boolean) IS
+COMMENT ON FUNCTION rsvp_sync._merge(boolean, boolean, text, text, boolean, text, text, text, text, boolean, boolean, text, boolean, boolean) IS
 'What a statement on the network means for an attendance row: none, echo (our own write), keep (a word we do not know), agree, local (the row speaks), verify (ask first), apply or cancel. Pure; src/merge.c.';
 
 /* A slot of one source: who speaks for it on either side, and what follows. */
@@ -195,7 +195,14 @@ BEGIN
 			CASE WHEN i.local IS NOT DISTINCT FROM d.local
 					AND other.key IS NULL THEN i.local_at
 				ELSE n.changed_at END >= coalesce(o.changed_at, t.changed_at),
-			coalesce(src.options ->> 'conflict', 'latest'), o.verified) END
+			coalesce(src.options ->> 'conflict', 'latest'), o.verified,
+			/* What was heard is the bond's record, or is still there. */
+			o.status = i.heard_status AND o.cid <> i.heard_cid
+				AND (i.bond IS NOT NULL AND i.base_cid = i.heard_cid
+					AND i.rkey <> o.rkey
+				OR EXISTS (SELECT FROM rsvp_sync._observed r
+					WHERE r.did = s.did AND r.event_uri = s.event_uri
+						AND r.cid = i.heard_cid AND r.rkey <> o.rkey))) END
 		AS verdict) w
 	/* If that is the last word, its author is asked. */
 	CROSS JOIN LATERAL (SELECT CASE WHEN h.rkey IS NOT NULL
@@ -325,13 +332,18 @@ BEGIN
 		/* A row that goes on saying what it said before is not a mirror. */
 		mirrors = i.mirrors OR excluded.mirrors,
 		sent_cids = '{}', sent_local = NULL, doubt = false, approved = false,
-		/* Withheld or not to be published: planning knows why. */
-		state = CASE WHEN i.state = 'withheld' THEN i.state
-			ELSE excluded.state END,
-		reason_code = CASE WHEN i.state = 'withheld' THEN i.reason_code
-			ELSE excluded.reason_code END,
-		reason = CASE WHEN i.state = 'withheld' THEN i.reason
-			ELSE excluded.reason END,
+		/*
+		 * Withheld or not to be published: planning knows why.  Unless that
+		 * was only for want of a word.
+		 */
+		(state, reason_code, reason) = (SELECT
+			CASE WHEN k.withheld THEN i.state ELSE excluded.state END,
+			CASE WHEN k.withheld THEN i.reason_code
+				ELSE excluded.reason_code END,
+			CASE WHEN k.withheld THEN i.reason ELSE excluded.reason END
+			FROM (SELECT i.state = 'withheld' AND (excluded.local IS NULL
+				OR i.reason_code NOT IN ('not_backfilled', 'never_published'))
+				AS withheld) k),
 		failed_at = NULL, failed_attempts = NULL, failed_error = NULL,
 		synced_at = excluded.synced_at,
 		writeback = i.writeback OR i.rkey IS DISTINCT FROM excluded.rkey
@@ -378,7 +390,11 @@ BEGIN
 		heard_cid = coalesce(m.cid, ''), heard_status = m.status,
 		base_local = CASE WHEN settled AND m.local IS NOT DISTINCT FROM
 			coalesce(m.status, 'notgoing') THEN m.local
-			WHEN refused THEN m.status ELSE i.base_local END,
+			WHEN refused THEN m.status
+			/* There is something to decline after all. */
+			WHEN m.verdict = 'local' AND m.cid IS NOT NULL
+				AND n.bond IS NULL AND n.reason_code = 'never_published'
+			THEN NULL ELSE i.base_local END,
 		base_cid = CASE WHEN settled AND (m.cid IS NULL OR i.rkey = m.rkey
 				OR i.bond IS NULL) OR refused THEN m.cid ELSE i.base_cid END,
 		bond = CASE WHEN settled AND m.cid IS NULL THEN NULL
@@ -682,7 +698,9 @@ DECLARE
 		FROM unnest(dids, uris) s (did, event_uri)
 		LEFT JOIN LATERAL (SELECT r.* FROM rsvp_sync._observed r
 			WHERE r.did = s.did AND r.event_uri = s.event_uri
-			ORDER BY r.changed_at DESC NULLS LAST LIMIT 1) o ON true
+			/* One that is there, as _meet() has it. */
+			ORDER BY r.cid IS NULL, r.changed_at DESC NULLS LAST,
+				r.rkey DESC LIMIT 1) o ON true
 		WHERE s.event_uri = ANY (known_uris)
 			OR EXISTS (SELECT FROM rsvp_sync._intent i
 				WHERE i.did = s.did AND i.event_uri = s.event_uri

@@ -333,6 +333,44 @@ $$;
 COMMENT ON FUNCTION rsvp_sync._word_of_row(bigint, text) IS
 'private: the status of an attendance row, or NULL';
 
+/*
+ * What a row of another table has written, or taken for its own, is told to
+ * the tables that have a row for it already.  One that has none hears it from
+ * its application, once.
+ */
+CREATE FUNCTION rsvp_sync._only_others_know(a rsvp_sync._arrival,
+	known_sources bigint[])
+RETURNS boolean
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET jit = off
+AS $$
+DECLARE
+	written_at timestamptz;
+BEGIN
+	SELECT o.changed_at INTO written_at FROM rsvp_sync._observed o
+	WHERE o.did = a.did AND o.rkey = a.rkey AND o.event_uri = a.event_uri
+		AND o.cid = a.cid AND o.heard_by IS NULL;
+	RETURN FOUND
+		AND EXISTS (SELECT FROM rsvp_sync._intent i
+			WHERE i.did = a.did AND i.event_uri = a.event_uri
+				AND i.bond IS NOT NULL AND i.rkey = a.rkey
+				AND i.source_id <> ALL (known_sources))
+		AND EXISTS (SELECT FROM unnest(known_sources) k (source_id)
+			WHERE NOT EXISTS (SELECT FROM rsvp_sync._intent i
+				WHERE i.did = a.did AND i.event_uri = a.event_uri
+					AND i.source_id = k.source_id)
+			/* Nor has had one, that has been deleted since. */
+			AND NOT EXISTS (SELECT FROM rsvp_sync._history h
+				WHERE h.at >= written_at
+					AND h.source_id = k.source_id AND h.action = 'apply'
+					AND h.did = a.did AND h.cid = a.cid
+					AND h.uri = rsvp_sync._rsvp_uri(a.did, a.rkey)));
+END
+$$;
+COMMENT ON FUNCTION rsvp_sync._only_others_know(rsvp_sync._arrival, bigint[]) IS
+'private: is this the record of another table''s row, of which one of these sources was never told?';
+
 CREATE FUNCTION rsvp_sync._process_record(caller oid, payload jsonb,
 	sources bigint[])
 RETURNS jsonb
@@ -359,7 +397,9 @@ BEGIN
 		RETURN rsvp_sync._external_result('ignored', NULL, NULL,
 			'The user asked to be forgotten; nothing is stored.');
 	END IF;
-	IF intake.changed = 0 AND NOT EXISTS (SELECT FROM rsvp_sync._inbound b
+	IF intake.changed = 0
+		AND NOT rsvp_sync._only_others_know(a, intake.known_sources)
+		AND NOT EXISTS (SELECT FROM rsvp_sync._inbound b
 			WHERE b.did = a.did AND b.rkey = a.rkey)
 		AND NOT EXISTS (SELECT FROM rsvp_sync._stranger t
 			WHERE t.did = a.did AND t.rkey = a.rkey)

@@ -75,9 +75,13 @@ agrees(const Meeting *m)
 {
 	if (!m->present)
 		return false;
-	/* Changed in what does not concern us. */
+	/*
+	 * Changed in what does not concern us.  But who says once more, in another
+	 * record, what was heard before, answers what the row says now.
+	 */
 	if (m->heard && !is(m->heard_cid, "?") &&
-		same(m->remote_status, m->heard_status))
+		same(m->remote_status, m->heard_status) &&
+		!(m->remote_other && local_changed(m)))
 		return true;
 	return same(m->local, m->remote_status) && !holds_answer(m);
 }

@@ -30,6 +30,7 @@ typedef struct Meeting
 	bool		local_newer;	/* the row changed later than the record */
 	const char *conflict;		/* latest, local, remote */
 	bool		verified;		/* somebody we trust says so */
+	bool		remote_other;	/* another record than the one heard */
 } Meeting;
 
 extern const char *merge_decide(const Meeting *m);

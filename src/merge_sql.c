@@ -50,6 +50,7 @@ rsvp_sync_merge(PG_FUNCTION_ARGS)
 		.local_newer = bool_arg(fcinfo, 10),
 		.conflict = text_arg(fcinfo, 11),
 		.verified = bool_arg(fcinfo, 12),
+		.remote_other = bool_arg(fcinfo, 13),
 	};
 
 	PG_RETURN_TEXT_P(cstring_to_text(merge_decide(&m)));

@@ -163,6 +163,10 @@ BEGIN
 	ELSE
 		DELETE FROM conv.word w WHERE w.did = new.did AND w.uri = new.uri;
 	END IF;
+	/* A row made anew never agreed with the record that is there, and by that option the record speaks then. */
+	UPDATE conv.word w SET strict = false FROM rsvp_sync._source c
+	WHERE w.did = new.did AND w.uri = new.uri AND old.id IS NULL AND (conv.speaks(new.did, new.uri)).cid IS NOT NULL
+		AND c.options ->> 'conflict' = 'remote';
 	/* Whoever was promoted did not say so. */
 	DELETE FROM conv.word w WHERE e = 2 AND w.uri = conv.uri(2) AND w.did <> conv.did(u);
 	RETURN format('here %s/%s %s to %s%s', u, e, old.status, s, CASE WHEN was_quiet THEN ' (quiet)' END);

@@ -288,7 +288,7 @@ UPDATE app.attendance SET status = 'cancelled' WHERE id = :row5;
 SELECT plan();
 SELECT rsvp_sync._put_done(i.source_id, i.key, 0, i.did, i.rkey, record(2, 'notgoing'), rsvp_sync.record_cid(record(2, 'notgoing')), rev(-30))
 FROM rsvp_sync._intent i WHERE i.key = :'row5';
-UPDATE rsvp_sync._observed SET rev = rev(-30), changed_at = now() - interval '30 s' WHERE did = did(5);
+UPDATE rsvp_sync._observed SET rev = rev(-30), changed_at = to_timestamp((SELECT at FROM began)) - interval '30 s' WHERE did = did(5);
 SELECT plan();
 SELECT is((SELECT format('%s %s %s', base_local, heard_status, bond) FROM rsvp_sync._intent WHERE key = :'row5'), 'notgoing notgoing own', 'both sides say notgoing');
 UPDATE app.attendance SET status = 'confirmed' WHERE id = :row5;
@@ -466,8 +466,10 @@ SELECT is((SELECT count(*) FROM rsvp_sync.inbound), 0::bigint, '... nothing wait
 SELECT is(plan(), 'nothing', 'nothing is sent');
 
 SELECT rsvp_sync.pause('app.attendance');
+BEGIN;
 SELECT is(process(4, 1, 'interested', '3eeeeeeeeeeee', 6), 'parked', 'a paused table: parked');
 SELECT ok((SELECT due_at > now() + interval '5 seconds' FROM rsvp_sync.inbound WHERE did = did(4)), '... and not tried at every moment');
+COMMIT;
 SELECT rsvp_sync.resume('app.attendance'), rsvp_sync.retry();
 SELECT is(rsvp_sync._inbound_retry(10), 1::bigint, 'resumed');
 SELECT is(status(4, 1), 'maybe', '... it is applied');
@@ -560,6 +562,10 @@ SELECT is(rsvp_sync.process_external_rsvp(payload(1, 1, 'going', 'x', 1) || '{"e
 SELECT isnt((SELECT last_error FROM rsvp_sync.external_rsvp WHERE author = 'https://x.example/'), NULL, '... with the reason');
 
 -- One table's trouble, and another that has the record verified
+UPDATE began SET at = extract(epoch FROM now());
+SELECT is(ingest(1, -8, 'create', '3qqqqqqqqqqq2', record(1, 'going'), true), 1::bigint, 'a record');
+SELECT is(ingest(1, -6, 'delete', '3qqqqqqqqqqq2', NULL, true), 1::bigint, '... that goes');
+UPDATE rsvp_sync._observed SET changed_at = now() + interval '1 hour' WHERE rkey = '3qqqqqqqqqqq2';
 ALTER TABLE own.answers RENAME COLUMN word TO worde;
 SELECT ingest(1, 3000, 'create', '3qqqqqqqqqqqq', record(1, 'going'));
 SELECT is((SELECT state FROM rsvp_sync._inbound WHERE rkey = '3qqqqqqqqqqqq'), 'verify', 'another table''s query does not run: verified nevertheless');
@@ -661,6 +667,7 @@ SELECT is((SELECT count(*) FROM own.answers WHERE who = did(8)), 0::bigint, '...
 DELETE FROM rsvp_sync._inbound WHERE did = did(8);
 
 -- What one tenant's application tells is, for another's table, only a reason to ask
+UPDATE began SET at = extract(epoch FROM now());
 INSERT INTO rsvp_sync._account (did, owner, auth, state) VALUES (did(3), 'regress_inbound', 'password', 'connected');
 CREATE FUNCTION asked(u integer, e integer) RETURNS text LANGUAGE sql AS $$
 SELECT string_agg(state || ' ' || rkey, ',') FROM rsvp_sync._inbound WHERE did = did(u) AND event_uri = uri(e) $$;
@@ -752,6 +759,162 @@ SELECT rsvp_sync._put_off(s, ARRAY[ROW(did(7), uri(1), NULL, NULL, NULL, NULL, N
 	ROW(did(7), uri(2), NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, 'put_off', NULL, NULL, NULL, NULL, 'why')::rsvp_sync._meeting], 'apply', true, now())
 FROM rsvp_sync._source s WHERE source_id = :source;
 SELECT is((SELECT string_agg(format('%s %s', right(event_uri, 2), uri), ', ' ORDER BY event_uri) FROM rsvp_sync.inbound WHERE did = did(7)), 'e1 , e2 ', 'two events of one person that have to wait, without a record');
+DELETE FROM rsvp_sync._inbound;
+
+--
+-- What both sides said, and in which order
+--
+UPDATE began SET at = extract(epoch FROM now());
+SET ROLE regress_inbound;
+INSERT INTO app.events (id, "sourceType", "sourceData")
+SELECT e, 'bluesky', jsonb_build_object('did', 'did:plc:' || repeat('o', 24), 'rkey', 'e' || e) FROM generate_series(11, 19) e;
+RESET ROLE;
+INSERT INTO rsvp_sync._event (uri, cid) SELECT uri(e), 'bafyreihs23txyqecu3pipe6mqthnuinmf5pgj7siznjpr4dd2dzv65n2gm' FROM generate_series(11, 19) e;
+DELETE FROM rsvp_sync._queue;
+CREATE PROCEDURE options(with_them jsonb) LANGUAGE sql AS $$
+UPDATE rsvp_sync._source SET options = jsonb_strip_nulls(options || with_them) WHERE attendance = 'app.attendance'::regclass $$;
+CREATE FUNCTION said_here(e integer, word text) RETURNS text LANGUAGE sql AS $$
+INSERT INTO app.attendance (status, event_id, user_id) VALUES (word, e, 5) RETURNING id::text $$;
+CREATE FUNCTION says_now(of_key text, word text) RETURNS void LANGUAGE sql AS $$
+UPDATE app.attendance SET status = word WHERE id = of_key::integer $$;
+/* What planning has made of the row was said and written at this time. */
+CREATE FUNCTION written(of_key text, at double precision) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+	i rsvp_sync._intent := (SELECT i FROM rsvp_sync._intent i JOIN rsvp_sync._source s USING (source_id)
+		WHERE s.attendance = 'app.attendance'::regclass AND i.key = of_key);
+	r jsonb := rsvp_sync._rsvp_record(NULL, i.event_uri, 'bafyreihs23txyqecu3pipe6mqthnuinmf5pgj7siznjpr4dd2dzv65n2gm', i.sent_local, i.record_created_at);
+BEGIN
+	PERFORM rsvp_sync._put_done(i.source_id, of_key, (SELECT q.generation FROM rsvp_sync._queue q WHERE q.source_id = i.source_id AND q.key = of_key),
+		i.did, i.rkey, r, i.sent_cids[1], rev(at));
+	UPDATE rsvp_sync._intent n SET local_at = to_timestamp((SELECT b.at FROM began b) + written.at) WHERE n.source_id = i.source_id AND n.key = of_key;
+	RETURN i.rkey;
+END $$;
+CREATE FUNCTION standing(of_key text) RETURNS text LANGUAGE sql AS $$
+SELECT state || '/' || reason_code FROM rsvp_sync._intent WHERE key = of_key AND source_id = (SELECT source_id FROM rsvp_sync._source WHERE attendance = 'app.attendance'::regclass) $$;
+
+-- A row that is made where there is a record which no row stands for any more: they never agreed.
+CALL options('{"on_delete": "keep"}');
+SELECT is(ingest(5, -100, 'create', '3aaaaaaaaaa22', record(11, 'notgoing'), true), 1::bigint, 'a record says notgoing');
+SELECT is(status(5, 11), 'cancelled', '... and so does a row');
+DELETE FROM app.attendance WHERE event_id = 11;
+SELECT is(plan(), 'nothing', '... which goes, and the record is kept');
+CALL options('{"conflict": "remote"}');
+SELECT said_here(11, 'maybe') AS row11 \gset
+SELECT is(plan(), 'nothing', 'conflict remote: a new row says something else');
+SELECT is(standing(:'row11'), 'done/remote_newer', '... the record speaks');
+SELECT is(rsvp_sync._inbound_retry(10), 1::bigint, '... and is applied');
+SELECT is(status(5, 11), 'cancelled', '... to the row');
+SELECT is(plan(), 'nothing', 'nothing is sent');
+SELECT says_now(:'row11', 'maybe');
+SELECT is(plan(), 'put interested', '... but what the row says after they agreed is');
+SELECT written(:'row11', -50);
+DELETE FROM app.attendance WHERE event_id = 11;
+SELECT plan();
+CALL options('{"conflict": null}');
+SELECT said_here(11, 'confirmed') AS row11 \gset
+SELECT is(plan(), 'put going', 'conflict latest: a new row is newer than the record, and is sent');
+CALL options('{"on_delete": null}');
+DELETE FROM rsvp_sync._queue;
+
+-- Another record that says what was heard before, after the row has changed
+SELECT said_here(12, 'confirmed') AS row12 \gset
+SELECT is(plan(), 'put going', 'going');
+SELECT written(:'row12', -100) AS rkey12 \gset
+SELECT says_now(:'row12', 'maybe');
+SELECT said_before(:'row12', '60 s');
+SELECT is(ingest(5, -50, 'update', :'rkey12', record(12, 'going', '{"note": 1}'), true), 1::bigint, 'the row changes, then its record in other fields');
+SELECT is(status(5, 12), 'maybe', '... which is no news');
+SELECT is(ingest(5, -40, 'create', '3bbbbbbbbbb22', record(12, 'going'), true), 1::bigint, '... then another record says going once more');
+SELECT is(status(5, 12), 'confirmed', '... which counts');
+SELECT is(plan(), 'nothing', '... and nothing is sent');
+SELECT says_now(:'row12', 'maybe');
+SELECT said_before(:'row12', '30 s');
+SELECT is(ingest(5, -20, 'create', '3bbbbbbbbbb23', record(12, 'going', '{"note": 3}'), true), 1::bigint, 'a third one, and the one before is still there');
+SELECT is(status(5, 12), 'confirmed', '... counts, too');
+SELECT says_now(:'row12', 'maybe');
+SELECT said_before(:'row12', '10 s');
+SELECT is(ingest(5, -15, 'create', '3bbbbbbbbbb24', record(12, 'going', '{"note": 4}'), true), 1::bigint, 'a fourth one, older than the row');
+SELECT is(status(5, 12), 'maybe', '... does not');
+SELECT is(plan(), 'put interested', '... and the row''s word is sent');
+DELETE FROM rsvp_sync._queue;
+SELECT is(rsvp_sync._merge(true, false, l, b, true, 'a', 'going', 'b', 'going', false, n, c, true, o), e, format('another record says the same: %s', e))
+FROM (VALUES ('interested', 'going', false, 'latest', true, 'apply'), ('interested', 'going', true, 'latest', true, 'local'), ('interested', 'going', false, 'local', true, 'local'),
+	('interested', 'going', true, 'remote', true, 'apply'), ('interested', 'going', false, 'latest', false, 'agree'), ('going', 'going', false, 'latest', true, 'agree'),
+	('interested', 'interested', false, 'latest', true, 'agree'), ('going', 'interested', false, 'latest', true, 'agree')) t (l, b, n, c, o, e);
+
+-- Declined where nothing was known of a record, which was there nevertheless
+CALL options('{"on_cancel": "delete"}');
+SELECT said_here(13, 'cancelled') AS row13 \gset
+SELECT is(plan(), 'nothing', 'declined, and nothing is there');
+SELECT is(standing(:'row13'), 'withheld/never_published', '... as far as is known');
+SELECT is(ingest(5, -100, 'create', '3ccccccccccc2', record(13, 'interested'), true), 1::bigint, 'the stream brings a record that is older');
+SELECT is(status(5, 13), 'cancelled', '... the row''s word counts');
+SELECT is(plan(), 'put notgoing', '... and is sent');
+SELECT written(:'row13', -1);
+DELETE FROM rsvp_sync._queue;
+
+-- Declined, and answered elsewhere later; the host has to approve.
+UPDATE app.events SET "requireApproval" = true WHERE id = 18;
+SELECT said_here(18, 'cancelled') AS row18 \gset
+SELECT plan();
+SELECT is(standing(:'row18'), 'withheld/never_published', 'declined, and nothing is there');
+SELECT is(ingest(5, 3000, 'create', '3ddddddddddd2', record(18, 'going'), true), 1::bigint, 'then somebody else''s record says going');
+SELECT is(status(5, 18), 'pending', '... which waits for the host');
+SELECT is(plan(), 'nothing', '... and is not changed');
+SELECT is(standing(:'row18'), 'done/from_network', '... nor withheld');
+
+-- Our own record, and another tenant's application that tells of it
+SET ROLE regress_inbound;
+CREATE OR REPLACE FUNCTION own.take(did text, event_uri text, status text, rsvp jsonb) RETURNS text LANGUAGE sql AS $$
+INSERT INTO own.answers SELECT md5(did || event_uri), event_uri, did, coalesce(status, 'notgoing') WHERE event_uri ~ '/e([18]|14)$'
+ON CONFLICT (id) DO UPDATE SET word = excluded.word RETURNING id $$;
+RESET ROLE;
+SELECT said_here(14, 'confirmed') AS row14 \gset
+SELECT is(plan(), 'put going', 'a record of ours');
+SELECT written(:'row14', -100) AS rkey14 \gset
+CREATE FUNCTION told(of_tenant text) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+	said text;
+BEGIN
+	said := rsvp_sync.process_external_rsvp(payload(5, 14, 'going', o.rkey, -100, jsonb_build_object('cid', o.cid, 'rev', o.rev, 'record', o.record)), of_tenant) ->> 'action'
+	FROM rsvp_sync._observed o WHERE o.did = did(5) AND o.event_uri = uri(14) AND o.cid IS NOT NULL;
+	RETURN said || ' ' || (SELECT count(*) FROM own.answers a WHERE a.who = did(5) AND a.event = uri(14) AND a.word = 'going');
+END $$;
+SELECT is(told('one'), 'unchanged 0', 'its own application tells of it: nothing');
+SELECT is(told('two'), 'created 1', 'the other tenant''s has no row for it until it tells of it');
+SELECT is(told('two'), 'unchanged 1', '... again: nothing');
+SELECT is(plan(), 'nothing', 'nothing is sent');
+DELETE FROM own.answers WHERE who = did(5) AND event = uri(14);
+SELECT is(plan(), 'nothing', 'that row goes: nothing is sent');
+SELECT is(told('two'), 'unchanged 0', '... and it is not told of the same version twice');
+
+-- Why nothing is published, where a row is not withheld any more
+CREATE FUNCTION skipped(of_key text, is_so boolean) RETURNS void LANGUAGE sql AS $$
+UPDATE app.attendance SET metadata = CASE WHEN is_so THEN '{"skipBlueskySync": true}'::jsonb END WHERE id = of_key::integer $$;
+SELECT said_here(16, 'cancelled') AS row16 \gset
+SELECT plan();
+SELECT skipped(:'row16', true);
+SELECT plan();
+SELECT is(standing(:'row16'), 'withheld/skipped', 'declined, and then withheld');
+SELECT skipped(:'row16', false);
+SELECT plan();
+SELECT is(standing(:'row16'), 'withheld/never_published', '... and no more: nothing was published');
+SELECT said_here(17, 'confirmed') AS row17 \gset
+SELECT plan();
+SELECT written(:'row17', -100) AS rkey17 \gset
+SELECT rsvp_sync._observe(did(5), :'rkey17', NULL, NULL, rev(-50), 'read', now());
+SELECT rsvp_sync._enqueue(:source, ARRAY[:'row17'], 0::smallint, now());
+SELECT is(plan(), 'nothing', 'published, and deleted elsewhere');
+SELECT is(standing(:'row17'), 'done/deleted_elsewhere', '... which is said');
+SELECT skipped(:'row17', true);
+SELECT plan();
+SELECT is(standing(:'row17'), 'withheld/skipped', '... then it is withheld');
+SELECT skipped(:'row17', false);
+SELECT plan();
+SELECT is(standing(:'row17'), 'done/deleted_elsewhere', '... and no more: that is said again');
+SELECT is((SELECT count(*) FROM rsvp_sync._differences(:source) d WHERE d IN (:'row16', :'row17')), 0::bigint, 'which reconcile takes for right');
+CALL options('{"on_cancel": null}');
+DELETE FROM rsvp_sync._queue;
 DELETE FROM rsvp_sync._inbound;
 
 -- Texts that cannot be keys
