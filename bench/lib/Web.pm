@@ -76,6 +76,8 @@ sub conf {
 	my $listing = $self->answer('{"records":[]}');
 	my $written = $self->answer(qq({"uri":"at://did:plc:ewvi7nxzyoun6zhxrhs64oiz/community.lexicon.calendar.rsvp/3lbenchrkey2k","cid":"$CID",)
 		. qq("commit":{"cid":"$CID","rev":"3lbenchrev2k2"},"validationStatus":"unknown"}), write => 1);
+	# so each key is a request, as each job of the others is; bench/pds has both
+	my $refused = q(return 400 '{"error":"InvalidRequest","message":"No service configured for com.atproto.repo.applyWrites"}';);
 	return <<"CONF";
 $modules
 $user
@@ -106,6 +108,7 @@ $hosts
 		location = /xrpc/com.atproto.server.refreshSession { $session }
 		location = /xrpc/com.atproto.sync.getLatestCommit { $head }
 		location = /xrpc/com.atproto.repo.listRecords { $listing }
+		location = /xrpc/com.atproto.repo.applyWrites { $refused }
 		location / { $written }
 	}
 }
