@@ -862,6 +862,13 @@ SELECT is(ingest(5, 3000, 'create', '3ddddddddddd2', record(18, 'going'), true),
 SELECT is(status(5, 18), 'pending', '... which waits for the host');
 SELECT is(plan(), 'nothing', '... and is not changed');
 SELECT is(standing(:'row18'), 'done/from_network', '... nor withheld');
+SELECT says_now(:'row18', 'cancelled');
+SELECT is(plan(), 'put notgoing', 'the user changes his mind');
+SELECT says_now(:'row18', 'pending');
+SELECT is(plan(), 'read interested', '... and back, while it is not known whether that was written');
+SELECT rsvp_sync._read_done(:source, :'row18', did(5), '3ddddddddddd2', rsvp_sync.record_cid(record(18, 'going')), record(18, 'going'));
+SELECT is(plan(), 'nothing', '... it was not: there is nothing to send');
+SELECT is((SELECT sent_cids FROM rsvp_sync._intent WHERE source_id = :source AND key = :'row18'), '{}', '... nor to wait for');
 
 -- Our own record, and another tenant's application that tells of it
 SET ROLE regress_inbound;
