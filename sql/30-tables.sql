@@ -65,7 +65,7 @@ CREATE TABLE rsvp_sync._intent (
 	record_created_at text,			-- the record's createdAt, kept over updates
 	base_local text,				-- local value when both sides last agreed
 	base_cid text,					-- remote cid at that moment
-	sent_cids text[] NOT NULL DEFAULT '{}',	-- committed before each call, not yet confirmed
+	sent_cids text[] NOT NULL DEFAULT '{}',	-- committed before each call, not yet confirmed; '': of a deletion
 	sent_local text,				-- local value the newest of them stands for
 	/*
 	 * The record that spoke for the slot when it was last merged; '': none,

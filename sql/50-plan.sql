@@ -481,7 +481,11 @@ BEGIN
 			coalesce(oa.may_delete, true) AS may_delete,
 			heir.key AS heir_key, heir.source_id AS heir_source,
 			rival.key IS NOT NULL AS rival,
-			m.bond, m.rkey, m.base_local, m.base_cid, m.wrote, m.doubt,
+			/* Without a record the other one's base is only about its own row. */
+			m.bond, m.rkey, CASE WHEN giver.g IS NOT DISTINCT FROM NULL
+					OR m.bond IS NOT NULL THEN m.base_local
+				WHEN NOT k.moved THEN (k.intent).base_local END AS base_local,
+			m.base_cid, m.wrote, m.doubt,
 			coalesce(m.sent_cids, '{}') AS sent_cids, m.sent_local,
 			m.record_created_at,
 			/* A word, too, for a status that was not one to publish. */
@@ -660,8 +664,8 @@ SELECT CASE
 		/* It is not withheld any more: why it was not published before. */
 		WHEN e.was_synced THEN CASE (e.s).local WHEN 'notgoing'
 			THEN 'withdrawn' ELSE 'deleted_elsewhere' END
-		WHEN (e.s).local = 'notgoing' AND (e.s).remote_cid IS NULL
-		THEN 'never_published'
+		/* Nothing was there when it was declined, as the merge has found. */
+		WHEN (e.s).local = 'notgoing' THEN 'never_published'
 		ELSE 'not_backfilled' END;
 END;
 COMMENT ON FUNCTION rsvp_sync._standing(rsvp_sync._evaluation) IS

@@ -317,38 +317,46 @@ COMMENT ON FUNCTION rsvp_sync._compare_later(bigint) IS
 COMMENT ON FUNCTION rsvp_sync._source_works(bigint) IS
 'Records that a source''s query runs (again).';
 
-/* Sources with keys in the queue that are not parked, one look-up each. */
-CREATE FUNCTION rsvp_sync._waiting_sources() RETURNS SETOF bigint
+/*
+ * Sources with keys in the queue that are not parked, one look-up each.  Those
+ * that had some a moment ago are not looked up: what was leased of them stands
+ * in the index before what is not, as long as any snapshot needs it.
+ */
+CREATE FUNCTION rsvp_sync._waiting_sources(known bigint[] DEFAULT '{}')
+RETURNS SETOF bigint
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off SET enable_bitmapscan = off
 AS $$
+DECLARE
+	before bigint := 0;
+	next_known bigint;
+	found_one bigint;
 BEGIN
-	RETURN QUERY
-	WITH RECURSIVE waiting (source_id) AS (
-		SELECT (SELECT q.source_id FROM rsvp_sync._queue q
+	LOOP
+		next_known := (SELECT min(k) FROM unnest(known) k WHERE k > before);
+		found_one := (SELECT q.source_id FROM rsvp_sync._queue q
 			WHERE q.lease IS NULL AND q.due_at < 'infinity'
-			ORDER BY q.source_id LIMIT 1)
-		UNION ALL
-		SELECT (SELECT q.source_id FROM rsvp_sync._queue q
-			WHERE q.lease IS NULL AND q.due_at < 'infinity'
-				AND q.source_id > w.source_id
-			ORDER BY q.source_id LIMIT 1)
-		FROM waiting w WHERE w.source_id IS NOT NULL
-	)
-	SELECT w.source_id FROM waiting w WHERE w.source_id IS NOT NULL;
+				AND q.source_id > before AND q.source_id
+					< coalesce(next_known, 9223372036854775807)
+			ORDER BY q.source_id LIMIT 1);
+		before := coalesce(found_one, next_known);
+		EXIT WHEN before IS NULL;
+		RETURN NEXT before;
+	END LOOP;
 END
 $$;
-COMMENT ON FUNCTION rsvp_sync._waiting_sources() IS
-'Sources that have keys in the queue, but for parked and leased ones.';
+COMMENT ON FUNCTION rsvp_sync._waiting_sources(bigint[]) IS
+'Sources that have keys in the queue, but for parked and leased ones; those given are taken to have some.';
 
 /*
  * Keys to plan next.  Sources at rest and accounts in the way are left out.
  * Sources take turns, so that nobody's click waits behind another's backlog.
  */
 CREATE FUNCTION rsvp_sync._lease(incarnation bigint, at_most integer,
-	at_most_background integer DEFAULT 2147483647)
-RETURNS TABLE (source_id bigint, keys text[])
+	at_most_background integer DEFAULT 2147483647,
+	not_before timestamptz DEFAULT '-infinity', known bigint[] DEFAULT '{}')
+RETURNS TABLE (source_id bigint, keys text[], earliest timestamptz)
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
@@ -360,7 +368,7 @@ BEGIN
 	RETURN QUERY
 	WITH ready AS MATERIALIZED (
 		SELECT s.source_id, at_most / count(*) OVER () + 1 AS share
-		FROM rsvp_sync._waiting_sources() w
+		FROM rsvp_sync._waiting_sources(known) w
 		JOIN rsvp_sync._source s ON s.source_id = w
 		WHERE s.state <> 'paused'
 			AND (s.retry_at IS NULL OR s.retry_at <= now())
@@ -377,7 +385,7 @@ BEGIN
 				SELECT o.ctid AS place, o.due_at FROM rsvp_sync._queue o
 				WHERE o.source_id = r.source_id AND o.priority = p.priority
 					AND o.lease IS NULL AND o.due_at < 'infinity'
-					AND o.due_at <= now()
+					AND o.due_at <= now() AND o.due_at >= not_before
 				ORDER BY o.due_at LIMIT r.share) q) k) d
 		WHERE d.priority = 0 OR d.turn <= at_most_background
 		ORDER BY d.priority, d.turn
@@ -385,23 +393,24 @@ BEGIN
 	), leased AS (
 		UPDATE rsvp_sync._queue q SET lease = incarnation
 		FROM due d WHERE q.ctid = d.place
-		RETURNING q.source_id, q.key
+		RETURNING q.source_id, q.key, q.due_at
 	)
-	SELECT l.source_id, array_agg(l.key) FROM leased l GROUP BY l.source_id
+	SELECT l.source_id, array_agg(l.key), min(l.due_at)
+	FROM leased l GROUP BY l.source_id
 	UNION ALL
 	/*
 	 * A source that failed is tried again even if no key of it waits, and one that
 	 * is being detached goes once its rows are told.
 	 */
-	SELECT s.source_id, '{}' FROM rsvp_sync._source s
+	SELECT s.source_id, '{}', NULL FROM rsvp_sync._source s
 	WHERE (s.state IN ('broken', 'detaching')
 			OR s.missed AND coalesce(s.compare_at <= now(), true))
 		AND s.state <> 'paused' AND (s.retry_at IS NULL OR s.retry_at <= now())
 		AND NOT EXISTS (SELECT FROM leased l WHERE l.source_id = s.source_id);
 END
 $$;
-COMMENT ON FUNCTION rsvp_sync._lease(bigint, integer, integer) IS
-'Leases due keys for this incarnation of the worker: as many as at_most, and of those that nobody waits for no more than at_most_background.';
+COMMENT ON FUNCTION rsvp_sync._lease(bigint, integer, integer, timestamptz, bigint[]) IS
+'Leases due keys for this incarnation of the worker: as many as at_most, and of those that nobody waits for no more than at_most_background; none that was due before not_before; known: sources that have some, see _waiting_sources(). earliest: when the first of them was due.';
 
 /*
  * Keys that cannot be sent now wait for a server or an account, without
@@ -428,7 +437,7 @@ BEGIN
 	 */
 	IF sure THEN
 		UPDATE rsvp_sync._intent i SET doubt = false,
-			sent_cids = array_remove(i.sent_cids, w.cid)
+			sent_cids = array_remove(i.sent_cids, coalesce(w.cid, ''))
 		FROM (SELECT v.cid, (SELECT n.ctid FROM rsvp_sync._intent n
 				WHERE n.source_id = of_source AND n.key = v.key) AS place
 			FROM unnest(keys, cids) v (key, cid) OFFSET 0) w
@@ -1108,8 +1117,9 @@ BEGIN
 		(e.s).wrote OR (e.s).remote_sent,
 		coalesce(w.rkey, (e.d).rkey, e.rkey),
 		e.record_created_at, (e.d).base_local, (e.d).base_cid,
-		CASE WHEN w.cid IS NULL OR w.cid = ANY (sent.cids) THEN sent.cids
-			ELSE sent.cids || w.cid END,
+		/* '': a deletion, of which no earlier one is in doubt any more. */
+		CASE WHEN w.key IS NULL OR w.cid = ANY (sent.cids) THEN sent.cids
+			ELSE array_remove(sent.cids, '') || coalesce(w.cid, '') END,
 		CASE WHEN w.key IS NULL THEN (e.s).sent_local ELSE w.sent_local END,
 		(e.s).doubt AND NOT (e.d).confirmed OR w.key IS NOT NULL,
 		/* What both sides agree on is heard; so is what it takes over. */

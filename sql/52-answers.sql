@@ -478,13 +478,14 @@ BEGIN
 		PERFORM rsvp_sync._count_operation(w_source, 'delete', NULL)
 		FROM rsvp_sync._intent i
 		WHERE i.source_id = w_source AND i.key = w_key
-			AND i.doubt AND i.bond IS NOT NULL AND i.sent_cids = '{}';
+			AND i.doubt AND '' = ANY (i.sent_cids);
 	END IF;
 	/* While it is in doubt whether a record is gone by our own doing. */
 	PERFORM rsvp_sync._merge_learnt(w_did, ARRAY(
 		SELECT o.event_uri FROM rsvp_sync._observed o
 		WHERE o.did = w_did AND o.rkey = w_rkey AND o.event_uri IS NOT NULL));
-	UPDATE rsvp_sync._intent i SET doubt = false
+	UPDATE rsvp_sync._intent i SET doubt = false,
+		sent_cids = array_remove(i.sent_cids, '')
 	WHERE i.source_id = w_source AND i.key = w_key;
 END
 $$;
@@ -708,7 +709,8 @@ BEGIN
 	END IF;
 	UPDATE rsvp_sync._intent i SET
 		doubt = i.doubt AND NOT sure,
-		sent_cids = CASE WHEN sure THEN array_remove(i.sent_cids, w_cid)
+		sent_cids = CASE WHEN sure
+			THEN array_remove(i.sent_cids, coalesce(w_cid, ''))
 			ELSE i.sent_cids END,
 		state = CASE how WHEN 'failed' THEN 'failed'
 			WHEN 'wait' THEN 'blocked' ELSE i.state END,

@@ -216,7 +216,10 @@ WHERE NOT EXISTS (SELECT FROM rsvp_sync._queue q
 		OR NOT (e.s).present OR NOT wish.same)
 	AND CASE (e.d).action
 		/* The base follows what both sides agree on by now. */
-		WHEN 'none' THEN (x.state, x.code, (e.d).bond)
+		WHEN 'none' THEN (x.state, CASE
+				/* Both agree, and who said it first is no difference. */
+				WHEN x.code = 'published' AND e.old_reason_code = 'from_network'
+				THEN e.old_reason_code ELSE x.code END, (e.d).bond)
 				IS DISTINCT FROM (e.old_state, e.old_reason_code, (e.s).bond)
 			/* Where nothing is there and nothing wanted, no base matters. */
 			OR ((e.d).live OR (e.d).bond IS NOT NULL)

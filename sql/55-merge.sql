@@ -182,7 +182,7 @@ BEGIN
 			/* No record is what we want, or just what we asked for. */
 			d.withdraws
 				OR d.local IS NULL AND i.bond = 'own'
-				OR i.doubt AND i.sent_cids = '{}'
+				OR i.doubt AND (i.sent_cids = '{}' OR '' = ANY (i.sent_cids))
 				/* Nobody has said so: observed is not in a dump. */
 				OR o.cid IS NULL AND t.did IS NULL
 				OR EXISTS (SELECT FROM rsvp_sync._account a
@@ -356,6 +356,18 @@ BEGIN
 	FROM unnest(meetings) m
 	WHERE m.key <> m.taken_key AND i.source_id = src.source_id
 		AND i.key = m.key;
+	/* Who speaks for a slot of several keys may be another one now. */
+	INSERT INTO rsvp_sync._change_log (source_id, key, op)
+	SELECT n.source_id, n.key, CASE WHEN n.taken THEN 'n' ELSE 'l' END
+	FROM unnest(meetings) m
+	CROSS JOIN LATERAL (SELECT o.source_id, o.key, t.taken,
+			count(*) OVER () AS of_slot
+		FROM rsvp_sync._intent o
+		CROSS JOIN LATERAL (SELECT (o.source_id, o.key)
+			= (src.source_id, m.taken_key) AS taken) t
+		WHERE o.did = m.did AND o.event_uri = m.event_uri
+			AND (o.live OR t.taken)) n
+	WHERE n.of_slot > 1;
 END
 $$;
 COMMENT ON FUNCTION rsvp_sync._agree_applied(rsvp_sync._source, rsvp_sync._meeting[]) IS

@@ -146,7 +146,8 @@ compare_row(const Wish *wish, const Recorded *i)
 bool
 compare_record_by_cid(const Recorded *i)
 {
-	return is_word(i->reason_code, "published");
+	return is_word(i->reason_code, "published") ||
+		is_word(i->reason_code, "from_network");
 }
 
 /* Its record is the one both sides agreed on. */

@@ -400,9 +400,12 @@ plan_decide(const Situation *s, Decision *d)
 	d->base_cid = s->base_cid;
 	if (s->remote_sent)
 	{
-		/* What is out there is what we sent: the send arrived. */
+		/*
+		 * What is out there is what we sent: the send arrived.  Of several it
+		 * need not be the last one, so that the record says which.
+		 */
 		d->confirmed = true;
-		d->base_local = s->sent_local;
+		d->base_local = s->remote_status;
 		d->base_cid = s->remote_cid;
 		if (d->bond == NULL)
 			d->bond = "own";

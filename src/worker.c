@@ -39,6 +39,7 @@
 #include "http.h"
 #include "lane.h"
 #include "meter.h"
+#include "planning.h"
 #include "process.h"
 #include "reconcile.h"
 #include "registry.h"
@@ -64,11 +65,6 @@
 #define VERIFY_MS		1000
 /* Between two looks at what has become old. */
 #define HOUSE_MS		(10 * 60 * 1000)
-/* Keys nobody waits for that are planned at once. */
-#define BACKGROUND_BATCH	128
-/* After so many of them had to go back, none are taken for a moment. */
-#define CROWD			32
-#define CROWDED_MS		250
 /* Less than this a clock may be set back unnoticed. */
 #define CLOCK_SLACK_MS	1000
 /* Until we ask again whether sources may be used. */
@@ -83,44 +79,8 @@ static Statement drain_few = {
 	"SELECT d.drained, d.repeatable, d.of_source, d.at_once"
 	" FROM rsvp_sync._drain($1, $2) d", 2, {INT4OID, INT8OID}
 };
-static Statement lease = {
-	"SELECT l.source_id, l.keys FROM rsvp_sync._lease($1, $2, $3) l", 3,
-	{INT8OID, INT4OID, INT4OID}
-};
 static Statement release_leases = {
 	"SELECT rsvp_sync._release_leases($1)", 1, {INT8OID}
-};
-static Statement plan_keys = {
-	"SELECT w.source_id, w.generation, w.mint, w.key, w.action, w.need,"
-	" w.subject, w.did, w.pds, w.rkey, w.record, w.cid, w.swap,"
-	" w.event_uri, w.organiser_pds, w.credential_of, w.priority,"
-	" CASE WHEN w.action OPERATOR(pg_catalog.=) 'put' THEN w.sent_local END"
-	" FROM rsvp_sync._plan_keys($1, $2) w", 2,
-	{INT8OID, TEXTARRAYOID}
-};
-static Statement source_failed = {
-	"SELECT rsvp_sync._source_failed($1, $2, $3)", 3,
-	{INT8OID, TEXTOID, TEXTOID}
-};
-static Statement source_works = {
-	"SELECT rsvp_sync._source_works($1)", 1, {INT8OID}
-};
-static Statement paused_sources = {
-	"SELECT source_id FROM rsvp_sync._source"
-	" WHERE state OPERATOR(pg_catalog.=) 'paused'", 0
-};
-static Statement compare_later = {
-	"SELECT rsvp_sync._compare_later($1)", 1, {INT8OID}
-};
-static Statement keys_listed = {
-	"SELECT rsvp_sync._listed($1, $2)", 2, {INT8OID, TEXTARRAYOID}
-};
-static Statement give_back = {
-	"SELECT rsvp_sync._end_lease($1, $2)", 2, {INT8OID, TEXTARRAYOID}
-};
-static Statement several_wait = {
-	"SELECT pg_catalog.count(*) OPERATOR(pg_catalog.>) 1 FROM"
-	" (SELECT FROM rsvp_sync._waiting_sources() LIMIT 2) w", 0
 };
 static Statement may_send = {
 	"SELECT NOT rsvp_sync._copied() AND NOT EXISTS (SELECT"
@@ -174,9 +134,6 @@ static int64 incarnation = 0;
 
 static MemoryContext turn_context = NULL;
 
-/* Jobs planned in the transaction under way; started once it committed. */
-static dlist_head planned = DLIST_STATIC_INIT(planned);
-
 /* Is there certainly more to do than the last turn took? */
 static bool more = true;
 
@@ -186,344 +143,11 @@ static bool told = true;
 /* When the next turn is due without being told. */
 static TimestampTz wake_at = 0;
 
-/* There is no room for keys that nobody waits for. */
-static TimestampTz crowded_until = 0;
-
-/* Keys of several sources wait. */
-static bool others_wait = false;
-
-/* The last look at the queue left no key there that was due. */
-static bool caught_up = false;
-
 /* Not in a copy, nor where all is off or paused. */
 static bool sending_now = false;
 
 /* Sources are somebody else's until we ask again. */
 static TimestampTz away_until = 0;
-
-/* ------------------------------------------------------------------------
- * Planning
- * ------------------------------------------------------------------------ */
-
-/* A batch of one source's keys. */
-typedef struct Batch
-{
-	int64		source_id;
-	List	   *keys;
-	List	   *alone;			/* of them, those that go alone, see batch.c */
-	List	   *listed;			/* ... whose accounts have just been listed */
-	dlist_head	jobs;			/* calls that planning them asks for */
-} Batch;
-
-static char *
-copy_text(Job *job, uint64 row, int column)
-{
-	char	   *text = result_text(row, column);
-
-	return text ? MemoryContextStrdup(job->context, text) : NULL;
-}
-
-static Job *
-read_job(uint64 row)
-{
-	MemoryContext context = AllocSetContextCreate(TopMemoryContext,
-												  "rsvp_sync job",
-												  ALLOCSET_SMALL_SIZES);
-	Job		   *job = MemoryContextAllocZero(context, sizeof(Job));
-	bool		isnull;
-
-	job->context = context;
-	job->source_id = result_int8(row, 1, &isnull);
-	job->generation = result_int8(row, 2, &isnull);
-	job->mint = DatumGetBool(SPI_getbinval(SPI_tuptable->vals[row],
-										   SPI_tuptable->tupdesc, 3,
-										   &isnull)) && !isnull;
-	job->key = copy_text(job, row, 4);
-	job->action = copy_text(job, row, 5);
-	job->need = copy_text(job, row, 6);
-	job->subject = copy_text(job, row, 7);
-	job->did = copy_text(job, row, 8);
-	job->pds = copy_text(job, row, 9);
-	job->rkey = copy_text(job, row, 10);
-	job->record = copy_text(job, row, 11);
-	job->cid = copy_text(job, row, 12);
-	job->swap = copy_text(job, row, 13);
-	job->event_uri = copy_text(job, row, 14);
-	job->organiser_pds = copy_text(job, row, 15);
-	job->credential = copy_text(job, row, 16);
-	job->priority = DatumGetInt16(SPI_getbinval(SPI_tuptable->vals[row],
-												SPI_tuptable->tupdesc, 17,
-												&isnull));
-	job->value = copy_text(job, row, 18);
-	return job;
-}
-
-static bool
-list_has(List *texts, const char *text)
-{
-	ListCell   *cell;
-
-	foreach(cell, texts)
-		if (strcmp(lfirst(cell), text) == 0)
-			return true;
-	return false;
-}
-
-static void
-plan_batch(void *arg)
-{
-	Batch	   *batch = arg;
-	Args		args = {0};
-
-	args_int8(&args, batch->source_id);
-	if (batch->listed != NIL)
-	{
-		args_texts(&args, batch->listed);
-		run_statement(&keys_listed, &args);
-		args.n = 1;
-	}
-	args_texts(&args, batch->keys);
-	run_statement(&plan_keys, &args);
-	for (uint64 row = 0; row < SPI_processed; row++)
-	{
-		Job		   *job = read_job(row);
-
-		job->alone = list_has(batch->alone, job->key);
-		dlist_push_tail(&batch->jobs, &job->node);
-	}
-}
-
-/* The query runs; if changes of it were missed, they are found now. */
-static void
-note_that_it_works(void *arg)
-{
-	Batch	   *batch = arg;
-	Args		args = {0};
-
-	args_int8(&args, batch->source_id);
-	run_statement(&source_works, &args);
-}
-
-/* The keys wait; how long, the source's state says. */
-static void
-batch_failed(Batch *batch, ErrorData *error)
-{
-	Args		args = {0};
-
-	args_int8(&args, batch->source_id);
-	args_text(&args, unpack_sql_state(error->sqlerrcode));
-	args_text(&args, error->message);
-	run_statement(&source_failed, &args);
-	args.n = 1;
-	args_texts(&args, batch->keys);
-	run_statement(&give_back, &args);
-	ereport(LOG,
-			(errmsg("source " INT64_FORMAT " cannot be read: %s",
-					batch->source_id, error->message)));
-}
-
-/*
- * Jobs count only once their intents are recorded: an error rolls those back,
- * and the jobs with them.
- */
-static bool
-try_to_plan(Batch *batch)
-{
-	ErrorData  *error;
-
-	dlist_init(&batch->jobs);
-	error = guarded(plan_batch, batch);
-	if (error != NULL)
-	{
-		while (!dlist_is_empty(&batch->jobs))
-			MemoryContextDelete(dlist_container(Job, node,
-												dlist_pop_head_node(&batch->jobs))->context);
-		batch_failed(batch, error);
-		return false;
-	}
-	while (!dlist_is_empty(&batch->jobs))
-		dlist_push_tail(&planned, dlist_pop_head_node(&batch->jobs));
-	return true;
-}
-
-static void
-plan_source(Batch *batch)
-{
-	ErrorData  *error;
-	Args		args = {0};
-
-	if (!try_to_plan(batch))
-		return;
-	error = guarded(note_that_it_works, batch);
-	if (error == NULL)
-		return;
-	ereport(LOG,
-			(errmsg("source " INT64_FORMAT " cannot be compared: %s",
-					batch->source_id, error->message)));
-	args_int8(&args, batch->source_id);
-	run_statement(&compare_later, &args);
-}
-
-/* Take the keys of one source out of those to be planned again. */
-static Batch *
-next_replans(dlist_head *replans)
-{
-	Batch	   *batch = palloc0(sizeof(Batch));
-	dlist_mutable_iter iter;
-
-	batch->source_id = dlist_head_element(Job, node, replans)->source_id;
-	dlist_foreach_modify(iter, replans)
-	{
-		Job		   *job = dlist_container(Job, node, iter.cur);
-
-		if (job->source_id != batch->source_id)
-			continue;
-		batch->keys = lappend(batch->keys, pstrdup(job->key));
-		/* What had to be read first was in doubt, as a rule. */
-		if (job->alone || strcmp(job->action, "read") == 0)
-			batch->alone = lappend(batch->alone, llast(batch->keys));
-		if (job->listed)
-			batch->listed = lappend(batch->listed, llast(batch->keys));
-		dlist_delete(&job->node);
-		lane_free_job(job);
-	}
-	return batch;
-}
-
-/* Keys that waited for something that is known now. */
-static void
-plan_again(void)
-{
-	while (!dlist_is_empty(lane_replans()))
-		plan_source(next_replans(lane_replans()));
-}
-
-/* Keys that are not to be planned now go back to the queue. */
-static void
-give_keys_back(void)
-{
-	while (!dlist_is_empty(lane_replans()))
-	{
-		Batch	   *batch = next_replans(lane_replans());
-		Args		args = {0};
-
-		args_int8(&args, batch->source_id);
-		args_texts(&args, batch->keys);
-		run_statement(&give_back, &args);
-	}
-}
-
-/* Nothing may be sent: whatever is not under way goes back to the queue. */
-static void
-stand_down(void)
-{
-	lane_recall(0);
-	give_keys_back();
-}
-
-/* A paused source's calls that are not under way are not made. */
-static void
-recall_paused(void)
-{
-	bool		isnull;
-
-	if (lane_jobs() == 0)
-		return;
-	run_statement(&paused_sources, NULL);
-	if (SPI_processed == 0)
-		return;
-	for (uint64 row = 0; row < SPI_processed; row++)
-		lane_recall(result_int8(row, 1, &isnull));
-	give_keys_back();
-}
-
-static List *
-text_list(Datum array)
-{
-	Datum	   *items;
-	int			n;
-	List	   *list = NIL;
-
-	deconstruct_array(DatumGetArrayTypeP(array), TEXTOID, -1, false,
-					  TYPALIGN_INT, &items, NULL, &n);
-	for (int i = 0; i < n; i++)
-		list = lappend(list, TextDatumGetCString(items[i]));
-	return list;
-}
-
-/*
- * Keys worth having in memory: enough to keep every connection busy, and half
- * as many again that somebody waits for.
- */
-static int
-window(void)
-{
-	return Max(rsvp_sync_concurrency * 6, 384);
-}
-
-/*
- * How many keys to take that nobody waits for.  Few at a time, so that none
- * that somebody does wait for stands behind the planning of them, and none for
- * a moment after some had to go back for want of room.
- */
-static int
-background_room(void)
-{
-	if (GetCurrentTimestamp() < crowded_until)
-		return 0;
-	return Min(window() * 2 / 3 - lane_background_jobs(), BACKGROUND_BATCH);
-}
-
-/* Is there anybody to make room for? */
-static void
-see_others(void)
-{
-	bool		isnull;
-
-	others_wait = false;
-	if (lane_jobs() <= window() / 2)
-		return;
-	run_statement(&several_wait, NULL);
-	others_wait = DatumGetBool(SPI_getbinval(SPI_tuptable->vals[0],
-											 SPI_tuptable->tupdesc, 1,
-											 &isnull));
-}
-
-static void
-lease_and_plan(void)
-{
-	int			room = window() - lane_jobs();
-	int			background = Max(background_room(), 0);
-	Args		args = {0};
-	List	   *batches = NIL;
-	ListCell   *cell;
-	int			leased = 0;
-
-	caught_up = false;
-	see_others();
-	if (room <= 0)
-		return;
-	args_int8(&args, incarnation);
-	args_int4(&args, room);
-	args_int4(&args, Min(room, background));
-	run_statement(&lease, &args);
-	for (uint64 row = 0; row < SPI_processed; row++)
-	{
-		Batch	   *batch = palloc0(sizeof(Batch));
-		bool		isnull;
-
-		batch->source_id = result_int8(row, 1, &isnull);
-		batch->keys = text_list(SPI_getbinval(SPI_tuptable->vals[row],
-											  SPI_tuptable->tupdesc, 2,
-											  &isnull));
-		leased += list_length(batch->keys);
-		batches = lappend(batches, batch);
-	}
-	more = more || leased == room || (background > 0 && leased >= background);
-	caught_up = !more && background > 0;
-	foreach(cell, batches)
-		plan_source(lfirst(cell));
-}
 
 /* ------------------------------------------------------------------------
  * A turn
@@ -579,7 +203,7 @@ note_drained(int64 drained)
 	note_repeatable();
 	if (drained == 0)
 		return;
-	recall_paused();
+	planning_recall_paused();
 	waiting_read_pauses();
 }
 
@@ -619,9 +243,7 @@ drain_and_lease(void)
 		note_drained(result_int8(0, 1, &isnull));
 		return NULL;
 	}
-	batch = palloc0(sizeof(Batch));
-	batch->keys = text_list(keys);
-	batch->source_id = result_int8(0, 3, &isnull);
+	batch = planning_batch(result_int8(0, 3, &isnull), keys);
 	note_repeatable();
 	return batch;
 }
@@ -643,15 +265,15 @@ find_next_due(bool sending)
 	bool		isnull = true;
 	int64		ms = POLL_MS;
 
-	if (sending && lane_jobs() < window())
+	if (sending && lane_jobs() < planning_window())
 	{
 		run_statement(&next_due, NULL);
 		ms = result_int8(0, 1, &isnull);
 	}
 	if (isnull || ms > poll_ms())
 		ms = poll_ms();
-	if (crowded_until > GetCurrentTimestamp())
-		ms = Min(ms, CROWDED_MS);
+	if (planning_crowded())
+		ms = Min(ms, PLANNING_CROWDED_MS);
 	wake_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), Max(ms, 10));
 }
 
@@ -729,14 +351,6 @@ is_away(void)
 	return GetCurrentTimestamp() < away_until;
 }
 
-/* What was planned is committed. */
-static void
-add_planned(void)
-{
-	while (!dlist_is_empty(&planned))
-		lane_add(dlist_container(Job, node, dlist_pop_head_node(&planned)));
-}
-
 static void
 work(void)
 {
@@ -762,15 +376,15 @@ work(void)
 	if (sending)
 	{
 		more = waiting_release() || more;
-		plan_again();
+		planning_again();
 		verify_identities();
 		more = visits_lease() || more;
 		apply_inbound();
-		lease_and_plan();
+		more = planning_lease(incarnation, more);
 	}
 	else
 	{
-		stand_down();
+		planning_stand_down();
 		/* From the log to the queue, at each of the application's commits. */
 		if (quiet)
 			commit_without_flush();
@@ -785,7 +399,7 @@ work(void)
 	lane_outcomes_recorded();
 	told = false;
 	writeback_poke();
-	add_planned();
+	planning_start();
 }
 
 /*
@@ -796,7 +410,7 @@ work(void)
 static bool
 may_hurry(void)
 {
-	return told && caught_up && sending_now &&
+	return told && planning_caught_up() && sending_now &&
 		rsvp_sync_mode == MODE_LIVE && !is_away() &&
 		lane_jobs() < FEW_CHANGES && dlist_is_empty(lane_outcomes()) &&
 		dlist_is_empty(lane_replans()) && dlist_is_empty(lane_parked());
@@ -823,7 +437,7 @@ hurry(void)
 	batch = drain_and_lease();
 	if (batch == NULL)
 		commit_without_flush();
-	else if (try_to_plan(batch))
+	else if (planning_try(batch))
 	{
 		TimestampTz rest = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
 													   REST_MS);
@@ -834,7 +448,7 @@ hurry(void)
 	MemoryContextSwitchTo(old);
 	end_work();
 	MemoryContextReset(turn_context);
-	add_planned();
+	planning_start();
 	return batch != NULL;
 }
 
@@ -989,15 +603,6 @@ react_to_clock(void)
 	proc_exit(1);
 }
 
-/* What may not be sent now goes back to the queue. */
-static void
-settle(void)
-{
-	if (lane_settle(window(), others_wait) >= CROWD)
-		crowded_until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
-													CROWDED_MS);
-}
-
 /* Their first bytes leave at once, whatever else this turn has to do. */
 static void
 start_calls(void)
@@ -1016,12 +621,12 @@ turn(void)
 	react_to_clock();
 	harvest();
 	renew_sessions();
-	settle();
+	planning_settle();
 	if (lane_may_go_on())
 		start_calls();
 	if (work_to_do() && !hurry())
 		work();
-	settle();
+	planning_settle();
 	start_calls();
 	webmention_start();
 	if (!gathering() && writeback_step())

@@ -65,7 +65,7 @@ CREATE FUNCTION pg_temp.deleted() RETURNS double precision LANGUAGE sql AS $$
 SELECT sum(value) FROM rsvp_sync.metrics() WHERE name = 'bluesky_rsvp_operations_total' AND labels ->> 'operation' = 'delete'
 $$;
 SELECT pg_temp.deleted() AS before;
-UPDATE rsvp_sync._intent SET bond = 'own', rkey = 'r', doubt = true WHERE key = '5';
+UPDATE rsvp_sync._intent SET bond = 'own', rkey = 'r', doubt = true, sent_cids = '{""}' WHERE key = '5';
 SAVEPOINT s;
 SELECT rsvp_sync._read_done(901, '5', 'did:web:a', 'r', 'c', '{}');
 SELECT pg_temp.deleted() AS still_there;

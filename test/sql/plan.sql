@@ -80,7 +80,7 @@ INSERT INTO expected (part, what, start, differs, says) VALUES
 ('withdrawal', 'adopted, and written by us', 'published', '{"present": false, "bond": "adopted"}', 'delete over c1 [adopted k going@c1] w'),
 ('withdrawal', 'another row goes on with it', 'published', '{"present": false, "heir": true}', 'handover /row_deleted [own k going@c1]'),
 ('withdrawal', 'changed elsewhere since', 'published', '{"present": false, "remote_cid": "c2"}', 'forget /row_deleted [-@-] +'),
-('withdrawal', 'what is there is what we sent', 'published', '{"present": false, "remote_cid": "c2", "remote_sent": true, "sent_local": "notgoing"}', 'delete over c2 [own k notgoing@c2] +w'),
+('withdrawal', 'what is there is what we sent', 'published', '{"present": false, "remote_cid": "c2", "remote_status": "notgoing", "remote_sent": true}', 'delete over c2 [own k notgoing@c2] +w'),
 ('withdrawal', 'on_delete notgoing', 'published', '{"present": false, "on_delete": "notgoing"}', 'put notgoing over c1 [own k going@c1] w'),
 ('withdrawal', '... it says so already', 'published', '{"present": false, "on_delete": "notgoing", "remote_status": "notgoing"}', 'forget /row_deleted [-@-] +'),
 ('withdrawal', '... is for rows deleted, not withheld', 'published', '{"withheld": "why", "on_withheld": "delete", "on_delete": "notgoing"}', 'delete over c1 [own k going@c1] w'),
@@ -148,6 +148,7 @@ INSERT INTO expected (part, what, start, differs, says) VALUES
 ('bonded', 'both changed, remote', 'published', '{"local": "interested", "remote_cid": "c2", "remote_status": "notgoing", "conflict": "remote", "local_newer": true}', 'none done/remote_newer [own k interested@c2] +l'),
 ('bonded', 'they differ, and did when both last changed', 'published', '{"remote_status": "notgoing"}', 'none [own k going@c1] +l'),
 ('bonded', 'what is there is what we sent', 'published', '{"local": "interested", "remote_cid": "c2", "remote_status": "interested", "remote_sent": true, "sent_local": "interested"}', 'none done/published [own k interested@c2] +l'),
+('bonded', '... or sent before that', 'published', '{"local": "interested", "remote_cid": "c2", "remote_status": "notgoing", "remote_sent": true, "sent_local": "interested"}', 'put interested over c2 [own k notgoing@c2] +l'),
 ('bonded', 'deleted elsewhere', 'published', '{"remote_cid": null}', 'none done/deleted_elsewhere [going@-] +l'),
 ('bonded', '... and the row changed', 'published', '{"local": "interested", "remote_cid": null}', 'put interested [own k going@c1] l'),
 ('bonded', 'in doubt', 'published', '{"doubt": true, "local": "interested"}', 'read [own k going@c1] l'),
@@ -174,6 +175,10 @@ SELECT pg_temp.said(rsvp_sync.plan(
 SELECT v.old, s.* FROM (VALUES ('superseded'), ('withheld'), ('done')) v (old),
 	rsvp_sync._standing(jsonb_populate_record(NULL::rsvp_sync._evaluation,
 		jsonb_build_object('old_state', v.old, 'old_reason_code', v.old, 'd', '{"action": "none", "bond": "own"}'::jsonb))) s;
+-- ... nor has one for which a merge has found that nothing is there
+SELECT s.* FROM (VALUES ('notgoing'), ('going')) v (local),
+	rsvp_sync._standing(jsonb_populate_record(NULL::rsvp_sync._evaluation,
+		jsonb_build_object('s', jsonb_build_object('local', v.local), 'd', '{"action": "none"}'::jsonb))) s;
 
 BEGIN;
 SET LOCAL client_min_messages = warning;
@@ -200,6 +205,11 @@ $$;
 SELECT pg_temp.intent('1', 'one', '{"doubt": true, "rkey": "r", "sent_cids": ["c"], "sent_local": "going", "state": "waiting"}');
 INSERT INTO plan_test.a VALUES (1, 'one', 'yes'), (2, 'one', 'no');
 SELECT (e.d).action, e.rkey, e.from_key, (e.s).doubt, e.sent_cids FROM rsvp_sync._evaluate(:source, '{2}', true) e;
+-- ... but not what that key's row had settled: it is this one's first word
+UPDATE rsvp_sync._intent SET base_local = 'notgoing' WHERE key = '1';
+SELECT (e.s).base_local FROM rsvp_sync._evaluate(:source, '{2}', true) e;
+UPDATE rsvp_sync._intent SET bond = 'own' WHERE key = '1';
+SELECT (e.s).base_local AS with_record FROM rsvp_sync._evaluate(:source, '{2}', true) e;
 -- An approval outlasts the time an account is waited for
 SELECT pg_temp.intent('3', 'three', '{"bond": "own", "wrote": true, "rkey": "r3", "base_local": "going", "base_cid": "c", "truncated": true,
 	"approved": true, "state": "held", "reason_code": "truncated"}');
@@ -221,10 +231,36 @@ UPDATE rsvp_sync._observed SET cid = NULL WHERE rkey = 'r4';
 SELECT rsvp_sync._observe('did:plc:ewvi7nxzyoun6zhxrhs64oiz', 'r5', 'c4', '{"status": "community.lexicon.calendar.rsvp#going",
 	"subject": {"uri": "at://did:web:host.example/community.lexicon.calendar.event/four"}}', NULL, 'list', '2026-01-01');
 SELECT k AS replaced FROM rsvp_sync._differences(:source) k WHERE k = '4';
+-- What is the same on both sides is no difference, whoever said it first
+UPDATE rsvp_sync._intent SET rkey = 'r5', reason_code = 'from_network' WHERE key = '4';
+SELECT k AS same FROM rsvp_sync._differences(:source) k WHERE k = '4';
+SELECT k AS same FROM rsvp_sync._differing(:source, '{4}') k;
 -- After its last word a row that is gone is looked at again, one that is there is done
 SELECT pg_temp.intent('6', 'six', '{"live": false, "doubt": true}'), pg_temp.intent('7', 'seven', '{"doubt": true}');
 INSERT INTO rsvp_sync._queue (source_id, key, due_at, changed_at, lease) VALUES (:source, '6', now(), now(), 1), (:source, '7', now(), now(), 1);
 SELECT rsvp_sync._put_done(:source, k, 0, 'did:plc:ewvi7nxzyoun6zhxrhs64oiz', 'r' || k, '{"status": "community.lexicon.calendar.rsvp#notgoing"}', 'c', NULL)
 FROM unnest('{6,7}'::text[]) k;
 SELECT key, lease FROM rsvp_sync._queue WHERE key IN ('6', '7');
+-- A deletion whose answer is lost is counted once it is known, whatever else was sent and never confirmed
+SELECT pg_temp.intent('8', 'eight', '{"bond": "own", "wrote": true, "rkey": "r8", "base_local": "going", "base_cid": "c8", "sent_cids": ["lost"]}');
+SELECT rsvp_sync._observe('did:plc:ewvi7nxzyoun6zhxrhs64oiz', 'r8', 'c8', '{}', NULL, 'read', '2026-01-01');
+INSERT INTO rsvp_sync._queue (source_id, key, due_at, changed_at, lease) VALUES (:source, '8', now(), now(), 1);
+SELECT w.action, w.need FROM rsvp_sync._plan_keys(:source, '{8}') w;
+SELECT sent_cids, doubt FROM rsvp_sync._intent WHERE key = '8';
+CREATE FUNCTION pg_temp.deleted() RETURNS numeric LANGUAGE sql AS $$
+SELECT coalesce(sum(c.value), 0) FROM rsvp_sync._counted() c WHERE c.name = 'bluesky_rsvp_operations_total' AND c.labels ->> 'operation' = 'delete' $$;
+SELECT pg_temp.deleted() AS before \gset
+SELECT rsvp_sync._read_done(:source, '8', 'did:plc:ewvi7nxzyoun6zhxrhs64oiz', 'r8', NULL, NULL);
+SELECT sent_cids, doubt, pg_temp.deleted() - :before AS counted FROM rsvp_sync._intent WHERE key = '8';
+-- ... but not where something else was in doubt, as after a move
+UPDATE rsvp_sync._intent SET doubt = true, sent_cids = '{}' WHERE key = '8';
+SELECT rsvp_sync._read_done(:source, '8', 'did:plc:ewvi7nxzyoun6zhxrhs64oiz', 'r8', NULL, NULL);
+SELECT doubt, pg_temp.deleted() - :before AS counted FROM rsvp_sync._intent WHERE key = '8';
+-- What is applied to one of several rows of a slot has the others looked at
+INSERT INTO plan_test.a VALUES (9, 'nine', 'no');
+SELECT pg_temp.intent('9', 'nine', '{}'), pg_temp.intent('10', 'nine', '{"bond": "adopted", "rkey": "r9"}');
+SELECT rsvp_sync._agree_applied(s, ARRAY[jsonb_populate_record(NULL::rsvp_sync._meeting, jsonb_build_object('did', i.did, 'event_uri', i.event_uri,
+	'key', '9', 'seen_key', '9', 'taken_key', '9', 'rkey', 'r9', 'cid', 'c9', 'status', 'notgoing', 'at', '2026-01-02'))])
+FROM rsvp_sync._source s JOIN rsvp_sync._intent i ON i.source_id = s.source_id AND i.key = '9' WHERE s.source_id = :source;
+SELECT key, op FROM rsvp_sync._change_log WHERE source_id = :source AND key IN ('9', '10') AND op <> 'c' ORDER BY op;
 ROLLBACK;

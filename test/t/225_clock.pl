@@ -78,7 +78,7 @@ for my $jump ([ 24, 'a day forward' ], [ 0, 'a day back' ], [ -1, 'an hour back'
 	settled("$name while a server is away", $n);
 
 	$pds->clear_log;
-	$pds->faults({ match => 'putRecord', status => 429, headers => { 'retry-after' => 2 }, body => { error => 'RateLimitExceeded', message => 'slowly' }, count => 3 });
+	$pds->faults({ match => 'putRecord|applyWrites', status => 429, headers => { 'retry-after' => 2 }, body => { error => 'RateLimitExceeded', message => 'slowly' }, count => 3 });
 	$n = change();
 	ok wait_for { scalar $pds->log(status => 429) }, 'a server asks for patience';
 	jump($to == 0 ? 2 : 0);
@@ -87,7 +87,7 @@ for my $jump ([ 24, 'a day forward' ], [ 0, 'a day back' ], [ -1, 'an hour back'
 	# while requests are under way
 	$pds->clear_log;
 	jump($to);
-	$pds->faults({ match => 'putRecord', after => 1, answerDelayMs => 500, skip => 3, count => 3 });
+	$pds->faults({ match => 'putRecord|applyWrites', after => 1, answerDelayMs => 500, skip => 3, count => 3 });
 	$n = change();
 	ok wait_for { scalar $pds->writes >= 2 }, 'requests are under way';
 	jump($to == 0 ? -1 : 0);

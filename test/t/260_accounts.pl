@@ -125,9 +125,9 @@ is records(2), 2, '... those of others are left alone';
 
 # It has to wait for the PDS; meanwhile it is seen to be leaving.
 my $rows = records(2);
-$pds->faults({ match => 'deleteRecord', count => -1, did => $pds->did(2), status => 503 });
+$pds->faults({ match => 'deleteRecord|applyWrites', count => -1, did => $pds->did(2), status => 503 });
 $app->sql(sprintf "SELECT rsvp_sync.disconnect_account('%s', withdraw => true)", $pds->did(2));
-ok wait_for { calls('repo.deleteRecord', repo => $pds->did(2)) }, 'a PDS that refuses deletions';
+ok wait_for { calls('repo.deleteRecord', repo => $pds->did(2)) || calls('repo.applyWrites', repo => $pds->did(2)) }, 'a PDS that refuses deletions';
 is account(2), 'disconnecting', '... the account is disconnecting';
 is told(2), '', '... which is nothing to tell';
 $row = put_row(2);
@@ -142,10 +142,10 @@ is records(2), $rows + 1, '... the rows are published again';
 told(2);
 
 # A kill in the middle loses nothing.
-$pds->faults({ match => 'deleteRecord', count => 1, hang => 1 });
+$pds->faults({ match => 'deleteRecord|applyWrites', count => 1, hang => 1 });
 $pds->clear_log;
 $app->sql(sprintf "SELECT rsvp_sync.disconnect_account('%s', withdraw => true)", $pds->did(2));
-ok wait_for { calls('repo.deleteRecord') }, 'a withdrawal under way';
+ok wait_for { calls('repo.deleteRecord') || calls('repo.applyWrites') }, 'a withdrawal under way';
 my $worker = $app->worker;
 $pg->kill9_worker('rsvp_sync worker');
 $pds->clear_faults;

@@ -131,7 +131,7 @@ $app->sql("INSERT INTO attendance SELECT 100 + n, 'confirmed', '{}', n, 2 + n % 
 ok $app->idle, 'four accounts have signed in';
 is $app->worker, $worker, '... at one worker';
 # Errors, too, with what a server may say of its client.
-$pds->faults({ match => 'putRecord', status => 400, body => { error => 'ExpiredToken', message => 'Token has expired' } });
+$pds->faults({ match => 'putRecord|applyWrites', status => 400, body => { error => 'ExpiredToken', message => 'Token has expired' } });
 $app->sql("UPDATE attendance SET status = 'maybe' WHERE id BETWEEN 100 AND 110");
 ok $app->idle, 'one has refreshed its session';
 is scalar($pds->log(call => 'com.atproto.server.refreshSession')) > 0, 1, '... indeed';
@@ -164,7 +164,8 @@ like $copy->sql('SELECT string_agg(check_name, $$ $$) FROM rsvp_sync.doctor()'),
 $pds->clear_log;
 $copy->sql("UPDATE attendance SET status = 'cancelled' WHERE id = 101; INSERT INTO attendance VALUES (200, 'confirmed', '{}', 50, 2)");
 ok $copy->wait_status(200, 'blocked copied'), '... where nothing is sent';
-is scalar($pds->log), 0, '... indeed';
+# (the other database's worker may still be looking at handles)
+is join(' ', map { $_->{call} // () } $pds->log), '', '... indeed';
 $copy->sql('SELECT rsvp_sync.activate()');
 ok $copy->wait_status($_, 'done published'), "activate(): change $_ goes out" for 101, 200;
 is scalar($pds->log(call => 'com.atproto.server.createSession')), 0, '... with the session that was dumped';

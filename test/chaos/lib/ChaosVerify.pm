@@ -196,7 +196,7 @@ sub commits {
 			my $at = seconds($commit->{at});
 			return grep { $_->{did} eq $commit->{did} && $at >= seconds($_->{time}) && $at < seconds($_->{time}) + 10 } @cut;
 		};
-		[ map { { %$_, own => $own{ $_->{rev} } // !!$is_cut->($_) } } @{ ChaosFaults::commits($self->{pds}) } ];
+		[ map { { %$_, cut => !exists $own{ $_->{rev} }, own => $own{ $_->{rev} } // !!$is_cut->($_) } } @{ ChaosFaults::commits($self->{pds}) } ];
 	} };
 }
 
@@ -205,23 +205,27 @@ sub commits {
 # nothing is sent twice, and what another application said is not corrected.
 sub unprovoked {
 	my ($self) = @_;
-	my (%changes, %writes, @wrong);
+	my (%changes, %writes, %told, @wrong);
 	push @{ $changes{"$_->{did} $_->{uri}"} }, seconds($_->{at}) for $self->rows(<<'SQL');
 SELECT c.at AT TIME ZONE 'UTC' AS at, u.preferences #>> '{bluesky,did}' AS did,
 	'at://' || (e."sourceData" ->> 'did') || '/community.lexicon.calendar.event/' || (e."sourceData" ->> 'rkey') AS uri
 FROM changes c JOIN users u ON u.id = c.user_id JOIN events e ON e.id = c.event_id ORDER BY c.at
 SQL
-	my %slot;
+	# The other application may take a record key once more, for another event.
+	my %about;
 	for my $entry (@{ $self->log }) {
-		$slot{"$entry->{repo} $_->{rkey}"} = $_->{record}{subject}{uri} for grep { $_->{record} } ($entry->{call} // '') =~ /putRecord/ ? $entry : @{ $entry->{writes} // [] };
+		push @{ $about{"$entry->{repo} $_->{rkey}"} }, [ seconds($entry->{time}), $_->{record}{subject}{uri} ]
+			for grep { $_->{record} } ($entry->{call} // '') =~ /putRecord/ ? $entry : @{ $entry->{writes} // [] };
 	}
 	for my $commit ($self->commits) {
 		next if $commit->{own};
-		my $uri = $slot{"$commit->{did} $commit->{rkey}"} or next;
+		my @till_then = grep { $_->[0] <= seconds($commit->{at}) } @{ $about{"$commit->{did} $commit->{rkey}"} // [] } or next;
+		my $uri = $till_then[-1][1];
 		my $slot = "$commit->{did} $uri";
 		my $n = ++$writes{$slot};
 		my $due = grep { $_ <= seconds($commit->{at}) } @{ $changes{$slot} // [] };
-		push @wrong, "$slot: write $n ($commit->{action} $commit->{rkey} at $commit->{at}) after $due changes" if $n > $due;
+		next if $n <= $due;
+		push @wrong, "$slot: write $n ($commit->{action} $commit->{rkey} at $commit->{at}) after $due changes" . ($self->{trace} && !$told{$slot}++ ? $self->slot_story($commit->{did}, $uri) : '');
 	}
 	return @wrong;
 }
@@ -250,18 +254,36 @@ sub counters {
 	return $self->rows("SELECT labels, value FROM rsvp_sync.metrics() WHERE name = '$name'");
 }
 
-# Operations counted against commits, for the accounts nobody else writes to.
-#   commits <= counted <= commits + those the PDS lost count of
-# -> {operation => [counted, committed]}
+# Operations counted against our commits.  Each table hears what the other one
+# writes and may speak next, so that only all of them can be compared.  A commit
+# whose answer was lost, and that the other application wrote over before it was
+# read, is one that nobody can count.
+# -> {operation => [least, counted, most]}
 sub operations {
-	my ($self) = @_;
+	my ($self, @kills) = @_;
 	my %strict = map { $_ => 1 } @{ $self->{strict} };
-	my %n = map { $_ => [ 0, 0 ] } qw(create delete);
+	my %n = map { $_ => [ 0, 0, 0 ] } qw(create delete);
 	for my $c ($self->counters('bluesky_rsvp_operations_total')) {
-		$n{ $c->{labels}{operation} }[0] += $c->{value} if ($c->{labels}{tenant} // '') eq '' && $n{ $c->{labels}{operation} };
+		$n{ $c->{labels}{operation} }[1] += $c->{value} if $n{ $c->{labels}{operation} };
 	}
-	$n{ $_->{action} eq 'delete' ? 'delete' : 'create' }[1]++ for grep { $strict{ $_->{did} } } $self->commits;
+	my %heard = map { ($_->{rev} => 1) } grep { is_heard($_, @kills) } @{ $self->log };
+	my %next_is_other;
+	for my $c (reverse $self->commits) {
+		my $n = $n{ $c->{action} eq 'delete' ? 'delete' : 'create' };
+		my $lost = $next_is_other{"$c->{did} $c->{rkey}"} && !$strict{ $c->{did} } && !$heard{ $c->{rev} };
+		$next_is_other{"$c->{did} $c->{rkey}"} = $c->{own};
+		$n->[0]++ if !$c->{own} && !$lost;
+		$n->[2]++ if !$c->{own} || $c->{cut};
+	}
 	return \%n;
+}
+
+# Has whoever asked got this answer, and lived to write it down?
+sub is_heard {
+	my ($entry, @kills) = @_;
+	return 0 if !$entry->{rev} || ($entry->{status} // 0) != 200 || $entry->{fault} || !$entry->{ended};
+	my $at = seconds($entry->{ended});
+	return !grep { $at > $_ - 1 && $at < $_ + 0.5 } @kills;
 }
 
 sub errors_counted {
