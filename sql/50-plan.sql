@@ -645,8 +645,9 @@ SELECT CASE
 		WHEN (e.d).action <> 'none' OR e.old_state = 'done'
 			OR e.old_reason_code IN ('not_backfilled', 'never_published')
 		THEN coalesce(e.old_state, 'waiting')
-		WHEN (e.d).bond IS NOT NULL OR e.mirrors OR e.was_synced THEN 'done'
-		ELSE 'withheld' END,
+		WHEN (e.d).bond IS NOT NULL OR e.mirrors
+			OR e.was_synced AND (e.s).local IS DISTINCT FROM 'notgoing'
+		THEN 'done' ELSE 'withheld' END,
 	CASE
 		/* A reason of the application's own words has one code for all. */
 		/* (Asking for the reason costs, and NULL would not keep from it.) */
@@ -661,11 +662,10 @@ SELECT CASE
 		/* They were left to differ, by the key that had the record before. */
 		WHEN (e.d).bond IS NOT NULL THEN 'remote_newer'
 		WHEN e.mirrors THEN 'from_network'
-		/* It is not withheld any more: why it was not published before. */
-		WHEN e.was_synced THEN CASE (e.s).local WHEN 'notgoing'
-			THEN 'withdrawn' ELSE 'deleted_elsewhere' END
-		WHEN (e.s).local = 'notgoing' AND (e.s).remote_cid IS NULL
-		THEN 'never_published'
+		/* Nothing was there when it was declined, as the merge has found. */
+		WHEN (e.s).local = 'notgoing' THEN 'never_published'
+		/* It is not withheld any more: as it was before. */
+		WHEN e.was_synced THEN 'deleted_elsewhere'
 		ELSE 'not_backfilled' END;
 END;
 COMMENT ON FUNCTION rsvp_sync._standing(rsvp_sync._evaluation) IS

@@ -346,11 +346,12 @@ SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off SET jit = off
 AS $$
 DECLARE
-	written_at timestamptz;
+	known rsvp_sync._observed;
 BEGIN
-	SELECT o.changed_at INTO written_at FROM rsvp_sync._observed o
+	SELECT o.* INTO known FROM rsvp_sync._observed o
 	WHERE o.did = a.did AND o.rkey = a.rkey AND o.event_uri = a.event_uri
-		AND o.cid = a.cid AND o.heard_by IS NULL;
+		AND (o.cid = a.cid OR a.cid LIKE '?%' AND o.status = a.status)
+		AND o.heard_by IS NULL;
 	RETURN FOUND
 		AND EXISTS (SELECT FROM rsvp_sync._intent i
 			WHERE i.did = a.did AND i.event_uri = a.event_uri
@@ -362,9 +363,9 @@ BEGIN
 					AND i.source_id = k.source_id)
 			/* Nor has had one, that has been deleted since. */
 			AND NOT EXISTS (SELECT FROM rsvp_sync._history h
-				WHERE h.at >= written_at
+				WHERE h.at >= known.changed_at
 					AND h.source_id = k.source_id AND h.action = 'apply'
-					AND h.did = a.did AND h.cid = a.cid
+					AND h.did = a.did AND h.cid = known.cid
 					AND h.uri = rsvp_sync._rsvp_uri(a.did, a.rkey)));
 END
 $$;

@@ -327,7 +327,10 @@ plan_bonded(const Situation *s, Decision *d)
 	else if (remote_changed)
 		settle(s, d, "changed_elsewhere");
 	else
+	{
+		d->confirmed = true;	/* what was sent meanwhile did not arrive */
 		say(d, "none", NULL, NULL);
+	}
 }
 
 /* Somebody's record is in the slot, and it is not bound to this row yet. */

@@ -862,31 +862,43 @@ SELECT is(ingest(5, 3000, 'create', '3ddddddddddd2', record(18, 'going'), true),
 SELECT is(status(5, 18), 'pending', '... which waits for the host');
 SELECT is(plan(), 'nothing', '... and is not changed');
 SELECT is(standing(:'row18'), 'done/from_network', '... nor withheld');
+SELECT says_now(:'row18', 'cancelled');
+SELECT is(plan(), 'put notgoing', 'the user changes his mind');
+SELECT says_now(:'row18', 'pending');
+SELECT is(plan(), 'read interested', '... and back, while it is not known whether that was written');
+SELECT rsvp_sync._read_done(:source, :'row18', did(5), '3ddddddddddd2', rsvp_sync.record_cid(record(18, 'going')), record(18, 'going'));
+SELECT is(plan(), 'nothing', '... it was not: there is nothing to send');
+SELECT is((SELECT sent_cids FROM rsvp_sync._intent WHERE source_id = :source AND key = :'row18'), '{}', '... nor to wait for');
 
 -- Our own record, and another tenant's application that tells of it
 SET ROLE regress_inbound;
 CREATE OR REPLACE FUNCTION own.take(did text, event_uri text, status text, rsvp jsonb) RETURNS text LANGUAGE sql AS $$
-INSERT INTO own.answers SELECT md5(did || event_uri), event_uri, did, coalesce(status, 'notgoing') WHERE event_uri ~ '/e([18]|14)$'
+INSERT INTO own.answers SELECT md5(did || event_uri), event_uri, did, coalesce(status, 'notgoing') WHERE event_uri ~ '/e([18]|1[49])$'
 ON CONFLICT (id) DO UPDATE SET word = excluded.word RETURNING id $$;
 RESET ROLE;
 SELECT said_here(14, 'confirmed') AS row14 \gset
 SELECT is(plan(), 'put going', 'a record of ours');
 SELECT written(:'row14', -100) AS rkey14 \gset
-CREATE FUNCTION told(of_tenant text) RETURNS text LANGUAGE plpgsql AS $$
+CREATE FUNCTION told(of_tenant text, e integer, extra jsonb DEFAULT '{}') RETURNS text LANGUAGE plpgsql AS $$
 DECLARE
 	said text;
 BEGIN
-	said := rsvp_sync.process_external_rsvp(payload(5, 14, 'going', o.rkey, -100, jsonb_build_object('cid', o.cid, 'rev', o.rev, 'record', o.record)), of_tenant) ->> 'action'
-	FROM rsvp_sync._observed o WHERE o.did = did(5) AND o.event_uri = uri(14) AND o.cid IS NOT NULL;
-	RETURN said || ' ' || (SELECT count(*) FROM own.answers a WHERE a.who = did(5) AND a.event = uri(14) AND a.word = 'going');
+	said := rsvp_sync.process_external_rsvp(payload(5, e, 'going', o.rkey, -100, jsonb_build_object('cid', o.cid, 'rev', o.rev, 'record', o.record) || extra), of_tenant) ->> 'action'
+	FROM rsvp_sync._observed o WHERE o.did = did(5) AND o.event_uri = uri(e) AND o.cid IS NOT NULL;
+	RETURN said || ' ' || (SELECT count(*) FROM own.answers a WHERE a.who = did(5) AND a.event = uri(e) AND a.word = 'going');
 END $$;
-SELECT is(told('one'), 'unchanged 0', 'its own application tells of it: nothing');
-SELECT is(told('two'), 'created 1', 'the other tenant''s has no row for it until it tells of it');
-SELECT is(told('two'), 'unchanged 1', '... again: nothing');
+SELECT is(told('one', 14), 'unchanged 0', 'its own application tells of it: nothing');
+SELECT is(told('two', 14), 'created 1', 'the other tenant''s has no row for it until it tells of it');
+SELECT is(told('two', 14), 'unchanged 1', '... again: nothing');
 SELECT is(plan(), 'nothing', 'nothing is sent');
 DELETE FROM own.answers WHERE who = did(5) AND event = uri(14);
 SELECT is(plan(), 'nothing', 'that row goes: nothing is sent');
-SELECT is(told('two'), 'unchanged 0', '... and it is not told of the same version twice');
+SELECT is(told('two', 14), 'unchanged 0', '... and it is not told of the same version twice');
+SELECT said_here(19, 'confirmed') AS row19 \gset
+SELECT plan();
+SELECT written(:'row19', -100);
+SELECT is(told('two', 19, '{"cid": null, "record": null}'), 'created 1', 'told of another one by its rev');
+SELECT is(told('two', 19, '{"cid": null, "record": null}'), 'unchanged 1', '... again: nothing');
 
 -- Why nothing is published, where a row is not withheld any more
 CREATE FUNCTION skipped(of_key text, is_so boolean) RETURNS void LANGUAGE sql AS $$

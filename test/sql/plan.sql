@@ -146,7 +146,7 @@ INSERT INTO expected (part, what, start, differs, says) VALUES
 ('bonded', 'both changed, latest: remote', 'published', '{"local": "interested", "remote_cid": "c2", "remote_status": "notgoing"}', 'none done/remote_newer [own k interested@c2] +l'),
 ('bonded', 'both changed, local', 'published', '{"local": "interested", "remote_cid": "c2", "remote_status": "notgoing", "conflict": "local"}', 'put interested over c2 [own k going@c1] l'),
 ('bonded', 'both changed, remote', 'published', '{"local": "interested", "remote_cid": "c2", "remote_status": "notgoing", "conflict": "remote", "local_newer": true}', 'none done/remote_newer [own k interested@c2] +l'),
-('bonded', 'they differ, and did when both last changed', 'published', '{"remote_status": "notgoing"}', 'none [own k going@c1] l'),
+('bonded', 'they differ, and did when both last changed', 'published', '{"remote_status": "notgoing"}', 'none [own k going@c1] +l'),
 ('bonded', 'what is there is what we sent', 'published', '{"local": "interested", "remote_cid": "c2", "remote_status": "interested", "remote_sent": true, "sent_local": "interested"}', 'none done/published [own k interested@c2] +l'),
 ('bonded', '... or sent before that', 'published', '{"local": "interested", "remote_cid": "c2", "remote_status": "notgoing", "remote_sent": true, "sent_local": "interested"}', 'put interested over c2 [own k notgoing@c2] +l'),
 ('bonded', 'deleted elsewhere', 'published', '{"remote_cid": null}', 'none done/deleted_elsewhere [going@-] +l'),
