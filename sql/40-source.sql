@@ -260,6 +260,18 @@ BEGIN
 				HINT = format('ALTER TABLE %s OWNER TO an ordinary role.',
 					attendance);
 	END IF;
+	IF rel.relpersistence = 'u' THEN
+		RAISE WARNING 'table % is unlogged', attendance
+			USING DETAIL = 'After a crash it is empty, and its records are '
+				'withdrawn as if the rows had been deleted.',
+				HINT = format('ALTER TABLE %s SET LOGGED.', attendance);
+	END IF;
+	IF rel.relkind = 'r' AND EXISTS (SELECT FROM pg_inherits i
+		WHERE i.inhparent = attendance) THEN
+		RAISE WARNING 'changes of the tables that inherit from % are found '
+			'only by comparing', attendance
+			USING HINT = 'Attach them, too, or make it a partitioned table.';
+	END IF;
 END
 $$;
 REVOKE ALL ON FUNCTION rsvp_sync._check_attendance(oid, regclass) FROM PUBLIC;

@@ -565,6 +565,13 @@ CREATE TABLE attach_test.supers (id integer PRIMARY KEY, d text);
 ALTER TABLE attach_test.supers OWNER TO regress_attach_super;
 SELECT rsvp_sync.attach('attach_test.supers', 'SELECT id, d AS did, d AS event_uri, d AS status FROM attach_test.supers') > 0 AS attached;
 SELECT rsvp_sync.detach('attach_test.supers');
+-- tables that are not what they seem
+CREATE UNLOGGED TABLE attach_test.lossy (id integer PRIMARY KEY, d text);
+ALTER TABLE attach_test.lossy OWNER TO regress_attach;
+CREATE TABLE attach_test.lossy_kid () INHERITS (attach_test.lossy);
+SELECT rsvp_sync.attach('attach_test.lossy', 'SELECT id, d AS did, d AS event_uri, d AS status FROM attach_test.lossy') > 0 AS attached;
+SELECT rsvp_sync.detach('attach_test.lossy');
+DROP TABLE attach_test.lossy CASCADE;
 -- a table of somebody else's gets no trigger, and no right is lent
 CREATE TABLE attach_test.theirs (id integer PRIMARY KEY);
 SET ROLE regress_attach;
