@@ -356,7 +356,8 @@ COMMENT ON FUNCTION rsvp_sync._waiting_sources(bigint[]) IS
 CREATE FUNCTION rsvp_sync._lease(incarnation bigint, at_most integer,
 	at_most_background integer DEFAULT 2147483647,
 	not_before timestamptz DEFAULT '-infinity', known bigint[] DEFAULT '{}')
-RETURNS TABLE (source_id bigint, keys text[], earliest timestamptz)
+RETURNS TABLE (source_id bigint, keys text[], earliest timestamptz,
+	cut boolean)
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
@@ -395,14 +396,16 @@ BEGIN
 		FROM due d WHERE q.ctid = d.place
 		RETURNING q.source_id, q.key, q.due_at
 	)
-	SELECT l.source_id, array_agg(l.key), min(l.due_at)
+	SELECT l.source_id, array_agg(l.key), min(l.due_at),
+		count(*) >= (SELECT r.share FROM ready r
+			WHERE r.source_id = l.source_id)
 	FROM leased l GROUP BY l.source_id
 	UNION ALL
 	/*
 	 * A source that failed is tried again even if no key of it waits, and one that
 	 * is being detached goes once its rows are told.
 	 */
-	SELECT s.source_id, '{}', NULL FROM rsvp_sync._source s
+	SELECT s.source_id, '{}', NULL, false FROM rsvp_sync._source s
 	WHERE (s.state IN ('broken', 'detaching')
 			OR s.missed AND coalesce(s.compare_at <= now(), true))
 		AND s.state <> 'paused' AND (s.retry_at IS NULL OR s.retry_at <= now())
@@ -410,7 +413,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION rsvp_sync._lease(bigint, integer, integer, timestamptz, bigint[]) IS
-'Leases due keys for this incarnation of the worker: as many as at_most, and of those that nobody waits for no more than at_most_background; none that was due before not_before; known: sources that have some, see _waiting_sources(). earliest: when the first of them was due.';
+'Leases due keys for this incarnation of the worker: as many as at_most, and of those that nobody waits for no more than at_most_background; none that was due before not_before; known: sources that have some, see _waiting_sources(). earliest: when the first of them was due; cut: the source may have more.';
 
 /*
  * Keys that cannot be sent now wait for a server or an account, without
@@ -617,8 +620,8 @@ BEGIN
 		(SELECT min(b.due_at) FROM rsvp_sync._inbound b WHERE b.state = 'apply'),
 		(SELECT min(x.due_at) FROM rsvp_sync._external x
 		WHERE x.due_at IS NOT NULL),
-		(SELECT min(s.strangers_at) FROM rsvp_sync._source s
-		WHERE s.state = 'active' AND s.strangers_at IS NOT NULL))
+		(SELECT min(l.strangers_at) FROM rsvp_sync._listeners() l
+		WHERE l.state = 'active' AND l.strangers_at IS NOT NULL))
 	WHERE current_setting('rsvp_sync.mode') = 'live');
 END
 $$;
@@ -706,7 +709,10 @@ BEGIN
 			'deleted_elsewhere')) u
 	WHERE u.rkey IS NOT NULL AND EXISTS (SELECT FROM rsvp_sync._listeners() l
 		WHERE l.source_id = of_source)
-	ON CONFLICT (did, rkey) DO NOTHING;
+	/* What was given up is news now. */
+	ON CONFLICT (did, rkey) DO UPDATE SET state = 'apply', attempts = 0,
+		due_at = now(), source_id = NULL
+	WHERE rsvp_sync._inbound.state = 'failed';
 END
 $$;
 COMMENT ON FUNCTION rsvp_sync._hear(bigint, rsvp_sync._evaluation[]) IS
@@ -835,6 +841,12 @@ DECLARE
 	straight rsvp_sync._work[];
 	rehearsal boolean := current_setting('rsvp_sync.mode') = 'dry_run';
 BEGIN
+	/* Paused since these keys were leased. */
+	IF EXISTS (SELECT FROM rsvp_sync._source s
+		WHERE s.source_id = of_source AND s.state = 'paused') THEN
+		PERFORM rsvp_sync._end_lease(of_source, keys);
+		RETURN;
+	END IF;
 	straight := rsvp_sync._plan_straight(of_source, keys);
 	IF straight IS NOT NULL THEN
 		RETURN QUERY SELECT * FROM unnest(straight);

@@ -85,8 +85,9 @@ BEGIN
 	WHERE EXISTS (SELECT FROM rsvp_sync._intent i
 		WHERE i.did = o.did AND i.event_uri = o.event_uri
 			AND i.source_id <> of_source)
-	ON CONFLICT (did, rkey) DO UPDATE SET due_at = now(), source_id = NULL
-	WHERE rsvp_sync._inbound.state = 'apply';
+	ON CONFLICT (did, rkey) DO UPDATE SET state = 'apply', attempts = 0,
+		due_at = now(), source_id = NULL
+	WHERE rsvp_sync._inbound.state IN ('apply', 'failed');
 END
 $$;
 COMMENT ON FUNCTION rsvp_sync._tell_others(bigint, text[], text[]) IS
@@ -557,9 +558,11 @@ SET enable_seqscan = off SET enable_hashjoin = off
 SET enable_mergejoin = off SET enable_bitmapscan = off
 AS $$
 BEGIN
+	/* One that somebody has locked stays in doubt, and is read. */
 	UPDATE rsvp_sync._intent i SET doubt = false
 	WHERE i.ctid = ANY (ARRAY(SELECT (SELECT n.ctid FROM rsvp_sync._intent n
-			WHERE n.source_id = of_source AND n.key = k)
+			WHERE n.source_id = of_source AND n.key = k
+			FOR NO KEY UPDATE SKIP LOCKED)
 		FROM unnest(keys) k)) AND i.doubt;
 END
 $$;

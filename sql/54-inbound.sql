@@ -217,6 +217,7 @@ ON CONFLICT (did, rkey) DO UPDATE SET
 			AND (o.heard_by IS NULL OR excluded.heard_by IS NOT NULL),
 	heard_by = CASE WHEN o.cid IS DISTINCT FROM excluded.cid
 			OR excluded.heard_by IS NULL THEN excluded.heard_by
+		WHEN o.heard_by @> excluded.heard_by THEN o.heard_by
 		WHEN o.heard_by IS NOT NULL THEN o.heard_by || excluded.heard_by END
 WHERE CASE WHEN o.cid IS NOT DISTINCT FROM excluded.cid
 	THEN excluded.verified AND NOT o.verified

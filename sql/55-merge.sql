@@ -760,6 +760,8 @@ DECLARE
 	waiting text[] := '{}';
 	unknown text[] := '{}';
 	known text[];
+	trouble text;
+	code text;
 BEGIN
 	SELECT array_agg(d.did), array_agg(d.uri) INTO dids, uris
 	FROM (SELECT DISTINCT u.did COLLATE "C" AS did, u.uri COLLATE "C" AS uri
@@ -781,6 +783,7 @@ BEGIN
 		known := ARRAY(SELECT k.uri
 			FROM unnest(known_sources, known_uris) k (source_id, uri)
 			WHERE k.source_id = s.source_id);
+		trouble := NULL;
 		BEGIN
 			meetings := rsvp_sync._merge_source(s, dids, uris, known,
 				of_handle);
@@ -789,9 +792,23 @@ BEGIN
 			IF SQLSTATE = '57014' AND NOT rsvp_sync._in_worker() THEN
 				RAISE;
 			END IF;
-			meetings := rsvp_sync._cannot_merge(s, dids, uris, known,
-				SQLERRM);
+			trouble := SQLERRM;
+			code := left(SQLSTATE, 2);
+			meetings := NULL;
 		END;
+		/* What the application said of one slot is not to stop the others. */
+		IF trouble IS NOT NULL AND code IN ('21', '22', '23')
+			AND cardinality(dids) > 1 THEN
+			FOR i IN 1 .. cardinality(dids) LOOP
+				meetings := meetings || ARRAY(SELECT m.meeting
+					FROM rsvp_sync._merge_slots(dids[i:i], uris[i:i],
+						ARRAY[s.source_id], known_sources, known_uris,
+						of_handle) m);
+			END LOOP;
+			meetings := coalesce(meetings, '{}');
+		ELSIF trouble IS NOT NULL THEN
+			meetings := rsvp_sync._cannot_merge(s, dids, uris, known, trouble);
+		END IF;
 		waiting := waiting || ARRAY(SELECT m.did || ' ' || m.event_uri
 			FROM unnest(meetings) m WHERE m.error IS NOT NULL
 				OR m.verdict IN ('put_off', 'verify'));

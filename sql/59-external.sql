@@ -745,14 +745,23 @@ BEGIN
 	FOR s IN SELECT * FROM rsvp_sync._listeners() l
 		WHERE l.source_id = ANY (sources)
 	LOOP
-		SELECT d.key, d.event_uri,
-			rsvp_sync._status_map(s.source_id) ->> d.status
-		INTO row_key, a.event_uri, says
-		FROM rsvp_sync._desired(s.source_id,
-			ARRAY[rsvp_sync._told_row(s.source_id, of_did, uri)]) d
-		/* A shadow user's row need not say whose it is. */
-		WHERE coalesce(d.did, of_did) = of_did AND d.event_uri IS NOT NULL;
-		IF FOUND THEN
+		/* A source whose queries do not run knows nothing of it. */
+		BEGIN
+			row_key := rsvp_sync._told_row(s.source_id, of_did, uri);
+			CONTINUE WHEN row_key IS NULL;
+			SELECT d.key, d.event_uri,
+				rsvp_sync._status_map(s.source_id) ->> d.status
+			INTO row_key, a.event_uri, says
+			FROM rsvp_sync._desired(s.source_id, ARRAY[row_key]) d
+			/* A shadow user's row need not say whose it is. */
+			WHERE coalesce(d.did, of_did) = of_did AND d.event_uri IS NOT NULL;
+		EXCEPTION WHEN query_canceled OR OTHERS THEN
+			IF SQLSTATE = '57014' AND NOT rsvp_sync._in_worker() THEN
+				RAISE;
+			END IF;
+			row_key := NULL;
+		END;
+		IF row_key IS NOT NULL THEN
 			a.did := of_did;
 			a.rkey := of_rkey;
 			a.cid := '?' || md5(uri);
@@ -931,7 +940,9 @@ BEGIN
 			END IF;
 			UPDATE rsvp_sync._external x SET attempts = x.attempts + 1,
 				last_error = SQLERRM,
-				due_at = now() + rsvp_sync._backoff(x.attempts)
+				due_at = CASE WHEN x.attempts + 1
+					< current_setting('rsvp_sync.max_attempts')::integer
+					THEN now() + rsvp_sync._backoff(x.attempts) END
 			WHERE x.tenant = e.tenant AND x.source_type = e.source_type
 				AND x.source_id = e.source_id;
 		END;

@@ -80,7 +80,7 @@ typedef struct Comparison
 	Lookup		accounts;
 	Lookup		slots;
 	Lookup		forgotten_ones;
-	const Digests *digests;		/* of all records; NULL: each is looked up */
+	int64		digests;		/* of all records, by number; 0: each is looked up */
 	MemoryContext context;		/* of the results */
 	int64		seen;
 	uint64		matched;
@@ -231,10 +231,14 @@ is_alone(Comparison *c, const Recorded *recorded, Slice key)
 static bool
 has_agreed_record(Comparison *c, const Wish *wish, const Recorded *recorded)
 {
+	const Digests *digests;
+
 	if (recorded->rkey.data == NULL || recorded->base_cid.data == NULL)
 		return false;
-	if (c->digests != NULL && compare_record_by_cid(recorded) &&
-		digests_have_record(c->digests, recorded->did, recorded->rkey,
+	/* Asked for each time: an application's query may call reconcile(), too. */
+	digests = digests_of_records(c->digests);
+	if (digests != NULL && compare_record_by_cid(recorded) &&
+		digests_have_record(digests, recorded->did, recorded->rkey,
 							recorded->base_cid))
 		return true;
 	lookup_begin(&c->records, slice_datum(recorded->did),
@@ -338,7 +342,7 @@ read_arguments(Comparison *c, FunctionCallInfo fcinfo)
 						  FLOAT8PASSBYVAL, TYPALIGN_DOUBLE, &c->crowded, NULL,
 						  &c->ncrowded);
 	if (!PG_ARGISNULL(ARG_DIGESTS))
-		c->digests = digests_of_records(PG_GETARG_INT64(ARG_DIGESTS));
+		c->digests = PG_GETARG_INT64(ARG_DIGESTS);
 	c->now = GetCurrentTransactionStartTimestamp();
 	c->context = CurrentMemoryContext;
 	c->suspects = initArrayResult(TEXTOID, c->context, false);

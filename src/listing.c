@@ -170,6 +170,7 @@ rsvp_sync_is_listed(PG_FUNCTION_ARGS)
 	Lane	   *lane = find_lane(pnstrdup(VARDATA_ANY(did),
 										  VARSIZE_ANY_EXHDR(did)));
 
+	/* What was listed counts once it is written down. */
 	PG_RETURN_BOOL(lane != NULL && lane->head != NULL &&
-				   lane->records == NULL);
+				   lane->records == NULL && !lane->unrecorded);
 }

@@ -36,7 +36,7 @@
 #define CROWD			32
 
 static Statement lease = {
-	"SELECT l.source_id, l.keys, l.earliest"
+	"SELECT l.source_id, l.keys, l.earliest, l.cut"
 	" FROM rsvp_sync._lease($1, $2, $3, $4, $5::pg_catalog.int8[]) l", 5,
 	{INT8OID, INT4OID, INT4OID, TIMESTAMPTZOID, TEXTARRAYOID}
 };
@@ -465,6 +465,10 @@ planning_lease(int64 incarnation, bool more)
 		first = result_int8(row, 3, &isnull);
 		if (!isnull)
 			earliest = Min(earliest, first);
+		/* Each source has its share, also where others have less. */
+		if (DatumGetBool(SPI_getbinval(SPI_tuptable->vals[row],
+									   SPI_tuptable->tupdesc, 4, &isnull)))
+			more = true;
 	}
 	plenty = leased == room || (background > 0 && leased >= background);
 	more = more || plenty || !from_front;

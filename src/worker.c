@@ -412,6 +412,7 @@ may_hurry(void)
 {
 	return told && planning_caught_up() && sending_now &&
 		rsvp_sync_mode == MODE_LIVE && !is_away() &&
+		GetCurrentTimestamp() < wake_at &&	/* a whole turn is due */
 		lane_jobs() < FEW_CHANGES && dlist_is_empty(lane_outcomes()) &&
 		dlist_is_empty(lane_replans()) && dlist_is_empty(lane_parked());
 }

@@ -57,6 +57,13 @@
 #define IDLE_MS				60000
 #define LOCK_TIMEOUT_MS		100
 #define PATIENCE_MS			5000
+/*
+ * Where somebody works under a transaction-wide snapshot, again and again, a
+ * moment between two of them is too short, and every try that is taken back
+ * leaves row versions behind.
+ */
+#define QUIET_MS			1000
+#define QUIET_PATIENCE_MS	30000
 #define STRICT_PATIENCE_MS	10000
 /* How long a table that such a transaction has changed is treated so. */
 #define STRICT_FOR_MS		(10 * 60 * 1000)
@@ -189,12 +196,30 @@ users_around(Oid relid)
 	return false;
 }
 
+/* When such a transaction was seen last */
+static TimestampTz somebody_at = 0;
+
+static bool
+somebody_was_around(const Row *row)
+{
+	TimestampTz now = GetCurrentTimestamp();
+
+	if (isolation_around())
+	{
+		somebody_at = now;
+		return true;
+	}
+	return row->waited_ms < QUIET_PATIENCE_MS &&
+		now < TimestampTzPlusMilliseconds(somebody_at, QUIET_MS) &&
+		now >= somebody_at;
+}
+
 /* Could the commit of this row's update disturb anybody? */
 static bool
 disturbs(const Row *row)
 {
 	if (isolation_is_known())
-		return isolation_around();
+		return somebody_was_around(row);
 	if (is_strict(row->source_id))
 		return row->waited_ms < STRICT_PATIENCE_MS ? snapshots_around() :
 			users_around(row->relid);
@@ -483,8 +508,11 @@ tell_rows(void *arg)
 	if (telling.told != NIL)
 		mark_told(((Row *) linitial(rows))->source_id, telling.told);
 	if (isolation_is_known() ? !isolation_shut() : batch_disturbs(rows))
+	{
+		somebody_at = GetCurrentTimestamp();
 		ereport(ERROR, (errcode(ERRCODE_LOCK_NOT_AVAILABLE),
 						errmsg("the table is in use")));
+	}
 }
 
 static void
