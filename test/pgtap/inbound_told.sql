@@ -88,4 +88,16 @@ SELECT is(gone(1, 'published', 'told'), 'true Successfully cancelled 1 attendanc
 SELECT is(gone(2, 'ingested', 'told'), 'true Successfully cancelled 1 attendance record(s) using RSVP URI', 'what OpenMeet took in, of a shadow user');
 SELECT is((SELECT string_agg("status"::text, ' ') FROM tenant_told."eventAttendees" WHERE "id" > 40), 'cancelled cancelled', '... are cancelled');
 
+-- Tables that can know nothing of a record are not asked about it, nor is one whose query does not run
+CREATE TABLE public.pairs (a integer, b integer, d text, e text, s text, PRIMARY KEY (a, b));
+ALTER TABLE public.pairs OWNER TO regress_told;
+CREATE FUNCTION public.take_pair(did text, event_uri text, status text, rsvp jsonb) RETURNS text LANGUAGE sql AS 'SELECT NULL::text';
+ALTER FUNCTION public.take_pair OWNER TO regress_told;
+SET ROLE regress_told;
+SELECT rsvp_sync.attach('public.pairs', 'SELECT a, b, d AS did, e AS event_uri, s AS status FROM public.pairs', 'public.take_pair(text, text, text, jsonb)', '{"tenant": "pairs"}');
+RESET ROLE;
+SELECT matches(gone(1, 'unheard', 'pairs'), '^true .*not found', 'a key of two columns: not found is no error');
+ALTER TABLE public.pairs RENAME COLUMN s TO t;
+SELECT matches(gone(1, 'unheard', 'pairs'), '^true .*not found', '... nor where the query does not run');
+
 SELECT * FROM finish();
