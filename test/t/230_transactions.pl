@@ -13,9 +13,7 @@ my $pds = start_pds(accounts => 5);
 my $pg = start_server(pds => $pds, conf => {
 	'rsvp_sync.retry_base' => '50ms', 'rsvp_sync.retry_max' => '300ms', 'rsvp_sync.withdraw_limit' => 1_000_000,
 	max_prepared_transactions => 5, wal_level => 'logical', max_wal_size => '4GB', min_wal_size => '1GB', deadlock_timeout => '200ms',
-	# ANALYZE holds a snapshot, pages fill meanwhile, and PostgreSQL itself makes
-	# SERIALIZABLE updates fail that need another page
-	synchronous_commit => 'off', autovacuum => 'off',
+	synchronous_commit => 'off',
 });
 
 # --- what is noticed.  A database whose worker takes the log and sends nothing.
